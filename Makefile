@@ -1,0 +1,76 @@
+# The front door. Every target makes the environment when it is missing, then calls `ldct`.
+#
+#   make train EXP=pcn_ablation [DATA=...] [SCALE=demo|paper] [VARIANT=...] [SET="a.b=c ..."]
+#              [OUT=...] [INIT=...] [PROFILE=1]
+#   make test | test-core | test-long | lint | smoke
+#   make export RUN=... | denoise IN=... OUT=... | bench
+#
+# PYTHON=python3.12 chooses the interpreter, ACCEL=auto|cpu|cuda12|cuda13|tpu the accelerator.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+ACCEL ?= auto
+VENV ?= .venv
+
+# The newest interpreter that runs: jax for Python 3.12 and later is about twice as fast on a CPU.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+# What auto means here: an NVIDIA driver, a TPU host, or the CPU.
+override ACCEL := $(if $(filter auto,$(ACCEL)),$(shell \
+	if [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ]; then echo cuda12; \
+	elif [ -e /dev/accel0 ] || [ -e /dev/vfio/0 ] && [ -n "$$TPU_ACCELERATOR_TYPE$$TPU_WORKER_ID" ]; \
+	then echo tpu; else echo cpu; fi),$(ACCEL))
+ifeq ($(filter $(ACCEL),cpu cuda12 cuda13 tpu),)
+$(error ACCEL=$(ACCEL) is none of auto, cpu, cuda12, cuda13, tpu)
+endif
+export ACCEL
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(ACCEL)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help setup train test test-core test-long lint smoke bench export denoise clean-venv
+
+help:
+	@sed -n '2,10s/^# \{0,1\}//p' Makefile
+
+setup: $(READY)
+
+$(READY): pyproject.toml requirements/$(ACCEL)-py*.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; install one, or name it with PYTHON="; exit 1; }
+	@echo "setting up $(VENV): $$($(PYTHON) --version), ACCEL=$(ACCEL) (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@v=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	$(PIP) install --require-hashes -r requirements/$(ACCEL)-py$$v.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+train: $(READY)
+	@test -n "$(EXP)" || { echo "error: which experiment? make train EXP=pcn_ablation"; exit 2; }
+	@$(BIN)/ldct train $(EXP) $(if $(DATA),--data "$(DATA)") $(if $(SCALE),--scale $(SCALE)) \
+		$(if $(VARIANT),--variant "$(VARIANT)") $(if $(SET),--set "$(SET)") \
+		$(if $(OUT),--out "$(OUT)") $(if $(INIT),--init "$(INIT)") $(if $(PROFILE),--profile)
+
+# Two workers; -W error is in pyproject.toml.
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not long" $(TESTS)
+
+test-core: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "core and not long" $(TESTS)
+
+test-long: $(READY)
+	$(BIN)/python -m pytest -m long $(TESTS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Every experiment end to end in a few steps.
+smoke: $(READY)
+	@for exp in $$($(BIN)/ldct experiments | cut -d' ' -f1); do \
+		$(BIN)/ldct train $$exp --scale smoke --out runs/smoke/$$exp || exit 1; done
+
+clean-venv:
+	rm -rf $(VENV)

@@ -1,0 +1,84 @@
+"""``ldct train``: run an experiment and write its report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("experiment", metavar="EXP")
+@click.option("--data", metavar="DATA", help="DICOM folders, a store, or 'sample' [embedded data].")
+@click.option("--scale", metavar="SCALE", default="demo", show_default=True, help="demo or paper.")
+@click.option("--variant", "variants", multiple=True, help="Only this variant (repeatable).")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs [runs/EXP].")
+@click.option("--init", type=click.Path(path_type=Path), help="Start from this checkpoint or run.")
+@click.option("--dose", type=float, default=0.25, show_default=True, help="Simulated dose.")
+@click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
+@click.option("--profile", is_flag=True, help="Write a jax.profiler trace into each run folder.")
+def train(experiment, data, scale, variants, settings, out, init, dose, added_sd, profile):
+    """Train the variants of EXP, evaluate them, and write a report.
+
+    EXP is an experiment's name (see `ldct experiments`) or a Python file that defines STUDY.
+    A run that was interrupted goes on where it stopped; finished ones are kept.
+
+    \b
+    Example:
+      ldct train pcn_ablation --set epochs=4 --variant "full PCN"
+    """
+    from ldct_jax import backend
+    from ldct_jax.errors import UsageError
+    from ldct_jax.scripts import load_study
+
+    study = load_study(experiment)
+    from ldct_jax.study import Request, chosen_variants, run_study
+
+    request = Request(
+        scale=scale,
+        out=out or Path("runs") / study.name,
+        variants=variants,
+        settings=tuple(s for setting in settings for s in setting.split()),
+        init=init,
+        profile=profile,
+        command=_command(study.name, data, scale, variants, settings),
+    )
+    chosen_variants(study, request)  # wrong names fail before anything is loaded
+    if init is not None and not init.exists():
+        raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
+    backend.start()
+    path = run_study(study, request, _loader(data, dose, added_sd))
+    click.echo(f"report: {path}")
+
+
+def _loader(data: str | None, dose: float, added_sd: float | None):
+    """A function of the scale that loads the data, late: after the settings were checked."""
+
+    def embedded(scale):
+        from ldct_jax.data.embedded import phantom_pairs
+
+        return phantom_pairs(scale.phantoms)
+
+    def given(scale):
+        from ldct_jax.backend import cache_folder
+        from ldct_jax.data.low_dose import LowDose
+        from ldct_jax.data.source import load_pairs
+
+        low = LowDose(fraction=dose, added_sd_hu=added_sd)
+        return load_pairs(data, low=low, cache=cache_folder() / "stores")
+
+    return embedded if data is None else given
+
+
+def _command(name: str, data, scale, variants, settings) -> str:
+    """The command as it goes into reports: a path the user named is not repeated there."""
+    words = ["make", "train", f"EXP={name}"]
+    if data is not None:
+        words.append("DATA=" + (data if data == "sample" else "…"))
+    if scale != "demo":
+        words.append(f"SCALE={scale}")
+    words += [f"VARIANT={v!r}" for v in variants]
+    if settings:
+        words.append(f'SET="{" ".join(settings)}"')
+    return " ".join(words)

@@ -1,0 +1,269 @@
+"""DICOM → store, once; and a store of normal dose → one with simulated low dose.
+
+Both go series by series, resume after an interruption, and check what they wrote.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.low_dose import SIMULATION_VERSION, LowDose, simulate
+from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan, write_array
+from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.errors import DataError, UsageError
+from ldct_jax.progress import Progress
+from ldct_jax.spec import to_record
+
+PREPARE_VERSION = 1
+"""Part of every digest: raise it when the same DICOM would give another store."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """Which of a collection's series to take; None takes all.
+
+    Args:
+      layout: see ldct_jax.dicom.layouts.LAYOUTS.
+      thickness_mm: only series of this slice thickness (±0.05 mm).
+      kernel: only series of this kernel, without case (``B30f``).
+      dose: the low dose as a fraction where the layout doesn't know it.
+    """
+
+    layout: str = "auto"
+    thickness_mm: float | None = None
+    kernel: str | None = None
+    dose: float | None = None
+
+    def __post_init__(self):
+        if self.dose is not None and not 0 < self.dose < 1:
+            raise UsageError(f"dose={self.dose}: the low dose lies between 0 and 1")
+
+
+def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = Selection()):
+    """The survey of ``path``, or of the two folders ``full`` and ``low``, after ``selection``."""
+    from ldct_jax.dicom.layouts import survey, survey_plain
+
+    if path is not None:
+        found = survey(path, selection.layout)
+    else:
+        found = survey_plain(full, low, dose=selection.dose)
+    rows, candidates = list(found.rows), []
+    for candidate in found.candidates:
+        if why := _unwanted(candidate.full, selection):
+            rows = [
+                dataclasses.replace(r, used=False, note=why) if r.files is candidate.full else r
+                for r in rows
+            ]
+        else:
+            dose = candidate.dose if candidate.dose is not None else selection.dose
+            candidates.append(dataclasses.replace(candidate, dose=dose))
+    if not candidates:
+        have = sorted(
+            {f"{c.full.thickness_mm:g} mm {c.full.first.kernel}" for c in found.candidates}
+        )
+        raise DataError(f"nothing is left by thickness and kernel; there are {', '.join(have)}")
+    return dataclasses.replace(found, rows=tuple(rows), candidates=tuple(candidates))
+
+
+def prepare(
+    path: Path | None,
+    out: Path,
+    *,
+    full: Path | None = None,
+    low: Path | None = None,
+    selection: Selection = Selection(),
+    attribution: str = "",
+):
+    """Turn DICOM into a store.
+
+    Args:
+      path: a folder whose layout is recognised; or None, with the folders ``full`` and ``low``.
+      out: the store's folder. A finished store of the same files and options is opened instead.
+
+    Returns:
+      (Store, Survey): the survey's rows are the table of what was found, skipped and why.
+
+    Raises:
+      DataError: see ldct_jax.dicom.layouts; pairs that don't correlate; no space.
+    """
+    sources = [Path(p) for p in (path, full, low) if p is not None]
+    if (path is None) == (full is None) or (full is None) != (low is None):
+        raise UsageError("give either one folder, or the two folders --full and --low")
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"{source} doesn't exist; give a folder of DICOM files")
+        if Path(out).resolve().is_relative_to(source.resolve()):
+            raise DataError(f"the store {out} may not lie in its own source {source}")
+    digest = listing_digest(sources, selection)
+    survey = survey_of(path, full=full, low=low, selection=selection)
+    if store := finished(Path(out), digest):
+        return store, survey
+    slices = sum(len(c.full.headers) for c in survey.candidates)
+    needed = sum(
+        2 * len(c.full.headers) * c.full.first.rows * c.full.first.columns * (2 if c.low else 1)
+        for c in survey.candidates
+    )
+    with (
+        begin(Path(out), digest, needed_bytes=needed) as store,
+        Progress("preparing", slices, "slices") as progress,
+    ):
+        for candidate in survey.candidates:
+            label = store.label(candidate.patient_key)
+            identity = f"{candidate.full.first.series_uid}\0{candidate.full.folder}"
+            _, resumed = store.series(
+                identity, lambda stem, c=candidate, who=label: _convert(store.folder, stem, c, who)
+            )
+            progress.advance(len(candidate.full.headers), "already there" if resumed else "")
+        return store.finish(survey.source, attribution), survey
+
+
+def _convert(folder: Path, stem: str, candidate, label: str) -> SeriesRecord:
+    """Decode, cut to common slices, measure and write one candidate."""
+    from ldct_jax.dicom.pairing import load_pair
+    from ldct_jax.dicom.read import load
+
+    if candidate.low is None:
+        full, low = load(candidate.full, damaged="skip"), None
+    else:
+        full, low = load_pair(candidate.full, candidate.low)
+    notes = list(full.skipped)
+    full_hu, below = _floor(full.hu)
+    if below:
+        notes.append(f"{below} pixels below -1024 HU set to air")
+    full_array = write_array(folder, f"{stem}-full.npy", full_hu)
+    low_array, low_noise = None, None
+    if low is not None:
+        low_hu, _ = _floor(low.hu)
+        notes += [f"low dose: {note}" for note in low.skipped]
+        low_array = write_array(folder, f"{stem}-low.npy", low_hu)
+        low_noise = flat_noise_hu(low_hu, full.pixel_mm)
+    return SeriesRecord(
+        patient=label,
+        full=full_array,
+        low=low_array,
+        pixel_mm=full.pixel_mm,
+        slice_mm=none_if_nan([full.slice_mm])[0],
+        step_mm=none_if_nan([full.step_mm])[0],
+        # From the first slice: the scanner's own coordinates are nobody's business.
+        offsets_mm=tuple(round(float(p - full.positions[0]), 4) for p in full.positions),
+        kernel=_short(full.kernel),
+        manufacturer=_short(full.manufacturer),
+        kvp=none_if_nan([full.kvp])[0],
+        tube_current_ma=none_if_nan(full.tube_current_ma),
+        exposure_mas=none_if_nan(full.exposure),
+        noise_hu=_rounded(flat_noise_hu(full_hu, full.pixel_mm)),
+        low_dose_noise_hu=_rounded(low_noise),
+        dose=candidate.dose if low is not None else None,
+        dose_source=candidate.dose_source if low is not None else "",
+        notes=tuple(notes),
+    )
+
+
+def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
+    """A store with the same normal dose and a simulated low dose for every series.
+
+    The normal-dose arrays are linked where the file system can, copied elsewhere.
+
+    Raises:
+      DataError: the store already has low doses, or a series whose noise can't be measured.
+    """
+    if any(s.low is not None for s in store.series):
+        raise DataError(f"{store.folder} already holds low-dose slices; simulate from normal dose")
+    digest = simulation_digest(store, low)
+    if done := finished(Path(out), digest):
+        return done
+    needed = sum(4 * int(np.prod(s.full.shape)) for s in store.series)
+    slices = sum(s.full.shape[0] for s in store.series)
+    with (
+        begin(Path(out), digest, needed_bytes=needed) as unfinished,
+        Progress("simulating low dose", slices, "slices") as progress,
+    ):
+        for i, record in enumerate(store.series):
+
+            def make(stem: str, i=i, record=record) -> SeriesRecord:
+                full_hu = store.full(i)
+                name = f"{stem}-full.npy"
+                full = _link(store.folder / record.full.file, unfinished.folder, name, record.full)
+                low_hu = simulate(
+                    full_hu, low, own_noise_hu=record.noise_hu, pixel_mm=record.pixel_mm
+                )
+                return dataclasses.replace(
+                    record,
+                    full=full,
+                    low=write_array(unfinished.folder, f"{stem}-low.npy", low_hu),
+                    low_dose_noise_hu=_rounded(flat_noise_hu(low_hu, record.pixel_mm)),
+                    dose=low.fraction,
+                    dose_source=low.describe(),
+                    low_dose=to_record(low),
+                )
+
+            _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)
+            progress.advance(record.full.shape[0], "already there" if resumed else "")
+        return unfinished.finish(store.source, store.attribution)
+
+
+def listing_digest(folders: list[Path], selection: Selection) -> str:
+    """SHA-256 of names, sizes and times of all files in ``folders`` and of the options."""
+    from ldct_jax.dicom.read import walk
+
+    digest = hashlib.sha256(f"prepare {PREPARE_VERSION}\n".encode())
+    digest.update(json.dumps(dataclasses.asdict(selection), sort_keys=True).encode())
+    for folder in folders:
+        digest.update(b"\0folder\0")
+        for file in walk(folder):
+            status = file.stat()
+            line = f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def simulation_digest(store: Store, low: LowDose) -> str:
+    """SHA-256 of the normal-dose pixels, the patients and the simulation."""
+    what = {
+        "version": SIMULATION_VERSION,
+        "low": to_record(low),
+        "series": [(s.patient, s.full.sha256) for s in store.series],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _unwanted(files, selection: Selection) -> str:
+    if selection.thickness_mm is not None and not (
+        abs(files.thickness_mm - selection.thickness_mm) <= 0.05
+    ):
+        return f"not {selection.thickness_mm:g} mm"
+    if selection.kernel is not None and files.first.kernel.lower() != selection.kernel.lower():
+        return f"not kernel {selection.kernel}"
+    return ""
+
+
+def _floor(hu: np.ndarray) -> tuple[np.ndarray, int]:
+    """Nothing absorbs less than nothing: values below -1024 HU are unnamed padding."""
+    below = int(np.count_nonzero(hu < -1024))
+    return (np.maximum(hu, np.int16(-1024)) if below else hu), below
+
+
+def _link(source: Path, folder: Path, name: str, record: ArrayRecord) -> ArrayRecord:
+    target = folder / name
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        return write_array(folder, name, np.load(source, mmap_mode="r", allow_pickle=False))
+    return dataclasses.replace(record, file=name)
+
+
+def _short(text: str) -> str:
+    """Free text of a scanner, kept to what a kernel or a maker is called."""
+    return "".join(c for c in text if c.isascii() and c.isprintable())[:32].strip()
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)

@@ -1,0 +1,83 @@
+"""One name for data → paired slices: a DICOM folder, a store, or ``sample``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldct_jax.data.low_dose import LowDose
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.prepare import (
+    Selection,
+    add_low_dose,
+    listing_digest,
+    prepare,
+    simulation_digest,
+)
+from ldct_jax.data.store import Store, is_store
+from ldct_jax.data.unfinished import finished
+from ldct_jax.errors import DataError
+
+SAMPLE = "sample"
+
+
+def load_store(
+    data: str | Path,
+    *,
+    low: LowDose | None = None,
+    cache: Path,
+    selection: Selection = Selection(),
+    attribution: str = "",
+) -> Store:
+    """The paired store that ``data`` names, prepared and simulated in ``cache`` where needed.
+
+    Args:
+      data: ``sample``; the folder of a store; or a folder of DICOM series, paired or normal dose
+        only. A folder called ``sample`` is given as ``./sample``.
+      low: how to simulate the low dose where the data have none; None for ``LowDose()``. Data
+        with a scanned low dose keep it.
+      cache: folder for prepared stores, keyed by the DICOM files' names, sizes and times and by
+        the options; a second call finds them finished.
+      selection: which series of a DICOM folder.
+      attribution: whom to cite, for DICOM folders.
+    """
+    cache = Path(cache)
+    if str(data) == SAMPLE:
+        from ldct_jax.data.sample import sample_store
+
+        store = sample_store(cache)
+    elif is_store(Path(data)):
+        store = Store.open(Path(data))
+    else:
+        folder = Path(data)
+        if not folder.is_dir():
+            raise DataError(
+                f"data {str(data)!r} is no folder; give a folder of DICOM series, a store, or 'sample'"
+            )
+        digest = listing_digest([folder], selection)
+        prepared = cache / f"dicom-{digest[:16]}"
+        store = finished(prepared, digest)
+        if store is None:
+            store, _ = prepare(folder, prepared, selection=selection, attribution=attribution)
+    if store.is_paired:
+        return store
+    low = LowDose() if low is None else low
+    return add_low_dose(store, cache / f"pairs-{simulation_digest(store, low)[:16]}", low)
+
+
+def load_pairs(
+    data: str | Path,
+    *,
+    low: LowDose | None = None,
+    cache: Path,
+    selection: Selection = Selection(),
+    matrix: int | None = None,
+    attribution: str = "",
+) -> PairedSlices:
+    """The paired slices that ``data`` names, in memory; see :func:`load_store`.
+
+    Args:
+      matrix: keep only series of ``matrix`` x ``matrix`` pixels. Series of several sizes without
+        it are a DataError: cropping or padding would change what a network sees at the border.
+    """
+    store = load_store(data, low=low, cache=cache, selection=selection, attribution=attribution)
+    return store.pairs(matrix=matrix)

@@ -1,0 +1,318 @@
+"""The store: prepared int16 HU in a folder, so that training never touches DICOM.
+
+``manifest.json`` and one plain ``.npy`` a series and dose. It holds geometry, acquisition figures
+and patient labels; no name, ID, UID, date or path of the source. A label is a keyed hash of the
+patient whose random key is deleted when the store is finished, so that it can't be looked up; all
+series of a patient share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.errors import DataError
+from ldct_jax.progress import Progress
+
+FORMAT, VERSION = "ldct-store", 1
+MANIFEST = "manifest.json"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.npy")
+_LONG_VERIFY_BYTES = 4 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayRecord:
+    """One array file: its name in the store, SHA-256 and shape (N, H, W); int16 HU."""
+
+    file: str
+    sha256: str
+    shape: tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class SeriesRecord:
+    """What the manifest says of one series. Lengths in mm; None where the source didn't say.
+
+    Args:
+      patient: label; the same for all series of one patient.
+      full, low: the arrays; ``low`` is None for normal dose only.
+      offsets_mm: slice positions from the first slice.
+      noise_hu: own noise of the normal dose in flat tissue (data/flat_noise.py).
+      low_dose_noise_hu: the same of the low dose.
+      dose: low dose as a fraction; dose_source: how it is known, or how it was made, in words.
+      low_dose: record of the simulation (ldct_jax.spec), or None for a scanned low dose.
+      notes: gaps, duplicates and what else was left out.
+    """
+
+    patient: str
+    full: ArrayRecord
+    low: ArrayRecord | None
+    pixel_mm: float
+    slice_mm: float | None
+    step_mm: float | None
+    offsets_mm: tuple[float, ...]
+    kernel: str = ""
+    manufacturer: str = ""
+    kvp: float | None = None
+    tube_current_ma: tuple[float | None, ...] = ()
+    exposure_mas: tuple[float | None, ...] = ()
+    noise_hu: float | None = None
+    low_dose_noise_hu: float | None = None
+    dose: float | None = None
+    dose_source: str = ""
+    low_dose: dict | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An opened store. ``attribution``: whom to cite with figures; may be empty.
+
+    ``digest`` stands for the files and options it was made from: equal digests, equal stores.
+    """
+
+    folder: Path
+    source: str
+    attribution: str
+    series: tuple[SeriesRecord, ...]
+    digest: str
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = True) -> Store:
+        """Open a finished store.
+
+        Args:
+          verify: compare every array with its SHA-256; shapes and types are always compared.
+
+        Raises:
+          DataError: no store, an unfinished or foreign one, or arrays that were changed.
+        """
+        folder = Path(folder)
+        if not is_store(folder):
+            if (folder / STATE).is_dir():
+                raise DataError(f"{folder} is unfinished; run the same prepare command again")
+            raise DataError(f"{folder} is no store (it has no {MANIFEST}); see `ldct data prepare`")
+        store = cls._read(folder)
+        store._check_arrays(verify)
+        return store
+
+    @classmethod
+    def _read(cls, folder: Path) -> Store:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+            if manifest["format"] != FORMAT:
+                raise KeyError("format")
+            if manifest["version"] != VERSION:
+                raise DataError(
+                    f"{folder} is a store of version {manifest['version']}, this program reads "
+                    f"version {VERSION}; prepare it again"
+                )
+            series = tuple(series_from_json(s) for s in manifest["series"])
+            source, attribution, digest = (manifest[k] for k in ("source", "attribution", "digest"))
+            return cls(folder, source, attribution, series, digest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{folder / MANIFEST} is damaged or not a store's ({type(error).__name__}: "
+                f"{error}); prepare it again"
+            ) from None
+
+    def _check_arrays(self, verify: bool) -> None:
+        if not self.series:
+            raise DataError(f"{self.folder} holds no series; prepare it again")
+        arrays = self.array_records()
+        total = sum(2 * a.shape[0] * a.shape[1] * a.shape[2] for a in arrays)
+        if verify and total > _LONG_VERIFY_BYTES:
+            with Progress("checking the store", len(arrays), "arrays") as progress:
+                for record in arrays:
+                    check_array(self.folder, record, verify=True)
+                    progress.advance()
+        else:
+            for record in arrays:
+                check_array(self.folder, record, verify=verify)
+
+    def array_records(self) -> list[ArrayRecord]:
+        """All arrays, series by series, normal dose first."""
+        return [a for s in self.series for a in (s.full, s.low) if a is not None]
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Labels in order of first appearance."""
+        return tuple(dict.fromkeys(s.patient for s in self.series))
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether every series has a low dose."""
+        return all(s.low is not None for s in self.series)
+
+    def full(self, series: int) -> np.ndarray:
+        """The normal dose of one series, (N, H, W) int16 HU, mapped from the file, read-only."""
+        return self._map(self.series[series].full)
+
+    def low(self, series: int) -> np.ndarray:
+        """The low dose of one series; DataError where it has none."""
+        record = self.series[series].low
+        if record is None:
+            raise DataError(
+                f"{self.folder}: series {series} has no low dose; see `ldct data simulate`"
+            )
+        return self._map(record)
+
+    def _map(self, record: ArrayRecord) -> np.ndarray:
+        return np.load(self.folder / record.file, mmap_mode="r", allow_pickle=False)
+
+    def pairs(self, *, matrix: int | None = None) -> PairedSlices:
+        """All pairs in memory, series by series.
+
+        Args:
+          matrix: keep only series of ``matrix`` x ``matrix`` pixels.
+
+        Raises:
+          DataError: series without low dose, or of several matrix sizes with no ``matrix`` given.
+        """
+        chosen = list(range(len(self.series)))
+        sizes = {self.series[i].full.shape[1:] for i in chosen}
+        if matrix is not None:
+            chosen = [i for i in chosen if self.series[i].full.shape[1:] == (matrix, matrix)]
+        elif len(sizes) > 1:
+            named = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+            raise DataError(
+                f"{self.folder}: series of several matrix sizes ({named}); choose one (matrix=…)"
+            )
+        if not chosen:
+            raise DataError(f"{self.folder}: no series of {matrix}x{matrix} pixels")
+        if lacking := sum(self.series[i].low is None for i in chosen):
+            raise DataError(
+                f"{self.folder}: {lacking} of {len(chosen)} series have normal dose only; simulate "
+                "their low dose first (`ldct data simulate`)"
+            )
+        records = [self.series[i] for i in chosen]
+        counts = [r.full.shape[0] for r in records]
+        doses = {r.dose for r in records}
+        how = "; ".join(dict.fromkeys(r.dose_source for r in records if r.dose_source))
+        return PairedSlices(
+            low_hu=np.concatenate([self.low(i) for i in chosen]),
+            full_hu=np.concatenate([self.full(i) for i in chosen]),
+            patients=tuple(
+                r.patient for r, n in zip(records, counts, strict=True) for _ in range(n)
+            ),
+            pixel_mm=np.repeat([r.pixel_mm for r in records], counts),
+            slice_mm=np.repeat([_or_nan(r.slice_mm) for r in records], counts),
+            source=f"{self.source}; {how}" if how else self.source,
+            attribution=self.attribution,
+            dose=doses.pop() if len(doses) == 1 else None,
+        )
+
+
+STATE = ".unfinished"
+"""Subfolder of a store that is being made: the labels' key and the records done so far."""
+
+
+def is_store(folder: Path) -> bool:
+    """Whether ``folder`` holds a finished store."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def write_array(folder: Path, name: str, hu: np.ndarray) -> ArrayRecord:
+    """Write (N, H, W) int16 HU to ``folder/name``, read it back and compare."""
+    if hu.dtype != np.int16 or hu.ndim != 3:
+        raise DataError(f"a store holds (N, H, W) int16 HU, not {hu.shape} {hu.dtype}")
+    write_atomically(folder / name, lambda file: np.save(file, np.ascontiguousarray(hu)))
+    record = ArrayRecord(name, file_sha256(folder / name), tuple(hu.shape))
+    if not np.array_equal(np.load(folder / name, mmap_mode="r", allow_pickle=False), hu):
+        raise DataError(f"{folder / name} reads back differently from what was written; bad disk?")
+    return record
+
+
+def write_manifest(store: Store) -> None:
+    """Finish a store: the manifest comes last, in one step."""
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": store.source,
+        "attribution": store.attribution,
+        "digest": store.digest,
+        "series": [dataclasses.asdict(s) for s in store.series],
+    }
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    write_atomically(store.folder / MANIFEST, lambda file: file.write(text.encode("utf-8")))
+
+
+def series_from_json(values: dict) -> SeriesRecord:
+    """One series of a manifest; TypeError, KeyError or ValueError where it is malformed."""
+    values = dict(values)
+    for key in ("full", "low"):
+        if values.get(key) is not None:
+            array = values[key]
+            if not _FILE_NAME.fullmatch(array["file"]):
+                raise ValueError(f"file name {array['file']!r}")
+            shape = tuple(int(n) for n in array["shape"])
+            if len(shape) != 3 or min(shape) < 1:
+                raise ValueError(f"shape {shape}")
+            values[key] = ArrayRecord(array["file"], str(array["sha256"]), shape)
+    for key in ("offsets_mm", "tube_current_ma", "exposure_mas", "notes"):
+        values[key] = tuple(values[key])
+    if values["low"] is not None and values["low"].shape != values["full"].shape:
+        raise ValueError("low and normal dose of different shapes")
+    return SeriesRecord(**values)
+
+
+def check_array(folder: Path, record: ArrayRecord, *, verify: bool) -> None:
+    """DataError unless the file is there, has its shape and type and, to verify, its SHA-256."""
+    path = folder / record.file
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise DataError(f"{path} is missing or damaged; prepare the store again") from None
+    if array.dtype != np.int16 or array.shape != record.shape:
+        raise DataError(f"{path} is {array.shape} {array.dtype}, its manifest says {record.shape}")
+    if verify and file_sha256(path) != record.sha256:
+        raise DataError(f"{path} was changed (SHA-256 differs); prepare the store again")
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call ``write(file)`` on a temporary neighbour, sync, and rename it to ``path``."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"no space left for {path}; free some and run it again") from None
+        raise DataError(f"{path} can't be written: {error.strerror or error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def none_if_nan(values: Iterable[float]) -> tuple[float | None, ...]:
+    """JSON has no NaN: unknown is None."""
+    return tuple(float(v) if np.isfinite(v) else None for v in values)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # a folder can't be opened on Windows, where the rename is enough
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,164 @@
+"""A store while it is being made: resumable, one writer at a time, labels from a random key."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ldct_jax.data.store import (
+    MANIFEST,
+    STATE,
+    SeriesRecord,
+    Store,
+    check_array,
+    is_store,
+    series_from_json,
+    write_atomically,
+    write_manifest,
+)
+from ldct_jax.errors import DataError
+
+
+class Unfinished:
+    """The folder of a store on its way; made by :func:`begin`.
+
+    Until :meth:`finish`, a subfolder keeps the key of the labels and one record a finished
+    series. Both go when the manifest is written, so that nobody can recompute a label from a
+    patient's ID later.
+    """
+
+    def __init__(self, folder: Path, key: bytes, digest: str):
+        self.folder, self._key, self._digest = folder, key, digest
+        self._records: list[SeriesRecord] = []
+
+    def label(self, patient_key: str) -> str:
+        """The pseudonym of a patient in this store."""
+        return "patient-" + self._hash("patient", patient_key)[:10]
+
+    def series(
+        self, identity: str, make: Callable[[str], SeriesRecord]
+    ) -> tuple[SeriesRecord, bool]:
+        """The record of one series, from an interrupted run or by ``make(file name stem)``.
+
+        ``identity`` tells the series from all others; only its keyed hash is kept. Returns the
+        record and whether it was there already.
+        """
+        state = self.folder / STATE / f"{self._hash('series', identity)}.json"
+        record = self._resumed(state)
+        resumed = record is not None
+        if record is None:
+            record = make(f"series-{len(self._records):04d}")
+            text = json.dumps(dataclasses.asdict(record), allow_nan=False)
+            write_atomically(state, lambda file: file.write(text.encode("utf-8")))
+        self._records.append(record)
+        return record, resumed
+
+    def _resumed(self, state: Path) -> SeriesRecord | None:
+        """The record of a finished series whose arrays are still what they were."""
+        if not state.is_file():
+            return None
+        try:
+            record = series_from_json(json.loads(state.read_text("utf-8")))
+            for array in (record.full, record.low):
+                if array is not None:
+                    check_array(self.folder, array, verify=True)
+        except (DataError, KeyError, TypeError, ValueError):
+            return None  # made anew
+        return record
+
+    def finish(self, source: str, attribution: str) -> Store:
+        """Write the manifest, forget the key, and open the store."""
+        store = Store(self.folder, source, attribution, tuple(self._records), self._digest)
+        write_manifest(store)
+        shutil.rmtree(self.folder / STATE)
+        # Every array was read back when it was written or resumed.
+        return Store.open(self.folder, verify=False)
+
+    def _hash(self, kind: str, text: str) -> str:
+        return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
+
+
+@contextlib.contextmanager
+def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinished]:
+    """Start or go on with the store ``folder``.
+
+    Args:
+      digest: of all that decides the store's content; work begun with another one is refused.
+      needed_bytes: what the arrays will take; checked against the free space.
+
+    Raises:
+      DataError: another store, other files, another writer, or too little space.
+    """
+    if is_store(folder):
+        raise DataError(f"{folder} is a finished store; choose another folder or delete it")
+    state = folder / STATE
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; a store is a folder")
+    if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder} is not empty and no store; choose another folder")
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} can't be made: {error.strerror}") from None
+    with _only_writer(state / "lock", folder):
+        key = _key(state, digest, folder)
+        there = sum(f.stat().st_size for f in folder.glob("*.npy"))
+        free = shutil.disk_usage(folder).free
+        if free + there < needed_bytes * 1.02 + (1 << 20):
+            raise DataError(
+                f"{folder} needs {needed_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; make "
+                "space or choose another folder"
+            )
+        for stale in folder.glob(".*.tmp"):
+            stale.unlink()
+        yield Unfinished(folder, key, digest)
+
+
+def _key(state: Path, digest: str, folder: Path) -> bytes:
+    """The labels' key: that of the interrupted run, or 32 new random bytes."""
+    path = state / "begun.json"
+    if path.is_file():
+        begun = json.loads(path.read_text("utf-8"))
+        if begun["digest"] != digest:
+            raise DataError(
+                f"{folder} was begun from other files or with other options; delete it or choose "
+                "another folder"
+            )
+        return bytes.fromhex(begun["key"])
+    key = secrets.token_bytes(32)
+    text = json.dumps({"digest": digest, "key": key.hex()})
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    path.chmod(0o600)
+    return key
+
+
+@contextlib.contextmanager
+def _only_writer(path: Path, folder: Path) -> Iterator[None]:
+    """Hold an advisory lock that the system drops with the process; none on Windows."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"{folder} is being written by another process; wait for it") from None
+        yield
+
+
+def finished(folder: Path, digest: str) -> Store | None:
+    """The store in ``folder`` if it was made from the same files with the same options."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    store = Store.open(folder)
+    return store if store.digest == digest else None

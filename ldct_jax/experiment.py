@@ -1,0 +1,90 @@
+"""An experiment's settings as real objects, the scales it runs at, and overrides from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ldct_jax import spec
+from ldct_jax.data.embedded import Phantoms
+from ldct_jax.data.patches import Patches
+from ldct_jax.errors import UsageError
+from ldct_jax.hu import FULL, Window
+from ldct_jax.losses import every_clone, mse
+from ldct_jax.optim import Adam
+
+SELECTIONS = ("last", "best")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One training: what is trained, on what, how, and how its result is chosen.
+
+    ``select``: the tables use the parameters of the ``last`` epoch, as the papers do, or the
+    ``best`` by the validation patient; never anything that saw a test patient.
+    """
+
+    model: Any
+    loss: Callable = every_clone(mse)
+    optimizer: Adam = Adam()
+    patches: Patches = Patches()
+    window: Window = FULL
+    epochs: int = 60
+    seed: int = 0
+    ema_decay: float | None = None
+    select: str = "last"
+
+    def __post_init__(self):
+        if self.select not in SELECTIONS:
+            raise UsageError(f"select={self.select!r}: use one of {', '.join(SELECTIONS)}")
+        if self.epochs < 1:
+            raise UsageError(f"epochs={self.epochs}: at least one is needed")
+
+    def but(self, **changes: Any) -> Experiment:
+        """A copy with fields changed; names of the model's fields change the model."""
+        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
+        rest = {k: v for k, v in changes.items() if k not in own}
+        if rest:
+            own["model"] = dataclasses.replace(own.get("model", self.model), **rest)
+        return dataclasses.replace(self, **own)
+
+    def with_overrides(self, settings: Iterable[str]) -> Experiment:
+        """A copy with ``a.b=value`` settings applied; see :func:`ldct_jax.spec.override`."""
+        changed = self
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals or not path:
+                raise UsageError(f"{setting!r} is not a setting: write key=value, as in epochs=3")
+            changed = spec.override(changed, path.strip(), text.strip())
+        return changed
+
+    def record(self) -> dict:
+        """The JSON record from which :func:`ldct_jax.spec.from_record` rebuilds this."""
+        return spec.to_record(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The size of an experiment: ``demo`` for two cores in minutes, ``paper`` for the protocol.
+
+    Args:
+      name: ``demo``, ``paper`` or ``smoke``.
+      words: what a reader of the report must know about it.
+      phantoms: the embedded data where no ``DATA`` is given.
+      repeats: random splits; each has other test patients.
+      test_patients, validation_patients: how many of each split.
+      test_slices: slices of a test patient that are scored, evenly spread; None for all.
+      monitor_slices: slices of each validation and test patient looked at during training.
+      monitor_every: epochs between such looks.
+    """
+
+    name: str
+    words: str
+    phantoms: Phantoms = Phantoms()
+    repeats: int = 1
+    test_patients: int = 1
+    validation_patients: int = 1
+    test_slices: int | None = None
+    monitor_slices: int = 1
+    monitor_every: int = 1

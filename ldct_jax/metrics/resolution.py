@@ -1,0 +1,111 @@
+"""Edge response: the task transfer function of a disc, at the contrast and noise it has.
+
+A denoiser isn't linear: its resolution depends on contrast and noise, so measure discs of several
+contrasts (AAPM TG-233).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from scipy import signal
+
+from ldct_jax.errors import DataError, UsageError
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferFunction:
+    """frequency_per_mm (K,) up to the Nyquist frequency, ttf (K,) with ttf(0) = 1.
+
+    f50_per_mm, f10_per_mm: the lowest frequency where it falls to 50 % and 10 %, or None where it
+    doesn't below the Nyquist frequency. contrast_hu: disc minus background.
+    """
+
+    frequency_per_mm: np.ndarray
+    ttf: np.ndarray
+    f50_per_mm: float | None
+    f10_per_mm: float | None
+    contrast_hu: float
+
+
+def disc_transfer(
+    images_hu,
+    centre: tuple[float, float],
+    radius: float,
+    pixel_mm: float,
+    *,
+    reach: float | None = None,
+    step: float = 0.1,
+) -> TransferFunction:
+    """TTF at the edge of a disc, from the mean of a stack (N, H, W) in HU.
+
+    centre: (row, column) and radius of the disc, pixels, to about a tenth of a pixel. reach: how
+    far inside and outside the edge the profile goes (pixels; radius/2 if None): disc and
+    background must be flat that far. step: bin of the radial edge profile, pixels.
+
+    The profile over distance from the centre is differentiated and transformed; the binning and
+    the difference each damp by sinc(f step), which is divided out again. Raises DataError where the
+    ring leaves the image or the edge has no contrast.
+    """
+    images = np.asarray(images_hu, np.float64)
+    if images.ndim != 3 or not np.isfinite(images).all():
+        raise DataError(f"a finite stack of images (N, H, W) is needed, not {images.shape}")
+    reach = radius / 2 if reach is None else reach
+    if not 2 <= reach < radius or not 0 < step <= 0.5:
+        raise UsageError(
+            f"reach {reach:g} pixels must lie between 2 and the disc's radius {radius:g}, and the "
+            f"step {step:g} between 0 and 0.5"
+        )
+    edge = radius + reach
+    if min(*centre) < edge or any(
+        c + edge > n - 1 for c, n in zip(centre, images.shape[1:], strict=True)
+    ):
+        raise DataError("the ring around the disc's edge leaves the image")
+    profile = _edge_profile(images.mean(axis=0), centre, radius, reach, step)
+    bins = len(profile)
+    contrast = profile[: bins // 6].mean() - profile[-(bins // 6) :].mean()
+    spread = np.diff(profile)
+    # Flat over the edge itself, falling to zero over the outer quarters: takes away the noise of
+    # the flat ends, not the edge's own tails.
+    taper = signal.windows.tukey(len(spread), 0.5)
+    padded = max(4096, 8 * len(spread))
+    response = np.abs(np.fft.rfft(spread * taper, padded))
+    if not abs(contrast) > 0 or response[0] < 0.1 * abs(contrast):
+        raise DataError("the disc has no contrast at its edge: is its centre or radius wrong?")
+    frequency = np.fft.rfftfreq(padded, step)
+    keep = frequency <= 0.5
+    frequency = frequency[keep]
+    ttf = response[keep] / response[0] / np.sinc(frequency * step) ** 2
+    return TransferFunction(
+        frequency_per_mm=frequency / pixel_mm,
+        ttf=ttf,
+        f50_per_mm=_falls_to(0.5, frequency / pixel_mm, ttf),
+        f10_per_mm=_falls_to(0.1, frequency / pixel_mm, ttf),
+        contrast_hu=float(contrast),
+    )
+
+
+def _edge_profile(image, centre, radius, reach, step) -> np.ndarray:
+    """Mean HU in rings of width ``step`` from radius - reach to radius + reach."""
+    rows, columns = np.indices(image.shape)
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    bins = round(2 * reach / step)
+    index = np.floor((distance - (radius - reach)) / step).astype(int)
+    inside = (index >= 0) & (index < bins)
+    count = np.bincount(index[inside], minlength=bins)
+    total = np.bincount(index[inside], image[inside], minlength=bins)
+    filled = count > 0
+    if filled.sum() < 0.5 * bins:
+        raise DataError("too few pixels on the disc's edge for this step: raise it")
+    places = np.arange(bins)
+    return np.interp(places, places[filled], total[filled] / count[filled])
+
+
+def _falls_to(level: float, frequency, ttf) -> float | None:
+    below = np.flatnonzero(ttf < level)
+    if below.size == 0:
+        return None
+    i = below[0]
+    part = (ttf[i - 1] - level) / (ttf[i - 1] - ttf[i])
+    return float(frequency[i - 1] + part * (frequency[i] - frequency[i - 1]))

@@ -1,0 +1,199 @@
+"""Classical filters with the networks' calling convention, from scipy and scikit-image.
+
+Each is a frozen dataclass, called with images (B, H, W, 1), numpy, in network units or HU alike,
+and returns float32 images of that shape. Strengths that depend on the images' unit are multiples
+of the noise in each image, so that the same filter serves both. Slices are filtered one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ldct_jax.errors import UsageError
+
+
+def noise_std(image_hw) -> float:
+    """Standard deviation of the noise in one image, from its finest diagonal differences.
+
+    Median of |x00 - x01 - x10 + x11| / 2 over 0.6745 (Donoho & Johnstone 1994, Haar). Blocks of
+    one constant value, such as air cut off at the window's end, don't count.
+    """
+    x = np.asarray(image_hw, np.float64)
+    detail = np.abs(x[:-1, :-1] - x[:-1, 1:] - x[1:, :-1] + x[1:, 1:]) / 2
+    moving = detail[detail > 0]
+    return float(np.median(moving) / 0.6745) if moving.size else 0.0
+
+
+def _each(images_bhw1, filter_hw) -> np.ndarray:
+    x = np.asarray(images_bhw1, np.float32)
+    if x.ndim != 4 or x.shape[3] != 1:
+        raise UsageError(f"a filter takes images (B, H, W, 1), not {x.shape}")
+    return np.stack([filter_hw(image[..., 0]) for image in x]).astype(np.float32)[..., None]
+
+
+def _odd(size: int, name: str) -> None:
+    if size < 1 or size % 2 == 0:
+        raise UsageError(f"{name}: the window's side must be odd, not {size}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The undenoised image: the first row of every table."""
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        return _each(images_bhw1, lambda x: x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Median:
+    """Median of a square window of ``size`` pixels (dncnn_dose: 3); borders mirrored."""
+
+    size: int = 3
+
+    def __post_init__(self):
+        _odd(self.size, "median filter")
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from scipy.ndimage import median_filter
+
+        return _each(images_bhw1, lambda x: median_filter(x, size=self.size, mode="reflect"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """Gaussian blur of standard deviation ``sigma`` in pixels (dncnn_dose: 1); borders mirrored."""
+
+    sigma: float = 1.0
+
+    def __post_init__(self):
+        if not self.sigma > 0:
+            raise UsageError(f"Gaussian filter: sigma must be positive, not {self.sigma}")
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from scipy.ndimage import gaussian_filter
+
+        return _each(images_bhw1, lambda x: gaussian_filter(x, self.sigma, mode="reflect"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiener:
+    """Adaptive Wiener filter on windows of ``size`` pixels (dncnn_dose: 5; Lim 1990).
+
+    The noise power is the mean local variance, as MATLAB's wiener2 and scipy have it. Borders are
+    mirrored, where those pad with zeros, which is no value of tissue in HU.
+    """
+
+    size: int = 5
+
+    def __post_init__(self):
+        _odd(self.size, "Wiener filter")
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from scipy.signal import wiener
+
+        r = self.size // 2
+
+        def filtered(x):
+            padded = np.pad(np.asarray(x, np.float64), r, mode="symmetric")
+            # Constant windows divide by their zero variance, and are replaced by their mean.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                out = wiener(padded, self.size)
+            out = np.where(np.isfinite(out), out, padded)
+            return out[r : r + x.shape[0], r : r + x.shape[1]]
+
+        return _each(images_bhw1, filtered)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bilateral:
+    """Bilateral filter (Tomasi & Manduchi 1998).
+
+    ``strength``: width of the Gaussian on grey values, as a multiple of the image's noise;
+    ``sigma``: of the one on distance, in pixels.
+    """
+
+    strength: float = 2.5
+    sigma: float = 1.5
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from skimage.restoration import denoise_bilateral
+
+        def filtered(x, noise):
+            return denoise_bilateral(
+                x, sigma_color=self.strength * noise, sigma_spatial=self.sigma, mode="symmetric"
+            )
+
+        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
+
+
+@dataclasses.dataclass(frozen=True)
+class NonLocalMeans:
+    """Non-local means (Buades et al. 2005): ``patch`` and search ``distance`` in pixels.
+
+    ``strength``: the cut-off h as a multiple of the image's noise, whose variance is taken off
+    the patch distances.
+    """
+
+    strength: float = 0.8
+    patch: int = 5
+    distance: int = 6
+
+    def __post_init__(self):
+        _odd(self.patch, "non-local means")
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from skimage.restoration import denoise_nl_means
+
+        def filtered(x, noise):
+            return denoise_nl_means(
+                x,
+                patch_size=self.patch,
+                patch_distance=self.distance,
+                h=self.strength * noise,
+                sigma=noise,
+                fast_mode=True,
+            )
+
+        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
+
+
+@dataclasses.dataclass(frozen=True)
+class TotalVariation:
+    """Total-variation denoising by Chambolle's projection (2004).
+
+    ``strength``: the weight as a multiple of the image's noise.
+    """
+
+    strength: float = 1.0
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        from skimage.restoration import denoise_tv_chambolle
+
+        def filtered(x, noise):
+            return denoise_tv_chambolle(x, weight=self.strength * noise)
+
+        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
+
+
+def _in_unit_range(x, filtered):
+    """Run ``filtered(image, noise)`` on the image scaled to [0, 1]; a constant image stays."""
+    x = np.asarray(x, np.float64)
+    low, width = x.min(), np.ptp(x)
+    noise = noise_std(x)
+    if width == 0 or noise == 0:
+        return x
+    return filtered((x - low) / width, noise / width) * width + low
+
+
+# The names that the command line and the tables use.
+FILTERS = {
+    "identity": Identity,
+    "median": Median,
+    "gaussian": Gaussian,
+    "wiener": Wiener,
+    "bilateral": Bilateral,
+    "nlm": NonLocalMeans,
+    "tv": TotalVariation,
+}

@@ -1,0 +1,226 @@
+"""Convolutions with a gradient that stays fast inside loops, and their initialisers.
+
+XLA:CPU brings convolutions into the form of its fast kernel only in a program's entry
+computation; inside a ``while`` body (``nn.scan``, ``lax.scan``, ``fori_loop``) the gradients that
+autodiff writes fall to a naive kernel, 30-50 times slower. :func:`conv_valid` therefore writes its
+own gradients as plain NHWC/HWIO convolutions, which need no such help.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ldct_jax.errors import UsageError
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+INITS = ("lecun", "torch_default", "zero_last")
+
+
+def _plain_conv(x_bhwc, kernel_hwio, stride: int, dilation: int):
+    return lax.conv_general_dilated(
+        x_bhwc,
+        kernel_hwio,
+        window_strides=(stride, stride),
+        padding="VALID",
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=NHWC,
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv_canonical(x_bhwc, kernel_hwio, dilation: int):
+    return _plain_conv(x_bhwc, kernel_hwio, 1, dilation)
+
+
+def _conv_forward(x_bhwc, kernel_hwio, dilation):
+    return _plain_conv(x_bhwc, kernel_hwio, 1, dilation), (x_bhwc, kernel_hwio)
+
+
+def _conv_backward(dilation, saved, g_bhwc):
+    x_bhwc, kernel_hwio = saved
+    reach_h = dilation * (kernel_hwio.shape[0] - 1)
+    reach_w = dilation * (kernel_hwio.shape[1] - 1)
+    padded = jnp.pad(g_bhwc, ((0, 0), (reach_h, reach_h), (reach_w, reach_w), (0, 0)))
+    flipped = kernel_hwio[::-1, ::-1].swapaxes(2, 3)
+    dx = _conv_canonical(padded, flipped, dilation)
+    # dw[i, j, c, o] = sum over b, h, w of x[b, h + i, w + j, c] g[b, h, w, o]: a convolution of x
+    # with c as batch and b as channels. A dilated kernel's taps lie `dilation` apart, so there
+    # the window strides instead.
+    x_chwb, g_hwbo = x_bhwc.transpose(3, 1, 2, 0), g_bhwc.transpose(1, 2, 0, 3)
+    if dilation == 1:
+        dw = _conv_canonical(x_chwb, g_hwbo, 1)
+    else:
+        dw = _plain_conv(x_chwb, g_hwbo, dilation, 1)
+    return dx, dw.transpose(1, 2, 0, 3)
+
+
+_conv_canonical.defvjp(_conv_forward, _conv_backward)
+
+
+def conv_valid(x_bhwc, kernel_hwio, *, stride: int = 1, dilation: int = 1):
+    """Convolve without padding (cross-correlation, as every deep-learning library means it).
+
+    x: (B, H, W, C), kernel: (kh, kw, C, O), both of one dtype. With stride 1 the first and all
+    further gradients are canonical convolutions (see the module's text).
+    """
+    if stride == 1:
+        return _conv_canonical(x_bhwc, kernel_hwio, dilation)
+    return _plain_conv(x_bhwc, kernel_hwio, stride, dilation)
+
+
+def pad_hw(x_bhwc, before: int, after: int | None = None):
+    """Pad height and width with zeros, ``before`` on the top and left, ``after`` on the others.
+
+    Explicit, because on XLA:CPU a convolution with built-in padding has a weight gradient
+    18-60 times slower than padding followed by a VALID convolution.
+    """
+    after = before if after is None else after
+    if before == 0 and after == 0:
+        return x_bhwc
+    return jnp.pad(x_bhwc, ((0, 0), (before, after), (before, after), (0, 0)))
+
+
+def _torch_uniform(fan_in: int) -> Callable:
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def initializers(init: str, fan_in: int, *, last: bool = False) -> tuple[Callable, Callable]:
+    """The (kernel, bias) initialisers of a named scheme.
+
+    ``lecun``: truncated normal of variance 1/fan_in, bias 0 (flax's default). ``torch_default``:
+    both uniform in ±1/sqrt(fan_in), what ``torch.nn.Conv2d`` does and so what the papers' public
+    codes start from. ``zero_last``: lecun, but a network's last layer starts at zero, so that a
+    residual network starts as the identity.
+    """
+    if init not in INITS:
+        raise UsageError(f"unknown initialisation {init!r}: use one of {', '.join(INITS)}")
+    if init == "torch_default":
+        return _torch_uniform(fan_in), _torch_uniform(fan_in)
+    if init == "zero_last" and last:
+        return nn.initializers.zeros, nn.initializers.zeros
+    return nn.initializers.lecun_normal(), nn.initializers.zeros
+
+
+class Conv(nn.Module):
+    """A 2-D convolution with parameters ``kernel`` (kh, kw, C, O) and ``bias`` (O,).
+
+    ``padding``: ``valid`` (output smaller by k-1), ``same`` (zeros, equal on both sides, as
+    torch's ``padding=(k-1)//2``), or ``full`` (output larger by k-1; with stride 1 this is the
+    papers' "deconvolution", a transposed convolution whose kernel is stored unflipped).
+    Parameters are float32; the convolution runs in ``dtype``.
+    """
+
+    in_features: int
+    features: int
+    kernel_size: int = 3
+    padding: str = "valid"
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = True
+    initialization: str = "lecun"
+    last: bool = False
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        k = self.kernel_size
+        kernel_init, bias_init = initializers(
+            self.initialization, k * k * self.in_features, last=self.last
+        )
+        self.kernel = self.param("kernel", kernel_init, (k, k, self.in_features, self.features))
+        if self.use_bias:
+            self.bias = self.param("bias", bias_init, (self.features,))
+
+    def convolve(self, x_bhwc, kernel_hwio):
+        """Pad as this layer does and convolve with ``kernel_hwio``, without the bias."""
+        reach = self.dilation * (self.kernel_size - 1)
+        if self.padding == "full":
+            x_bhwc = pad_hw(x_bhwc, reach)
+        elif self.padding == "same":
+            x_bhwc = pad_hw(x_bhwc, reach // 2, reach - reach // 2)
+        return conv_valid(
+            x_bhwc.astype(self.dtype),
+            kernel_hwio.astype(self.dtype),
+            stride=self.stride,
+            dilation=self.dilation,
+        )
+
+    def add_bias(self, x_bhwc):
+        return x_bhwc + self.bias.astype(x_bhwc.dtype) if self.use_bias else x_bhwc
+
+    def __call__(self, x_bhwc):
+        return self.add_bias(self.convolve(x_bhwc, self.kernel))
+
+
+def check_images(x_bhwc, network: str, *, channels: int = 1, least: int = 1, multiple: int = 1):
+    """Refuse anything but (B, H, W, ``channels``) with sides the network can take.
+
+    Sides must be at least ``least`` and divide by ``multiple``; raises UsageError that says so.
+    """
+    shape = tuple(x_bhwc.shape)
+    if len(shape) != 4 or shape[3] != channels:
+        raise UsageError(f"{network} takes images (B, H, W, {channels}), not {shape}")
+    if min(shape[1:3]) < least:
+        raise UsageError(
+            f"{shape[1]}x{shape[2]} pixels are too few: {network} needs at least {least}x{least}"
+        )
+    if shape[1] % multiple or shape[2] % multiple:
+        raise UsageError(
+            f"{shape[1]}x{shape[2]} pixels: {network} needs sides that divide by {multiple}; "
+            "ldct_jax.models.inference.denoise pads and crops whole slices"
+        )
+
+
+def max_pool2(x_bhwc):
+    """2x2 maxima, stride 2; an odd last row or column is left out: (B, H//2, W//2, C).
+
+    Written as a reshape, whose gradient needs no select-and-scatter.
+    """
+    b, h, w, c = x_bhwc.shape
+    x = x_bhwc[:, : h // 2 * 2, : w // 2 * 2]
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+
+
+def upsample_bilinear(x_bhwc, height: int, width: int):
+    """Bilinear enlargement to ``height`` x ``width`` with pixel centres aligned at half pixels.
+
+    Equal to torch's ``interpolate(mode="bilinear", align_corners=False)``. Whole factors are
+    written as shifted sums, anything else as jax.image.resize, a dense matrix product.
+    """
+    b, h, w, c = x_bhwc.shape
+    if height % h == 0 and width % w == 0:
+        return _enlarge(_enlarge(x_bhwc, 1, height // h), 2, width // w)
+    return jax.image.resize(x_bhwc, (b, height, width, c), "bilinear")
+
+
+def _enlarge(x, axis: int, factor: int):
+    """Bilinear enlargement by a whole factor along one axis: one weighted pair per phase."""
+    if factor == 1:
+        return x
+    n = x.shape[axis]
+    first = lax.slice_in_dim(x, 0, 1, axis=axis)
+    last = lax.slice_in_dim(x, n - 1, n, axis=axis)
+    edged = jnp.concatenate([first, x, last], axis=axis)
+
+    def phase(p: int):
+        # Output pixel factor·i + p has its centre at i + offset in the input's pixels.
+        offset = (p + 0.5) / factor - 0.5
+        start = 0 if offset < 0 else 1
+        share = offset + 1 if offset < 0 else offset
+        near = lax.slice_in_dim(edged, start, start + n, axis=axis)
+        far = lax.slice_in_dim(edged, start + 1, start + 1 + n, axis=axis)
+        return near * (1.0 - share) + far * share
+
+    stacked = jnp.stack([phase(p) for p in range(factor)], axis=axis + 1)
+    return stacked.reshape(*x.shape[:axis], n * factor, *x.shape[axis + 1 :])

@@ -1,0 +1,75 @@
+"""UNet, the baseline of the HRNet paper: nine stride-2 levels down to one pixel (hrnet.txt)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ldct_jax.errors import UsageError
+from ldct_jax.models.layers import Conv, check_images, upsample_bilinear
+from ldct_jax.models.norm import instance_norm
+
+
+class UNet(nn.Module):
+    """(B, H, W, 1) → (B, H, W, 1), float32; sides must divide by 2^levels (512 with nine levels).
+
+    Encoder: one 3x3 stride-2 convolution a level. Decoder: bilinear x2, 3x3 convolution, concat
+    behind it the mirrored encoder output (none with the input). Each convolution is followed by
+    InstanceNorm (no parameters) and ReLU; a 1x1 bottleneck and the output have no norm, since
+    one pixel has no variance and the output carries the image's level. The decoder is our choice
+    where the paper is silent: 30,658,849 parameters. Whole slices of other sizes are edge-padded
+    and cropped by :func:`ldct_jax.models.inference.denoise`.
+    """
+
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512, 512)
+    final_relu: bool = True
+    initialization: str = "lecun"
+    dtype: Any = jnp.float32
+
+    # InstanceNorm's mean and variance are those of the whole image.
+    receptive_field = None
+
+    def inference_padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Pixels to add at the top, bottom, left and right of a whole slice."""
+        side = 2 ** len(self.widths)
+        extra_h, extra_w = -height % side, -width % side
+        return extra_h // 2, extra_h - extra_h // 2, extra_w // 2, extra_w - extra_w // 2
+
+    @nn.compact
+    def __call__(self, x_bhw1, train: bool = False):
+        if len(self.widths) < 2:
+            raise UsageError("a UNet needs at least two levels")
+        levels = len(self.widths)
+        check_images(x_bhw1, f"this UNet of {levels} levels", multiple=2**levels)
+        h, skips = x_bhw1, []
+        for i, width in enumerate(self.widths, start=1):
+            h = self._conv(f"down{i}", h, width, stride=2)
+            h = nn.relu(h if h.shape[1:3] == (1, 1) else instance_norm(h))
+            skips.append(h)
+        # Level i of the decoder has half the side that the encoder's level i - 1 had, and ends
+        # with the width of that level; the last one ends with the image.
+        for i in range(levels, 0, -1):
+            h = upsample_bilinear(h, 2 * h.shape[1], 2 * h.shape[2])
+            if i == 1:
+                h = self._conv("up1", h, 1, last=True).astype(jnp.float32)
+                return nn.relu(h) if self.final_relu else h
+            h = nn.relu(instance_norm(self._conv(f"up{i}", h, self._decoder_width(i))))
+            h = jnp.concatenate([h, skips[i - 2]], axis=-1)
+
+    def _decoder_width(self, level: int) -> int:
+        """Channels after the decoder's convolution at ``level``: those of the encoder there."""
+        return self.widths[level - 2]
+
+    def _conv(self, name, h, features, stride=1, last=False):
+        return Conv(
+            h.shape[-1],
+            features,
+            padding="same",
+            stride=stride,
+            initialization=self.initialization,
+            last=last,
+            dtype=self.dtype,
+            name=name,
+        )(h)

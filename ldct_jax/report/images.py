@@ -1,0 +1,205 @@
+"""Figures that show CT images: panels with a magnified region, HU profiles, noise analysis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ldct_jax import hu
+from ldct_jax.errors import UsageError
+from ldct_jax.metrics.noise import NoiseAnalysis
+from ldct_jax.report.figures import COLOURS, DASHES, Figure, canvas, finish, style
+
+BOX = "#FFD400"
+ARROW = "#56B4E9"
+NOISE_WINDOW = hu.Window(-50.0, 50.0)
+
+
+def panels(
+    name: str,
+    title: str,
+    images: Mapping[str, np.ndarray],
+    *,
+    window: hu.Window = hu.ABDOMEN,
+    zoom: tuple[int, int, int, int] | None = None,
+    arrows: Sequence[tuple[float, float]] = (),
+    notes: Mapping[str, str] | None = None,
+    columns: int = 4,
+    caption: str = "",
+) -> Figure:
+    """Images of one slice beside each other at one window, with a magnified region below each.
+
+    images: label → (H, W) in HU, all of one shape. zoom: (top, left, height, width) in pixels.
+    arrows: (row, column) of points in the image at which arrows in the magnified region point.
+    notes: label → a line below the label, such as its PSNR with the protocol. The window is added
+    to the title.
+    """
+    _check(name, images)
+    if arrows and zoom is None:
+        raise UsageError(f"figure {name!r}: arrows are drawn in the magnified region, give zoom")
+    height, width = next(iter(images.values())).shape
+    if zoom is not None and (
+        min(zoom[:2]) < 0
+        or min(zoom[2:]) < 4
+        or zoom[0] + zoom[2] > height
+        or zoom[1] + zoom[3] > width
+    ):
+        raise UsageError(f"zoom {zoom} doesn't lie in the {width}x{height} image")
+    columns = min(columns, len(images))
+    groups = math.ceil(len(images) / columns)
+    side = 2.1
+    ratios = [height / width] + ([zoom[2] / zoom[3]] if zoom else [])
+    title = f"{title}, window [{window.low:g}, {window.high:g}] HU"
+    with style():
+        fig = canvas(side * columns, side * groups * sum(ratios) + 0.32 * groups + 0.3)
+        fig.suptitle(title, fontsize=10)
+        grid = fig.add_gridspec(groups * len(ratios), columns, height_ratios=ratios * groups)
+        for i, (label, image) in enumerate(images.items()):
+            group, column = divmod(i, columns)
+            axes = fig.add_subplot(grid[group * len(ratios), column])
+            _show(axes, image, window)
+            note = (notes or {}).get(label, "")
+            axes.set_title(label + (f"\n{note}" if note else ""), fontsize=8.5)
+            if zoom:
+                detail = fig.add_subplot(grid[group * len(ratios) + 1, column])
+                _magnify(axes, detail, image, window, zoom, arrows)
+        return finish(fig, name, title, caption)
+
+
+def _magnify(axes, detail, image, window, zoom, arrows) -> None:
+    from matplotlib.patches import Rectangle
+
+    top, left, height, width = zoom
+    axes.add_patch(
+        Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=BOX, linewidth=1.1)
+    )
+    # The pixels keep their place in the whole image, so that arrows need no conversion.
+    extent = (left - 0.5, left + width - 0.5, top + height - 0.5, top - 0.5)
+    _show(detail, image[top : top + height, left : left + width], window, extent)
+    for spine in detail.spines.values():
+        spine.set(visible=True, color=BOX, linewidth=1.1)
+    for row, column in arrows:
+        detail.annotate(
+            "",
+            xy=(column, row),
+            xytext=(column + 0.16 * width, row - 0.16 * height),
+            arrowprops={"arrowstyle": "-|>", "color": ARROW, "linewidth": 1.5},
+        )
+
+
+def profiles(
+    name: str,
+    title: str,
+    images: Mapping[str, np.ndarray],
+    *,
+    row: int | None = None,
+    column: int | None = None,
+    pixel_mm: float,
+    window: hu.Window = hu.ABDOMEN,
+    caption: str = "",
+) -> Figure:
+    """HU along one row or one column of several images (dncnn_dose Fig 5), with its place.
+
+    The place is drawn on the last of ``images``, which should be the reference.
+    """
+    _check(name, images)
+    if (row is None) == (column is None):
+        raise UsageError(f"figure {name!r}: give either a row or a column")
+    reference = list(images.values())[-1]
+    index, limit = (row, reference.shape[0]) if column is None else (column, reference.shape[1])
+    if not 0 <= index < limit:
+        raise UsageError(f"figure {name!r}: line {index} lies outside the image of {limit}")
+    with style():
+        fig = canvas(8.4, 3.6)
+        place, plot = fig.subplots(1, 2, width_ratios=[1, 2])
+        _show(place, reference, window)
+        (place.axhline if column is None else place.axvline)(index, color=BOX, linewidth=1.2)
+        for i, (label, image) in enumerate(images.items()):
+            line = image[index] if column is None else image[:, index]
+            plot.plot(
+                pixel_mm * np.arange(len(line)),
+                line,
+                label=label,
+                color=COLOURS[i % len(COLOURS)],
+                linestyle=DASHES[i % len(DASHES)],
+                linewidth=1.2,
+            )
+        along = "row" if column is None else "column"
+        place.set_title(f"{along} {index}", fontsize=8.5)
+        plot.set(title=title, xlabel=f"position along the {along} [mm]", ylabel="CT number [HU]")
+        plot.legend(fontsize=8)
+        return finish(fig, name, title, caption)
+
+
+def noise_analysis(
+    name: str,
+    title: str,
+    low_hu: np.ndarray,
+    denoised_hu: np.ndarray,
+    analysis: NoiseAnalysis,
+    mask: np.ndarray,
+    *,
+    slice_index: int = 0,
+    window: hu.Window = hu.ABDOMEN,
+    caption: str = "",
+) -> Figure:
+    """The six parts of hrnet's Fig 8 for one slice of the stacks (N, H, W) that were analysed.
+
+    mask: the band, from :func:`ldct_jax.metrics.noise.band_mask`.
+    """
+    low, removed = low_hu[slice_index], (low_hu - denoised_hu)[slice_index]
+    spectrum = np.fft.fftshift(np.abs(np.fft.fft2(removed)))
+    kept = np.where(np.fft.fftshift(mask), spectrum, 0)
+    decades = np.log10(np.maximum(spectrum, 1e-12))
+    scale = hu.Window(*np.quantile(decades, [0.02, 0.999]))
+    correlations = {
+        "added ·\ntarget": analysis.cos_added_target,
+        "removed ·\nadded": analysis.cos_removed_added,
+        "removed ·\ntarget": analysis.cos_removed_target,
+    }
+    with style():
+        fig = canvas(8.0, 5.8)
+        parts = fig.subplots(2, 3)
+        fig.suptitle(title, fontsize=10)
+        shown = (
+            (parts[0, 0], low, window, "(a) low dose"),
+            (parts[0, 1], removed, NOISE_WINDOW, "(b) removed noise"),
+            (parts[0, 2], decades, scale, "(c) its Fourier domain, log10 |F|"),
+            (
+                parts[1, 1],
+                analysis.removed_band[slice_index],
+                NOISE_WINDOW,
+                "(e) its part in the band",
+            ),
+            (parts[1, 2], np.log10(np.maximum(kept, 1e-12)), scale, "(f) masked Fourier domain"),
+        )
+        for axes, image, at, label in shown:
+            _show(axes, image, at)
+            unit = "" if "Fourier" in label else f"\n[{at.low:g}, {at.high:g}] HU"
+            axes.set_title(label + unit, fontsize=8.5)
+        bars = parts[1, 0]
+        drawn = bars.bar(list(correlations), list(correlations.values()), color=COLOURS[:3])
+        bars.bar_label(drawn, fmt="%.2f", fontsize=8)
+        bars.axhline(0, color="black", linewidth=0.8)
+        bars.set_ylim(min(-0.2, *correlations.values()) - 0.1, 1.1)
+        bars.set_title("(d) cosine correlations in the band", fontsize=8.5)
+        bars.tick_params(axis="x", labelsize=7.5)
+        return finish(fig, name, title, caption)
+
+
+def _show(axes, image, window: hu.Window, extent=None) -> None:
+    axes.imshow(image, vmin=window.low, vmax=window.high, extent=extent)
+    axes.set(xticks=[], yticks=[])
+    axes.grid(False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _check(name: str, images: Mapping[str, np.ndarray]) -> None:
+    shapes = {np.shape(i) for i in images.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise UsageError(
+            f"figure {name!r} needs images (H, W) of one shape, not {shapes or 'none'}"
+        )

@@ -1,0 +1,128 @@
+"""What a study leaves on the disk, read back: reports are made from this, never from memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldct_jax.errors import DataError
+from ldct_jax.metrics.protocols import Protocol, Scores, Summary, table
+from ldct_jax.train.log import read as read_log
+
+RESULT = "result.json"
+SAMPLES = "samples.npz"
+STUDY = "study.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One variant on one split."""
+
+    folder: Path
+    variant: str
+    repeat: int
+    result: dict
+
+    @cached_property
+    def history(self) -> list[dict]:
+        """The evaluations during training: rows with ``step``, ``epoch`` and numbers."""
+        rows = read_log(self.folder / "metrics.jsonl")
+        return [
+            {"step": r["step"], "epoch": r["epoch"], **r["evaluation"]}
+            for r in rows
+            if "evaluation" in r
+        ]
+
+    @cached_property
+    def training_rmse(self) -> dict[int, float]:
+        """RMSE of the final image on the training patches, network units, mean by epoch from 1."""
+        by_epoch: dict[int, list[float]] = {}
+        for row in read_log(self.folder / "metrics.jsonl"):
+            if "rmse" in row:
+                by_epoch.setdefault(row["epoch"] + 1, []).append(row["rmse"])
+        return {e: float(np.mean(v)) for e, v in by_epoch.items()}
+
+    @cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        """``clones`` (T, H, W), ``low``, ``full`` (H, W): one test slice in HU."""
+        with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
+            return {k: arrays[k] for k in arrays.files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All finished runs of a study and what stands beside them."""
+
+    folder: Path
+    study: dict
+    runs: tuple[Run, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r.variant for r in self.runs))
+
+    def of(self, variant: str) -> tuple[Run, ...]:
+        return tuple(r for r in self.runs if r.variant == variant)
+
+    def summary(self, variant: str, protocol: Protocol, *, clone: int = -1) -> Summary:
+        """Mean ± SD over the test patients of all repeats; ``clone`` counts from the end."""
+        return _summary([r.result["test"][clone] for r in self.of(variant)], protocol)
+
+    def reference(self, name: str, protocol: Protocol) -> Summary:
+        """The same for a row that isn't trained: ``undenoised`` or ``gaussian``."""
+        return _summary([rows[name] for rows in self.study["references"].values()], protocol)
+
+
+def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:
+    rows = [row for part in parts for row in part]
+    columns = {k: np.array([row[k] for row in rows]) for k in ("psnr_db", "ssim", "rmse", "peak")}
+    return table(Scores(protocol, **columns), [row["patient"] for row in rows])
+
+
+def score_rows(scores: Scores, patients) -> list[dict]:
+    """Per-slice scores as plain rows for JSON; :class:`Results` reads them back."""
+    return [
+        {
+            "patient": patient,
+            "psnr_db": float(scores.psnr_db[i]),
+            "ssim": float(scores.ssim[i]),
+            "rmse": float(scores.rmse[i]),
+            "peak": float(scores.peak[i]),
+        }
+        for i, patient in enumerate(patients)
+    ]
+
+
+def load(folder: Path | str) -> Results:
+    """The results in a study's folder (``runs/pcn_ablation``), in the study's own order."""
+    folder = Path(folder)
+    if not (folder / STUDY).is_file():
+        raise DataError(f"{folder} holds no results: train first, with make train EXP=…")
+    study = read_json(folder / STUDY)
+    runs = []
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        result = read_json(path)
+        runs.append(Run(path.parent, result["variant"], result["repeat"], result))
+    order = {name: i for i, name in enumerate(study["variants"])}
+    runs = [r for r in runs if r.variant in order]
+    runs.sort(key=lambda r: (order[r.variant], r.repeat))
+    return Results(folder, study, tuple(runs))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} can't be read ({error}): delete it and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    temporary.replace(path)

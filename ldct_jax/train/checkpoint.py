@@ -1,0 +1,249 @@
+"""Checkpoints: the only place that imports orbax.
+
+A checkpoint holds the whole train state, a record from which its model and window are rebuilt,
+and a digest of every array. What counts as durable is decided by reading it back, never by what
+the manager believes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax.serialization import from_state_dict, to_state_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ldct_jax import spec
+from ldct_jax.errors import CheckpointError
+from ldct_jax.train.state import TrainState
+
+FORMAT = 1
+_log = logging.getLogger(__name__)
+
+
+def digests(arrays: dict[str, Any]) -> dict[str, str]:
+    """sha256 of type, shape and bytes of every array, by its name."""
+    out = {}
+    for name, value in arrays.items():
+        array = np.ascontiguousarray(jax.device_get(value))
+        digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.tobytes())
+        out[name] = digest.hexdigest()
+    return out
+
+
+def combined(parts: dict[str, str]) -> str:
+    """One digest of many, in a fixed order: what is printed as *the* digest of a checkpoint."""
+    joined = "\n".join(f"{name} {digest}" for name, digest in sorted(parts.items()))
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+class Checkpoints:
+    """The checkpoints of one kind (``last`` or ``best``) in a run folder.
+
+    Saving is asynchronous: the state is copied to the host, and training goes on while it is
+    written. :meth:`wait` returns when everything is on the disk and raises what went wrong.
+    """
+
+    def __init__(self, folder: Path, record: dict, *, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        self.folder, self.record = Path(folder), record
+        self._ocp = ocp
+        self._manager = ocp.CheckpointManager(
+            self.folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep, create=True, enable_async_checkpointing=True
+            ),
+        )
+
+    def save(self, state: TrainState, extra: dict | None = None) -> None:
+        """Begin to save ``state`` under its step; ``extra`` is JSON that is returned with it."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        # Copies: the caller donates the state's buffers to the next call while this one writes.
+        tree = {n: np.array(jax.device_get(v)) for n, v in _flatten(state).items()}
+        meta = {
+            "format": FORMAT,
+            "record": self.record,
+            "extra": extra or {},
+            "digests": digests(tree),
+        }
+        self._guard(
+            lambda: self._manager.save(
+                step,
+                args=self._ocp.args.Composite(
+                    state=self._ocp.args.StandardSave(tree),
+                    meta=self._ocp.args.JsonSave(meta),
+                ),
+            )
+        )
+
+    def wait(self) -> None:
+        """Block until all saves are durable; raises CheckpointError where one failed."""
+
+        def finish():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+        self._guard(finish)
+
+    def close(self) -> None:
+        self.wait()
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps that claim to be there, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
+        """The newest checkpoint that reads back whole, and its ``extra``; None where there is none.
+
+        A damaged one is passed over with a warning. One of another model, window or version
+        raises CheckpointError, which names what differs.
+        """
+        damaged = []
+        for step in reversed(self.steps()):
+            try:
+                tree, meta = read(self.folder / str(step), like=_flatten(like))
+            except DamagedCheckpoint as error:
+                _log.warning("checkpoint %s is damaged, taking the one before: %s", step, error)
+                damaged.append(step)
+                continue
+            _compare(self.record, meta["record"], self.folder)
+            for bad in damaged:
+                self._manager.delete(bad)
+            return _unflatten(tree, like), meta["extra"]
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder.name} reads back whole; delete the run folder to "
+                "start again"
+            )
+        return None
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint can't be written: {error.strerror or error}; free some space or "
+                "choose another folder, then run the same command again"
+            ) from error
+        except ValueError as error:  # tensorstore reports a full disk this way
+            if "No space left" not in str(error):
+                raise
+            raise CheckpointError(
+                "the checkpoint can't be written: no space left on the device; free some, then "
+                "run the same command again"
+            ) from error
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint whose files are missing or whose values are not the ones that were saved."""
+
+
+def read(folder: Path, like: Any | None = None) -> tuple[dict, dict]:
+    """(arrays by name, meta) of one checkpoint folder, every value compared with its digest.
+
+    ``like``, arrays by name, gives the devices to put them on; without it they come as numpy.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = Path(folder)
+    # Whatever a broken file makes the readers raise, it means the same to us.
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            meta = reader.restore((folder / "meta").absolute())
+        names = meta["digests"]
+    except Exception as error:
+        raise DamagedCheckpoint(f"{folder.name}: its record can't be read ({error})") from error
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(
+            f"checkpoint format {meta.get('format')} is not the one of this version ({FORMAT})"
+        )
+    if like is not None and (differing := sorted(set(like) ^ set(names))):
+        raise CheckpointError(
+            f"{folder.parent.name} belongs to another model or optimiser: {differing[0]} is only "
+            "on one side"
+        )
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            arrays = reader.restore(
+                (folder / "state").absolute(),
+                restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in names},
+            )
+    except Exception as error:
+        raise DamagedCheckpoint(f"{folder.name}: {error}") from error
+    for name, digest in names.items():
+        if name not in arrays or digests({name: arrays[name]})[name] != digest:
+            raise DamagedCheckpoint(f"{folder.name}: {name} is not what was saved")
+    if like is not None:
+        arrays = {n: _place(n, arrays[n], like[n]) for n in names}
+    return arrays, meta
+
+
+def _place(name: str, array: np.ndarray, like: jax.Array) -> jax.Array:
+    if array.shape != like.shape or array.dtype != like.dtype:
+        raise CheckpointError(
+            f"{name} is {array.dtype}{list(array.shape)} in the checkpoint and "
+            f"{like.dtype}{list(like.shape)} here: it belongs to another model or optimiser"
+        )
+    if like.sharding.is_fully_addressable:
+        # A copy on the device: the state is donated, and numpy memory must not be.
+        return jax.device_put(array, like.sharding, may_alias=False)
+    return jax.make_array_from_callback(array.shape, like.sharding, lambda i: array[i])
+
+
+def _flatten(state: TrainState) -> dict:
+    """Arrays by names such as ``params/clone/conv1/kernel``; empty parts leave no trace."""
+    arrays = flatten_dict(to_state_dict(state), sep="/")
+    return {name: value for name, value in arrays.items() if value is not None}
+
+
+def _unflatten(arrays: dict, like: TrainState) -> TrainState:
+    empty = flatten_dict(to_state_dict(like), sep="/", keep_empty_nodes=True)
+    return from_state_dict(like, unflatten_dict({**empty, **arrays}, sep="/"))
+
+
+def _compare(wanted: dict, found: dict, folder: Path) -> None:
+    if found != wanted:
+        raise CheckpointError(
+            f"{folder.parent.parent.name} holds a checkpoint of another training: "
+            f"{spec.difference(found, wanted)}; choose another OUT= folder or the same settings"
+        )
+
+
+def find(path: Path | str) -> Path:
+    """The checkpoint folder that ``path`` means: itself, or the best or last of a run folder."""
+    path = Path(path)
+    if (path / "meta").is_dir() and (path / "state").is_dir():
+        return path
+    for kind in ("checkpoints/best", "checkpoints/last", "best", "last", "."):
+        steps = [p for p in (path / kind).glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+        if steps:
+            return max(steps, key=lambda p: int(p.name))
+    raise CheckpointError(
+        f"{path} holds no checkpoint: give a run folder (runs/EXP/VARIANT) or a checkpoint in it"
+    )
+
+
+def load_arrays(path: Path | str) -> tuple[dict, dict]:
+    """(state as nested dicts of numpy arrays, meta) of the checkpoint that ``path`` means."""
+    arrays, meta = read(find(path))
+    return unflatten_dict(arrays, sep="/"), {**meta, "digest": combined(meta["digests"])}
+
+
+def load_model(path: Path | str):
+    """(model, variables, window, meta) of a checkpoint, for inference; EMA parameters if it has."""
+    tree, meta = load_arrays(path)
+    model = spec.from_record(meta["record"]["model"])
+    window = spec.from_record(meta["record"]["window"])
+    variables = {"params": tree.get("ema") or tree["params"]}
+    if "batch_stats" in tree:
+        variables["batch_stats"] = tree["batch_stats"]
+    return model, variables, window, meta

@@ -1,0 +1,74 @@
+"""SIGTERM and SIGINT as a request: finish the call, save, and leave; a second one leaves at once.
+
+Python runs signal handlers between byte codes of the main thread, and so not while XLA compiles
+or executes there. A watcher thread reads the signal's number from the wake-up file descriptor
+instead, which the interpreter writes at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop and has saved what it had; ``exit_code`` is 143 or 130.
+
+    Not an Exception, so that no error handling on the way out mistakes it for a failure.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """A context in which the first signal only sets :attr:`number`."""
+
+    def __init__(self):
+        self.number: int | None = None
+
+    def check(self) -> None:
+        """Raise :class:`Interrupted` where a stop was asked for."""
+        if self.number is not None:
+            raise Interrupted(self.number)
+
+    @contextlib.contextmanager
+    def watching(self):
+        if threading.current_thread() is not threading.main_thread():
+            yield self  # signals belong to the main thread; a caller elsewhere stops us otherwise
+            return
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        old_handlers = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+        old_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        watcher = threading.Thread(target=self._watch, args=(read_end,), daemon=True)
+        watcher.start()
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(old_fd)
+            for s, handler in old_handlers.items():
+                signal.signal(s, handler)
+            os.close(write_end)
+            watcher.join(timeout=1.0)
+
+    def _watch(self, read_end: int) -> None:
+        with os.fdopen(read_end, "rb", buffering=0) as pipe:
+            while data := pipe.read(1):
+                if data[0] not in SIGNALS:
+                    continue
+                if self.number is not None:
+                    os._exit(128 + data[0])
+                self.number = data[0]
+                print(
+                    f"{signal.Signals(data[0]).name}: saving and stopping "
+                    "(once more to leave at once)",
+                    file=sys.stderr,
+                    flush=True,
+                )

@@ -1,0 +1,60 @@
+"""The log of a run: ``metrics.jsonl``, a line a step, and TensorBoard events of the same numbers.
+
+The lines hold nothing that a clock or the machine's speed decides, so that two runs with one seed,
+or one run with interruptions, leave the same file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+class MetricsLog:
+    """Appends to a run's log; ``from_step`` drops what an interrupted run logged after its last
+    checkpoint, because those steps are run again."""
+
+    def __init__(self, folder: Path, from_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        self.path = Path(folder) / "metrics.jsonl"
+        if self.path.exists():
+            kept = [row for row in read(self.path) if row["step"] <= from_step]
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self.path.open("a")
+        self._board = SummaryWriter(
+            str(Path(folder) / "tensorboard"), purge_step=from_step + 1 if from_step else None
+        )
+
+    def step(self, step: int, epoch: int, **numbers: float) -> None:
+        """One training step, counted from 1."""
+        self._write("train", {"step": step, "epoch": epoch, **numbers})
+
+    def evaluation(self, step: int, epoch: int, numbers: dict) -> None:
+        """What the monitor found after ``epoch`` epochs; values are numbers or lists of them."""
+        self._write("evaluation", {"step": step, "epoch": epoch, "evaluation": numbers})
+
+    def _write(self, group: str, row: dict) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        for name, value in {**row, **row.get("evaluation", {})}.items():
+            if name not in ("step", "evaluation") and isinstance(value, int | float):
+                self._board.add_scalar(f"{group}/{name}", value, row["step"])
+
+    def flush(self) -> None:
+        self._file.flush()
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a ``metrics.jsonl``; a line that a crash cut short is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,252 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ldct_jax.errors import CheckpointError, NumericsError
+from ldct_jax.hu import Window
+from ldct_jax.optim import Adam
+from ldct_jax.progress import Progress
+from ldct_jax.train import state as train_state
+from ldct_jax.train import steps
+from ldct_jax.train.checkpoint import Checkpoints, load_arrays
+from ldct_jax.train.clock import Clock
+from ldct_jax.train.interrupt import Interrupted, StopRequest
+from ldct_jax.train.log import MetricsLog
+from ldct_jax.train.parallel import DataParallel
+
+# A call should be long enough to hide its launch and short enough for progress and signals.
+SECONDS_PER_CALL = 3.0
+MOST_STEPS_PER_CALL = 256
+SAVE_EVERY_S = 120.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Everything that decides what a training ends with.
+
+    ``record`` is the JSON description that goes into every checkpoint; its ``model`` and
+    ``window`` must describe ``model`` and ``window``.
+    """
+
+    model: Any
+    loss: Callable
+    optimizer: Adam
+    window: Window
+    epochs: int
+    seed: int
+    patch_size: int
+    augment: str
+    record: dict
+    ema_decay: float | None = None
+    init_from: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a finished training leaves besides its files."""
+
+    variables: dict
+    steps: int
+    skipped: int
+    best: float | None
+    seconds: dict[str, float]
+
+
+def train(
+    job: Job,
+    feeder,
+    folder: Path,
+    *,
+    parallel: DataParallel,
+    monitor: Callable[[dict], dict] | None = None,
+    monitor_every: int = 1,
+    stop: StopRequest | None = None,
+    name: str = "train",
+    profile: bool = False,
+) -> Outcome:
+    """Train ``job`` on what ``feeder`` gives, or go on where the run in ``folder`` stopped.
+
+    ``monitor`` gets the variables on the host's side after every ``monitor_every`` epochs and
+    returns numbers to log; its ``validation_psnr`` decides which checkpoint is the best one.
+    Raises NumericsError after five batches in a row with non-finite gradients, CheckpointError
+    where saving fails or the folder holds another model, Interrupted after a signal (saved).
+    """
+    stop = stop or StopRequest()
+    total = job.epochs * feeder.steps_per_epoch
+
+    # ---- 1. Model and optimiser, whole on every device -----------------------------------------
+    optimizer = job.optimizer.build(total, feeder.steps_per_epoch)
+    state = train_state.create(
+        job.model, optimizer, job.patch_size, job.seed, ema=job.ema_decay is not None
+    )
+    if job.init_from is not None:
+        state = _start_from(job, state)
+    state = parallel.replicate(state)
+
+    # ---- 2. Resume: the checkpoint knows the step, and the step knows the place in the data -----
+    last = Checkpoints(folder / "checkpoints" / "last", job.record)
+    best = Checkpoints(folder / "checkpoints" / "best", job.record, keep=1)
+    extra: dict = {}
+    if (restored := last.restore_latest(state)) is not None:
+        state, extra = restored
+    done, best_value = int(state.step), extra.get("best")
+    clock = Clock(extra.get("seconds"))
+    log = MetricsLog(folder, from_step=done)
+
+    # ---- 3. Compile ahead of time: one program for calls of every length -----------------------
+    step_fn = steps.supervised(job.model, job.loss, optimizer, ema_decay=job.ema_decay)
+    program = parallel.compile_steps(step_fn, feeder, job.window, job.augment, MOST_STEPS_PER_CALL)
+
+    def arguments(first: int, count: int):
+        epoch, offset = divmod(first, feeder.steps_per_epoch)
+        inputs = feeder.inputs(epoch, offset, count, parallel.place)
+        return inputs, np.int32(epoch), np.int32(offset), np.int32(count)
+
+    with clock.section("compile"):
+        run = program.lower(state, *arguments(min(done, total - 1), 1)).compile()
+
+    # ---- 4. Steps: dispatch a call, then read the metrics of the one before --------------------
+    pace = _Pace()
+    pending = None
+    saved_at, saved_step = time.monotonic(), done
+
+    def settle(call) -> None:
+        first, count, metrics = call
+        values = {k: np.asarray(v)[:count] for k, v in metrics.items()}
+        for i in range(count):
+            row = {k: float(v[i]) for k, v in values.items() if k != "streak"}
+            if values["streak"][i]:
+                row = {"skipped_in_a_row": int(values["streak"][i])}
+            log.step(first + i + 1, (first + i) // feeder.steps_per_epoch, **row)
+        pace.finished(count)
+        text = f"loss {values['loss'][-1]:.3g}"
+        progress.advance(count * feeder.batch_size, text)
+        if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
+            raise NumericsError(
+                f"{name}: gradients were not finite in {steps.MOST_SKIPPED_IN_A_ROW} batches in a "
+                f"row, until step {first + count}; the last good checkpoint is in "
+                f"{folder.name}/checkpoints: lower the learning rate or check the data"
+            )
+
+    def save(to: Checkpoints) -> None:
+        nonlocal saved_at, saved_step
+        with clock.section("save"):
+            log.flush()
+            to.save(state, {"best": best_value, "seconds": clock.seconds})
+        if to is last:
+            saved_at, saved_step = time.monotonic(), done
+
+    try:
+        with (
+            Progress(
+                name, total * feeder.batch_size, "patches", done=done * feeder.batch_size
+            ) as progress,
+            _profiler(folder, profile),
+        ):
+            while done < total:
+                left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
+                count = min(pace.steps(), left_in_epoch)
+                with clock.section("train"):
+                    pace.dispatched(idle=pending is None)
+                    state, metrics = run(state, *arguments(done, count))
+                    if pending is not None:
+                        settle(pending)
+                    pending = (done, count, metrics)
+                    done += count
+                    epoch_over = done % feeder.steps_per_epoch == 0
+                    if stop.number is not None or epoch_over or pace.unsure:
+                        settle(pending)
+                        pending = None
+                if epoch_over and monitor is not None:
+                    epoch = done // feeder.steps_per_epoch
+                    if epoch % monitor_every == 0 or done == total:
+                        with clock.section("evaluate"):
+                            numbers = monitor(variables_of(state))
+                        log.evaluation(done, epoch, numbers)
+                        value = numbers.get("validation_psnr")
+                        if value is not None and (best_value is None or value > best_value):
+                            best_value = value
+                            save(best)
+                if done == total or stop.number is not None:
+                    save(last)
+                elif time.monotonic() - saved_at > SAVE_EVERY_S and pending is None:
+                    save(last)
+                stop.check()
+        outcome = Outcome(variables_of(state), done, int(state.skipped), best_value, clock.report())
+    except Interrupted:
+        last.wait()
+        raise
+    finally:
+        log.close()
+        with clock.section("save"):
+            last.close()
+            best.close()
+    return outcome
+
+
+def variables_of(state) -> dict:
+    """The network's variables for inference: the moving average where there is one."""
+    variables = {"params": state.params if state.ema is None else state.ema}
+    if state.batch_stats:
+        variables["batch_stats"] = state.batch_stats
+    return variables
+
+
+def _start_from(job: Job, state):
+    """Fine-tuning: parameters and statistics of another run, everything else from the start."""
+    arrays, meta = load_arrays(job.init_from)
+    if meta["record"]["model"] != job.record["model"]:
+        raise CheckpointError(
+            "INIT names a checkpoint of another model: "
+            f"{meta['record']['model']} there, {job.record['model']} here"
+        )
+    params = arrays.get("ema") or arrays["params"]
+    stats = arrays.get("batch_stats", {})
+    ema = None if state.ema is None else jax.tree.map(np.copy, params)
+    return state.replace(params=params, batch_stats=stats, ema=ema)
+
+
+class _Pace:
+    """How many steps a call may have, so that it takes about :data:`SECONDS_PER_CALL`."""
+
+    def __init__(self):
+        self._per_second: float | None = None
+        self._since = time.monotonic()
+
+    @property
+    def unsure(self) -> bool:
+        """The first call is a single step and is waited for, to learn how long a step takes."""
+        return self._per_second is None
+
+    def steps(self) -> int:
+        if self._per_second is None:
+            return 1
+        return max(1, min(MOST_STEPS_PER_CALL, round(self._per_second * SECONDS_PER_CALL)))
+
+    def dispatched(self, idle: bool) -> None:
+        """A call was handed over; ``idle``: the device had nothing else to do until then."""
+        if idle:
+            self._since = time.monotonic()
+
+    def finished(self, count: int) -> None:
+        now = time.monotonic()
+        self._per_second, self._since = count / max(now - self._since, 1e-6), now
+
+
+@contextlib.contextmanager
+def _profiler(folder: Path, on: bool):
+    if not on:
+        yield
+        return
+    with jax.profiler.trace(str(folder / "profile")):
+        yield

@@ -1,0 +1,92 @@
+"""The one seam to devices: a per-device step, mapped over all of them, many steps in one call.
+
+What ``jax.pmap`` was is ``jit(shard_map)`` today: the state is whole on every device, a batch is
+split along the mesh axis ``data``, and the step itself sums over that axis. One device is the
+same program with an axis of length 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ldct_jax.data.augment import augment
+from ldct_jax.errors import UsageError
+from ldct_jax.hu import Window
+from ldct_jax.train.state import TrainState
+from ldct_jax.train.steps import AXIS
+
+
+class DataParallel:
+    """All devices (or the given ones) as one axis, and how arrays are put on them."""
+
+    def __init__(self, devices=None):
+        devices = np.asarray(jax.devices() if devices is None else devices)
+        self.mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
+        self.n = devices.size
+
+    def place(self, array: np.ndarray, split: bool):
+        """Put a host array on the devices: whole on each, or split along its second axis.
+
+        The second axis, because the first counts the steps of an epoch and the second the batch.
+        """
+        sharding = NamedSharding(self.mesh, P(None, AXIS) if split else P())
+        if not sharding.is_fully_addressable:
+            return jax.make_array_from_callback(array.shape, sharding, lambda i: array[i])
+        return jax.device_put(array, sharding)
+
+    def replicate(self, tree):
+        """A copy of a pytree, whole on every device (a copy, so that it may be donated)."""
+        sharding = NamedSharding(self.mesh, P())
+        return jax.tree.map(lambda x: jax.device_put(jnp.array(x, copy=True), sharding), tree)
+
+    def check_batch(self, batch: int) -> None:
+        if batch % self.n:
+            raise UsageError(
+                f"a batch of {batch} patches can't be split evenly over {self.n} devices: "
+                f"choose a multiple of {self.n}"
+            )
+
+    def compile_steps(
+        self, step: Callable, feeder, window: Window, augmentation: str, most: int
+    ) -> Callable:
+        """One compiled function that runs any number of steps up to ``most``.
+
+        It takes (state, inputs, epoch, first, count): ``feeder``'s inputs and the steps ``first``
+        … ``first + count - 1`` of the epoch; the state is donated. It returns the state and the
+        metrics of each step, arrays of length ``most`` of which ``count`` count. All call lengths
+        are one rolled program, so where a training is cut into calls doesn't change a bit of it.
+        """
+        self.check_batch(feeder.batch_size)
+
+        def steps(state: TrainState, inputs, epoch, first, count):
+            key = jax.random.wrap_key_data(state.key)
+
+            def body(i, carry):
+                state, log = carry
+                raw = feeder.batch(inputs, first + i)
+                low, full = window.to_unit(raw.low_hu), window.to_unit(raw.full_hu)
+                low, full = augment(augmentation, key, epoch, raw.index, low, full)
+                state, metrics = step(state, low[..., None], full[..., None], raw.weight)
+                log = {k: log[k].at[i].set(v) for k, v in metrics.items()}
+                return state, log
+
+            names = ("loss", "rmse", "grad_norm", "streak")
+            log = {k: jnp.zeros((most,), jnp.float32) for k in names}
+            return lax.fori_loop(0, count, body, (state, log))
+
+        specs = {k: P(None, AXIS) if split else P() for k, split in feeder.specs().items()}
+        mapped = jax.shard_map(
+            steps,
+            mesh=self.mesh,
+            in_specs=(P(), specs, P(), P(), P()),
+            out_specs=P(),
+            check_vma=False,
+        )
+        return jax.jit(mapped, donate_argnums=0)

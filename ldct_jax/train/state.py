@@ -1,0 +1,51 @@
+"""Everything a training is: one pytree that is donated to each call and saved in checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """The state after ``step`` steps.
+
+    Args:
+      step: () int32, steps taken, skipped ones included; with the feeder's steps per epoch it is
+        the position in the data.
+      params, batch_stats: the network's variables, float32.
+      opt_state: the optimiser's.
+      ema: exponential moving average of ``params``, or None.
+      key: () key data uint32 (2,): all randomness is folded in from it, so it never changes.
+      skipped: () int32, batches whose gradients were not finite.
+      streak: () int32, how many such batches came in a row until now.
+    """
+
+    step: Any
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    ema: Any
+    key: Any
+    skipped: Any
+    streak: Any
+
+
+def create(model, optimizer, image_size: int, seed: int, *, ema: bool = False) -> TrainState:
+    """The state before the first step; ``optimizer`` is an optax transformation."""
+    key = jax.random.key(seed)
+    variables = model.init(key, jnp.zeros((1, image_size, image_size, 1), jnp.float32))
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        # A copy: the state is donated, and one buffer can't be donated twice.
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        key=jax.random.key_data(key),
+        skipped=jnp.zeros((), jnp.int32),
+        streak=jnp.zeros((), jnp.int32),
+    )
