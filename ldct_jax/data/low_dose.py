@@ -13,7 +13,7 @@ DOMAINS = ("image", "projection")
 SIMULATION_VERSION = 1
 """Part of the key of cached simulations: raise it when the same spec gives other pixels."""
 SLICES_A_CALL = 8
-"""Slices whose noise is made in one call; bounds memory, and is part of what the seed means."""
+"""Slices whose noise is made in one call; bounds memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,20 +73,20 @@ def simulate(
     series gets the same low dose in every store.
     """
     digest = hashlib.sha256(np.ascontiguousarray(full_hu).tobytes()).digest()
+    words = [low.seed, *np.frombuffer(digest, "<u4").tolist()]
+    seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
     insert = _insertion(low, own_noise_hu, pixel_mm)
     out = np.empty(full_hu.shape, np.int16)
     for start in range(0, len(full_hu), SLICES_A_CALL):
-        words = np.random.SeedSequence(
-            [low.seed, start, *np.frombuffer(digest, "<u4").tolist()]
-        ).generate_state(1)
         chunk = full_hu[start : start + SLICES_A_CALL]
         # Every call has the same shape, so that one compiled program serves them all.
-        short = SLICES_A_CALL - len(chunk)
+        short = min(SLICES_A_CALL, len(full_hu)) - len(chunk)
         filled = np.concatenate([chunk, chunk[-1:].repeat(short, axis=0)]) if short else chunk
-        noisy = np.asarray(insert(filled.astype(np.float32), int(words[0] >> 1)))[: len(chunk)]
+        noisy = np.asarray(insert(filled.astype(np.float32), seed, start))[: len(chunk)]
         if not np.isfinite(noisy).all():
-            raise DataError("the simulated low dose is not finite; a bug, or HU beyond all bounds")
-        out[start : start + len(chunk)] = np.clip(np.rint(noisy), -32768, 32767)
+            raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
+        # As scanners do: nothing is stored below -1024 HU.
+        out[start : start + len(chunk)] = np.clip(np.rint(noisy), -1024, 32767)
     return out
 
 
@@ -95,7 +95,7 @@ def _insertion(low: LowDose, own_noise_hu: float | None, pixel_mm: float):
         from ldct_jax.ct.dose import insert_image_domain
 
         added = low.sd_hu(own_noise_hu)
-        return lambda hu, seed: insert_image_domain(
-            hu, seed=seed, added_sd_hu=added, pixel_mm=pixel_mm
+        return lambda hu, seed, first: insert_image_domain(
+            hu, seed=seed, added_sd_hu=added, pixel_mm=pixel_mm, first_slice=first
         )
     raise UsageError("domain='projection' isn't available for DICOM yet; use domain='image'")

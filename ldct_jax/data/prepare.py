@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.low_dose import SIMULATION_VERSION, LowDose, simulate
 from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan, write_array
@@ -46,7 +47,10 @@ class Selection:
             raise UsageError(f"dose={self.dose}: the low dose lies between 0 and 1")
 
 
-def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = Selection()):
+EVERYTHING = Selection()
+
+
+def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = EVERYTHING):
     """The survey of ``path``, or of the two folders ``full`` and ``low``, after ``selection``."""
     from ldct_jax.dicom.layouts import survey, survey_plain
 
@@ -78,7 +82,7 @@ def prepare(
     *,
     full: Path | None = None,
     low: Path | None = None,
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     attribution: str = "",
 ):
     """Turn DICOM into a store.
@@ -207,6 +211,36 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
             _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)
             progress.advance(record.full.shape[0], "already there" if resumed else "")
         return unfinished.finish(store.source, store.attribution)
+
+
+def write_phantoms(spec: Phantoms, out: Path) -> Store:
+    """The embedded patients of ``spec`` as a paired store."""
+    digest = hashlib.sha256(repr((PREPARE_VERSION, spec)).encode()).hexdigest()
+    if done := finished(Path(out), digest):
+        return done
+    needed = 4 * spec.patients * spec.slices * spec.size**2
+    with begin(Path(out), digest, needed_bytes=needed) as unfinished:
+        pairs = phantom_pairs(spec)
+        for name in pairs.patient_names:
+            own = pairs.of([name])
+
+            def make(stem: str, name=name, own=own) -> SeriesRecord:
+                return SeriesRecord(
+                    patient=name,
+                    full=write_array(unfinished.folder, f"{stem}-full.npy", own.full_hu),
+                    low=write_array(unfinished.folder, f"{stem}-low.npy", own.low_hu),
+                    pixel_mm=spec.pixel_mm,
+                    slice_mm=spec.slice_mm,
+                    step_mm=spec.slice_mm,
+                    offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
+                    noise_hu=_rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
+                    low_dose_noise_hu=_rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
+                    dose=spec.dose,
+                    dose_source=f"{spec.dose:.0%} dose simulated",
+                )
+
+            unfinished.series(name, make)
+        return unfinished.finish(pairs.source, pairs.attribution)
 
 
 def listing_digest(folders: list[Path], selection: Selection) -> str:

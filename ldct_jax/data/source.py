@@ -7,6 +7,7 @@ from pathlib import Path
 from ldct_jax.data.low_dose import LowDose
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import (
+    EVERYTHING,
     Selection,
     add_low_dose,
     listing_digest,
@@ -20,48 +21,61 @@ from ldct_jax.errors import DataError
 SAMPLE = "sample"
 
 
-def load_store(
+def open_store(
     data: str | Path,
     *,
-    low: LowDose | None = None,
     cache: Path,
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     attribution: str = "",
 ) -> Store:
-    """The paired store that ``data`` names, prepared and simulated in ``cache`` where needed.
+    """The store that ``data`` names, paired or not, prepared in ``cache`` where needed.
 
     Args:
       data: ``sample``; the folder of a store; or a folder of DICOM series, paired or normal dose
         only. A folder called ``sample`` is given as ``./sample``.
-      low: how to simulate the low dose where the data have none; None for ``LowDose()``. Data
-        with a scanned low dose keep it.
       cache: folder for prepared stores, keyed by the DICOM files' names, sizes and times and by
         the options; a second call finds them finished.
       selection: which series of a DICOM folder.
       attribution: whom to cite, for DICOM folders.
     """
-    cache = Path(cache)
     if str(data) == SAMPLE:
         from ldct_jax.data.sample import sample_store
 
-        store = sample_store(cache)
-    elif is_store(Path(data)):
-        store = Store.open(Path(data))
-    else:
-        folder = Path(data)
-        if not folder.is_dir():
-            raise DataError(
-                f"data {str(data)!r} is no folder; give a folder of DICOM series, a store, or 'sample'"
-            )
-        digest = listing_digest([folder], selection)
-        prepared = cache / f"dicom-{digest[:16]}"
-        store = finished(prepared, digest)
-        if store is None:
-            store, _ = prepare(folder, prepared, selection=selection, attribution=attribution)
+        return sample_store(Path(cache))
+    folder = Path(data)
+    if is_store(folder):
+        return Store.open(folder)
+    if not folder.is_dir():
+        raise DataError(
+            f"data {str(data)!r} is no folder; give a folder of DICOM series, a store, or 'sample'"
+        )
+    digest = listing_digest([folder], selection)
+    prepared = Path(cache) / f"dicom-{digest[:16]}"
+    store = finished(prepared, digest)
+    if store is None:
+        store, _ = prepare(folder, prepared, selection=selection, attribution=attribution)
+    return store
+
+
+def load_store(
+    data: str | Path,
+    *,
+    low: LowDose | None = None,
+    cache: Path,
+    selection: Selection = EVERYTHING,
+    attribution: str = "",
+) -> Store:
+    """The paired store that ``data`` names: as :func:`open_store`, low dose simulated if it lacks.
+
+    Args:
+      low: how to simulate the low dose where the data have none; None for ``LowDose()``. Data
+        with a scanned low dose keep it.
+    """
+    store = open_store(data, cache=cache, selection=selection, attribution=attribution)
     if store.is_paired:
         return store
     low = LowDose() if low is None else low
-    return add_low_dose(store, cache / f"pairs-{simulation_digest(store, low)[:16]}", low)
+    return add_low_dose(store, Path(cache) / f"pairs-{simulation_digest(store, low)[:16]}", low)
 
 
 def load_pairs(
@@ -69,7 +83,7 @@ def load_pairs(
     *,
     low: LowDose | None = None,
     cache: Path,
-    selection: Selection = Selection(),
+    selection: Selection = EVERYTHING,
     matrix: int | None = None,
     attribution: str = "",
 ) -> PairedSlices:

@@ -114,8 +114,8 @@ def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinishe
         free = shutil.disk_usage(folder).free
         if free + there < needed_bytes * 1.02 + (1 << 20):
             raise DataError(
-                f"{folder} needs {needed_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; make "
-                "space or choose another folder"
+                f"{folder} needs {needed_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; "
+                "make space or choose another folder"
             )
         for stale in folder.glob(".*.tmp"):
             stale.unlink()

@@ -8,7 +8,6 @@ Visual Geometry Group, Oxford, CC BY 4.0; wheel: MIT.
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.backend import cache_folder
 from ldct_jax.errors import DataError
 from ldct_jax.models.tensor_files import onnx_tensors, write_npz
 from ldct_jax.models.vgg import layer_names
@@ -34,12 +34,8 @@ TRAINED_FOR = "caffe"
 
 
 def default_file() -> Path:
-    """Where the weights are kept: ``$LDCT_CACHE``, else ``ldct_jax`` in the user's cache folder."""
-    cache = os.environ.get("LDCT_CACHE")
-    if cache:
-        return Path(cache) / "vgg16.npz"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "ldct_jax" / "vgg16.npz"
+    """Where the weights are kept: ``vgg16.npz`` in the user's cache folder of this package."""
+    return cache_folder() / "vgg16.npz"
 
 
 def fetch(path: str | Path | None = None) -> Path:

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from ldct_jax.dicom.read import SliceFiles, group, read_headers
+from ldct_jax.dicom.header import Unusable
+from ldct_jax.dicom.read import SliceFiles, ordered, read_headers, split
 from ldct_jax.progress import track
 
 MANY_FILES = 2000
@@ -73,13 +74,18 @@ class Listing:
         for header in headers:
             bins.setdefault(header.path.parent if by_folder else self.root, []).append(header)
         found = []
-        for headers in bins.values():
-            for files in group(headers):
-                first = files.first
-                if not files.is_axial:
-                    self.skip(files.folder, len(files.headers), "", "not axial")
-                elif abs(first.pixel_mm[0] - first.pixel_mm[1]) > 1e-3 * first.pixel_mm[0]:
-                    self.skip(files.folder, len(files.headers), "", "its pixels aren't square")
-                else:
-                    found.append(files)
+        for headers in (series for binned in bins.values() for series in split(binned)):
+            folder, n = headers[0].path.parent, len(headers)
+            try:
+                files = ordered(headers)
+            except Unusable as error:
+                self.skip(folder, n, "", error.reason)
+                continue
+            first = files.first
+            if not files.is_axial:
+                self.skip(folder, n, "", "not axial")
+            elif abs(first.pixel_mm[0] - first.pixel_mm[1]) > 1e-3 * first.pixel_mm[0]:
+                self.skip(folder, n, "", "its pixels aren't square")
+            else:
+                found.append(files)
         return found

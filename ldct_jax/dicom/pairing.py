@@ -126,19 +126,20 @@ def load_pair(full: SliceFiles, low: SliceFiles) -> tuple[Series, Series]:
 def correlation(full_hu: np.ndarray, low_hu: np.ndarray) -> float:
     """The worst Pearson correlation of up to eight slice pairs, of block means.
 
-    Block means (32 x 32 a slice) are nearly free of noise, so that what is left is anatomy. NaN
-    for flat images.
+    Block means (32 x 32 a slice) are nearly free of noise, so that what is left is anatomy. Pairs
+    that are flat on both sides (all padding) say nothing; NaN where one side is flat, or all are.
     """
     chosen = np.unique(np.linspace(0, len(full_hu) - 1, CHECKED_SLICES).round().astype(int))
-    worst = np.inf
+    found = []
     for k in chosen:
         x, y = _block_means(full_hu[k]), _block_means(low_hu[k])
         x, y = x - x.mean(), y - y.mean()
-        scale = np.sqrt((x * x).sum() * (y * y).sum())
-        worst = min(worst, float((x * y).sum() / scale) if scale > 0 else np.nan)
-        if np.isnan(worst):
-            break
-    return worst
+        power = (x * x).sum(), (y * y).sum()
+        if min(power) > 0:
+            found.append(float((x * y).sum() / np.sqrt(power[0] * power[1])))
+        elif max(power) > 0:
+            return np.nan
+    return min(found, default=np.nan)
 
 
 def _block_means(image: np.ndarray) -> np.ndarray:

@@ -180,6 +180,11 @@ def nothing_found(path: Path, skipped: dict[tuple[Path, str], int]) -> str:
 
 def group(headers: Iterable[Header]) -> tuple[SliceFiles, ...]:
     """Headers → series, in order of first appearance; see :class:`SliceFiles`."""
+    return tuple(ordered(g) for g in split(headers))
+
+
+def split(headers: Iterable[Header]) -> list[list[Header]]:
+    """The headers of each series, unordered."""
     groups: dict[tuple, list[Header]] = {}
     for header in headers:
         key = (
@@ -191,11 +196,11 @@ def group(headers: Iterable[Header]) -> tuple[SliceFiles, ...]:
             header.kernel,
         )
         groups.setdefault(key, []).append(header)
-    return tuple(_ordered(g) for g in groups.values())
+    return list(groups.values())
 
 
-def _ordered(headers: list[Header]) -> SliceFiles:
-    """Sort along the normal and keep one header a position."""
+def ordered(headers: list[Header]) -> SliceFiles:
+    """One series' headers sorted along the normal, one a position; Unusable for several phases."""
     headers = sorted(
         headers, key=lambda h: (h.along_mm, h.instance_number, h.instance_uid, str(h.path))
     )
@@ -327,7 +332,9 @@ __all__ = [
     "gaps_of",
     "group",
     "load",
+    "ordered",
     "read_folder",
     "read_series",
     "scan",
+    "split",
 ]

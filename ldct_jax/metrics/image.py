@@ -97,7 +97,8 @@ def ssim(image, reference, *, data_range: float | None, window: SSIMWindow | Non
     if np.quantile(reference, 0.01) < SIGNED_BELOW * data_range:
         raise DataError(
             "SSIM of images with negative values (signed HU) means nothing: shift them by their "
-            "window's lower end, and clip or widen a window that lies above the image's air"
+            "window's lower end, clip or widen a window that ends above air, and fill pixels "
+            "outside the scanner's field of view with air"
         )
     similarity = _ssim_map(image, reference, data_range, window)
     if window.border == "crop":

@@ -22,10 +22,9 @@ def flat_mask(reference_hu, low_hu: float, high_hu: float, size: int = 9) -> np.
     """
     reference = _stack(reference_hu)
     window = (1, size, size)
-    kwargs = {"mode": "constant", "cval": np.inf}
-    flat = ndimage.maximum_filter(reference, window, **kwargs) <= high_hu
-    kwargs["cval"] = -np.inf
-    return flat & (ndimage.minimum_filter(reference, window, **kwargs) >= low_hu)
+    # Outside the image nothing is flat.
+    highest = ndimage.maximum_filter(reference, window, mode="constant", cval=np.inf)
+    return (highest <= high_hu) & (ndimage.minimum_filter(reference, window) >= low_hu)
 
 
 def noise_sd(noise_hu, mask) -> float:

@@ -70,6 +70,8 @@ def hotelling(
     halves = []
     for regions in (present, absent):
         outputs = regions.reshape(len(regions), -1) @ channels
+        if not outputs.std(axis=0).max() > 1e-9 * np.abs(outputs).max():
+            raise DataError("a class of regions holds no noise: the observer needs its spread")
         outputs = outputs[rng.permutation(len(outputs))]
         halves.append((outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]))
     results = [
@@ -83,8 +85,6 @@ def _score(train, test) -> tuple[float, float]:
     template = hotelling_template(*train)
     with_lesion, without = (outputs @ template for outputs in test)
     spread = np.sqrt((with_lesion.var(ddof=1) + without.var(ddof=1)) / 2)
-    if not spread > 0:
-        raise DataError("the observer's scores have no spread: the regions hold no noise")
     d_prime = (with_lesion.mean() - without.mean()) / spread
     above = with_lesion[:, None] - without
     return d_prime, float(np.mean(above > 0) + 0.5 * np.mean(above == 0))

@@ -46,7 +46,7 @@ def disc_transfer(
 
     The profile over distance from the centre is differentiated and transformed; the binning and
     the difference each damp by sinc(f step), which is divided out again. Raises DataError where the
-    ring leaves the image or the edge has no contrast.
+    ring leaves the image or there is no edge at the radius.
     """
     images = np.asarray(images_hu, np.float64)
     if images.ndim != 3 or not np.isfinite(images).all():
@@ -71,8 +71,12 @@ def disc_transfer(
     taper = signal.windows.tukey(len(spread), 0.5)
     padded = max(4096, 8 * len(spread))
     response = np.abs(np.fft.rfft(spread * taper, padded))
-    if not abs(contrast) > 0 or response[0] < 0.1 * abs(contrast):
-        raise DataError("the disc has no contrast at its edge: is its centre or radius wrong?")
+    # The step that the tapered edge adds up to is the contrast, unless the edge lies in the taper.
+    if not abs(contrast) > 0 or not 0.8 < response[0] / abs(contrast) < 1.25:
+        raise DataError(
+            f"no edge of {contrast:.3g} HU at {radius:g} pixels from the given centre: centre or "
+            "radius is wrong, or the noise hides it (average more images)"
+        )
     frequency = np.fft.rfftfreq(padded, step)
     keep = frequency <= 0.5
     frequency = frequency[keep]

@@ -13,10 +13,11 @@ class ImageClones(nn.Module):
     """``base``, T times in series with shared weights: (B, H, W, 1) → (T, B, H, W, 1).
 
     The last image is the result. For every network that maps an image to an image of the same
-    size; RED-CNN and CPCE bodies with feature transfer are :class:`ldct_jax.models.clones.ClonesNet`. Clone t receives x_{t-1}
-    (image transfer, eq. 11); with ``coupled`` the two channels [y, x_{t-1}] (eq. 16), where a
-    base such as DnCNN or DRL with ``in_channels=2`` takes its residual from the first channel, y:
-    the brute-force residual of eq. 23. BatchNorm's running statistics pass through all clones.
+    size; RED-CNN and CPCE bodies with feature transfer are
+    :class:`ldct_jax.models.clones.ClonesNet`. Clone t receives x_{t-1} (image transfer, eq. 11);
+    with ``coupled`` the two channels [y, x_{t-1}] (eq. 16), where a base such as DnCNN or DRL
+    with ``in_channels=2`` takes its residual from the first channel, y: the brute-force residual
+    of eq. 23. BatchNorm's running statistics pass through all clones.
     """
 
     base: nn.Module

@@ -176,7 +176,8 @@ def noise_analysis(
             (parts[1, 2], np.log10(np.maximum(kept, 1e-12)), scale, "(f) masked Fourier domain"),
         )
         for axes, image, at, label in shown:
-            _show(axes, image, at)
+            # Averaging to the figure's size would erase just the frequencies that are shown here.
+            _show(axes, image, at, interpolation="nearest" if at is not window else None)
             unit = "" if "Fourier" in label else f"\n[{at.low:g}, {at.high:g}] HU"
             axes.set_title(label + unit, fontsize=8.5)
         bars = parts[1, 0]
@@ -189,8 +190,10 @@ def noise_analysis(
         return finish(fig, name, title, caption)
 
 
-def _show(axes, image, window: hu.Window, extent=None) -> None:
-    axes.imshow(image, vmin=window.low, vmax=window.high, extent=extent)
+def _show(axes, image, window: hu.Window, extent=None, interpolation=None) -> None:
+    axes.imshow(
+        image, vmin=window.low, vmax=window.high, extent=extent, interpolation=interpolation
+    )
     axes.set(xticks=[], yticks=[])
     axes.grid(False)
     for spine in axes.spines.values():

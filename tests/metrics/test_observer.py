@@ -66,7 +66,7 @@ def test_what_the_observer_refuses():
         hotelling(present, absent[:, 1:, 1:], width=WIDTH)
     with pytest.raises(DataError, match="square"):
         hotelling(present[:, 1:], absent[:, 1:], width=WIDTH)
-    with pytest.raises(DataError, match="no spread"):
+    with pytest.raises(DataError, match="holds no noise"):
         hotelling(np.ones_like(present), np.zeros_like(absent), width=WIDTH)
     with pytest.raises(UsageError, match="positive width"):
         hotelling(present, absent, width=0.0)

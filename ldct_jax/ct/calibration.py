@@ -1,0 +1,98 @@
+"""N₀, the photons a ray, of a series: from its measured noise, from its tags, or for a level.
+
+Only the noise says what a series has really got (tube-current modulation, kernel, iterative
+reconstruction); tags say what the tube gave. :class:`Calibration` records which of them it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ldct_jax.ct.geometry import FanBeam
+from ldct_jax.ct.insertion import Scan, insert_projection_domain
+from ldct_jax.errors import DataError, UsageError
+
+PHOTONS_PER_MM2_MAS = 1.0e6
+"""Photons per mm² and mAs 1 m from the focus at 120 kVp behind the tube's own filters: the order
+that published spectra give (1-2.5 million); known to a factor of about two."""
+KVP_POWER = 2.5  # tube output rises with about this power of the voltage
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """``n0`` photons a ray, and ``how`` it was found, in words for a record."""
+
+    n0: float
+    how: str
+
+
+def n0_from_tags(
+    *, mas: float, slice_mm: float, kvp: float = 120.0, geometry: FanBeam | None = None
+) -> Calibration:
+    """N₀ from exposure (mAs per rotation), slice thickness at the centre (mm) and kVp.
+
+    N₀ = 10⁶ /mm²/mAs · (kVp/120)^2.5 · mAs/views · channel area at the detector · (1 m/distance)².
+    Modulation and the bow-tie are not in the tags, so this is right to a factor of two or so.
+    """
+    if not (mas > 0 and slice_mm > 0 and kvp > 0):
+        raise UsageError(f"mas={mas}, slice_mm={slice_mm}, kvp={kvp}: all must be positive")
+    g = FanBeam() if geometry is None else geometry
+    height = slice_mm * g.source_detector_mm / g.source_centre_mm
+    output = PHOTONS_PER_MM2_MAS * (kvp / 120.0) ** KVP_POWER
+    n0 = output * mas / g.n_views * g.detector_mm * height * (1000 / g.source_detector_mm) ** 2
+    return Calibration(n0, f"tags: {mas:g} mAs, {slice_mm:g} mm, {kvp:g} kVp")
+
+
+def n0_from_added_sd(
+    full_hu, region, target_sd_hu: float, *, dose: float, scan: Scan, pixel_mm: float, seed: int = 0
+) -> Calibration:
+    """The N₀ at which ``dose`` adds ``target_sd_hu`` inside ``region``.
+
+    ``full_hu`` (N, H, W) HU, ``region`` (N, H, W) bool: SDs are pooled over the region's variance.
+    Quantum noise obeys 1/sqrt(N₀) but electronic noise and starvation don't, so a few secant
+    steps in log N₀ follow, on the same random numbers.
+    """
+    region = np.asarray(region, bool)
+    if region.sum() < 200:
+        raise DataError(
+            f"{region.sum()} pixels are too few to calibrate N0 on; choose slices with more flat "
+            "soft tissue, or give n0"
+        )
+    if not target_sd_hu > 0 or not 0 < dose < 1:
+        raise UsageError(
+            f"target_sd_hu={target_sd_hu}, dose={dose}: a positive SD and a dose in (0, 1)"
+        )
+
+    def added(n0):
+        trial = dataclasses.replace(scan, n0=n0)
+        low = insert_projection_domain(
+            full_hu, seed=seed, dose=dose, scan=trial, pixel_mm=pixel_mm
+        )
+        return float(np.std((low - np.asarray(full_hu, np.float32))[region]))
+
+    n0, slope, last = scan.n0, -0.5, None
+    for _ in range(6):
+        sd = added(n0)
+        error = np.log(sd / target_sd_hu)
+        if last is not None and abs(np.log(n0 / last[0])) > 1e-3:
+            slope = float(np.clip((error - last[1]) / np.log(n0 / last[0]), -1.2, -0.25))
+        if abs(error) < 0.005:
+            break
+        last = (n0, error)
+        n0 = float(np.clip(n0 * np.exp(-error / slope), 10.0, 1e10))
+    return Calibration(n0, f"set so that dose {dose:g} adds {target_sd_hu:.3g} HU")
+
+
+def n0_from_noise(
+    full_hu, region, own_sd_hu: float, *, scan: Scan, pixel_mm: float, seed: int = 0
+) -> Calibration:
+    """N₀ of a series from its own noise ``own_sd_hu`` in ``region`` (flat tissue).
+
+    Half the dose adds just as much variance as the series has, so N₀ is set for that.
+    """
+    found = n0_from_added_sd(
+        full_hu, region, own_sd_hu, dose=0.5, scan=scan, pixel_mm=pixel_mm, seed=seed
+    )
+    return Calibration(found.n0, f"measured noise of {own_sd_hu:.3g} HU in flat tissue")

@@ -1,0 +1,93 @@
+"""The one table of what was found, used, skipped and why; and of what a store holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ldct_jax.data.store import SeriesRecord, Store
+
+HEAD = (
+    "patient",
+    "folder",
+    "what",
+    "slices",
+    "thick × step",
+    "pixel",
+    "kernel",
+    "kVp",
+    "noise",
+    "low dose",
+    "notes",
+)
+
+
+def survey_table(rows, store: Store) -> str:
+    """Rows of a survey with the labels and noise of the store that came of them.
+
+    Names folders, which the store never does: for the terminal only.
+    """
+    records = iter(store.series)  # series were written in the order of the used rows
+    lines = []
+    for row in rows:
+        if row.used:
+            record = next(records)  # it knows more than the survey: damaged slices, padding
+            slices, note = record.full.shape[0], "; ".join(record.notes)
+            lines.append(_line(record, row.folder, row.what, slices, note))
+        else:
+            lines.append(_line(None, row.folder, row.what, row.slices, row.note))
+    return _align([HEAD, *lines])
+
+
+def store_table(store: Store) -> str:
+    """What a store holds, a line a series."""
+    lines = []
+    for record in store.series:
+        what = "full" if record.low is None else "pair"
+        note = "; ".join(record.notes)
+        lines.append(_line(record, "", what, record.full.shape[0], note))
+    keep = [i for i, name in enumerate(HEAD) if name != "folder"]
+    return _align([tuple(line[i] for i in keep) for line in [HEAD, *lines]])
+
+
+def summary(store: Store) -> str:
+    """One line: slices, patients, own noise."""
+    slices = sum(s.full.shape[0] for s in store.series)
+    noise = [s.noise_hu for s in store.series if s.noise_hu is not None]
+    own = f", own noise {min(noise):.1f}-{max(noise):.1f} HU" if noise else ""
+    kind = "pairs of slices" if store.is_paired else "normal-dose slices"
+    patients = _count(len(store.patients), "patient")
+    return f"{slices} {kind} of {patients} in {len(store.series)} series{own}"
+
+
+def _line(record: SeriesRecord | None, folder, what, slices, note) -> tuple[str, ...]:
+    if record is None:
+        return ("-", folder, what or "-", str(slices), "", "", "", "", "", "", f"skipped: {note}")
+    return (
+        record.patient,
+        folder,
+        what,
+        str(slices),
+        f"{_figure(record.slice_mm)} × {_figure(record.step_mm)} mm",
+        f"{record.pixel_mm:.3f} mm",
+        record.kernel or "?",
+        _figure(record.kvp),
+        "?" if record.noise_hu is None else f"{record.noise_hu:.1f} HU",
+        record.dose_source or "none",
+        note,
+    )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _figure(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
+
+
+def _align(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,43 @@
+"""What all tests share: two virtual devices, no user cache, and tools that may be missing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests compile hundreds of small programs and hardly run them: skipping LLVM's expensive passes
+# makes the whole suite three times faster. Subprocesses that train for real unset it.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import jax
+
+# Several devices in every test run, so that a forgotten mean over devices shows everywhere.
+jax.config.update("jax_num_cpu_devices", 2)
+
+
+def require(condition: bool, reason: str) -> None:
+    """Skip with ``reason`` unless ``condition``; with LDCT_REQUIRE_TOOLS=1 that is a failure."""
+    if condition:
+        return
+    if os.environ.get("LDCT_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"LDCT_REQUIRE_TOOLS=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Tests neither read nor fill the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> Path:
+    """The folder of real CT series that LDCT_TEST_CT names."""
+    folder = os.environ.get("LDCT_TEST_CT", "")
+    require(bool(folder) and Path(folder).is_dir(), "LDCT_TEST_CT names no folder of CT series")
+    return Path(folder)

@@ -1,0 +1,168 @@
+"""Clone networks: counts, and that all forms of one network are the same function."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldct_jax.errors import UsageError
+from ldct_jax.models.clones import ClonesNet
+
+pytestmark = pytest.mark.core
+
+IMAGE = jax.random.uniform(jax.random.key(1), (2, 20, 22, 1))
+# Every legal combination of the flags that change the wiring.
+WIRINGS = [
+    dict(transfer=t, coupled=c, residual=r, first_transfer=f)
+    for t, c, r, f in itertools.product(
+        ("image", "feature"), (False, True), ("incremental", "brute_force"), ("f0", "zeros")
+    )
+    if c or f == "f0"
+]
+
+
+def small(**flags):
+    return ClonesNet(**{"n_filters": 3, "n_clones": 3, "n_layers": 6, **flags})
+
+
+def count(model):
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 55, 55, 1)))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_ablation_rows_count_as_the_paper_says():
+    image = dict(transfer="image", residual="incremental", coupled=False)
+    assert count(ClonesNet()) == 187_921
+    assert count(ClonesNet(**image)) == 167_185
+    assert count(ClonesNet(transfer="image")) == 167_617
+    assert count(ClonesNet(transfer="feature", coupled=False)) == 167_185
+    assert count(ClonesNet(backbone="cpce")) == 206_545
+    for layers in range(4, 18, 2):
+        n, expected = 48, 9 * (layers - 1) * 48**2 + (layers + 17) * 48 + 1
+        assert count(ClonesNet(n_filters=n, n_layers=layers)) == expected
+
+
+def outputs_and_gradients(model, params):
+    """(all clones, the last by ``denoise``, gradients of a sum of squares), at full precision."""
+
+    def loss(params):
+        out = model.apply(params, IMAGE)
+        return jnp.sum(out**2), (out, model.apply(params, IMAGE, method="denoise"))
+
+    with jax.default_matmul_precision("highest"):
+        grads, (out, last) = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return out, last, grads
+
+
+def assert_same_function(model, other):
+    assert model != other
+    params = jax.jit(model.init)(jax.random.key(0), IMAGE)
+    shapes = [jax.eval_shape(m.init, jax.random.key(0), IMAGE) for m in (model, other)]
+    assert shapes[0] == shapes[1]
+    # Biases start at zero: give them values, or a forgotten bias would not show.
+    params = jax.tree.map(
+        lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), params
+    )
+    out, last, grads = outputs_and_gradients(model, params)
+    expected, _, expected_grads = outputs_and_gradients(other, params)
+    assert out.shape == (3, *IMAGE.shape)
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    np.testing.assert_allclose(last, expected[-1], atol=1e-5)
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected_grads))
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("wiring", WIRINGS, ids=lambda w: "-".join(map(str, w.values())))
+def test_the_scan_with_shortcuts_is_the_plain_python_loop(wiring):
+    assert_same_function(small(**wiring), small(**wiring, loop="python", shortcuts=False))
+
+
+@pytest.mark.parametrize("loop", ["unrolled", "python"])
+def test_unrolled_scan_and_python_loop_with_shortcuts_are_the_same(loop):
+    assert_same_function(small(loop=loop), small(loop="python", shortcuts=False))
+
+
+@pytest.mark.parametrize("transfer", ["image", "feature"])
+def test_the_cpce_backbone_is_the_same_in_all_forms(transfer):
+    flags = dict(transfer=transfer, backbone="cpce")
+    assert_same_function(small(**flags), small(**flags, loop="python", shortcuts=False))
+
+
+def test_every_flag_changes_the_function():
+    """Some rows share a parameter count, so only their outputs can tell them apart."""
+    outputs = {}
+    for wiring in WIRINGS:
+        model = small(**wiring)
+        params = jax.jit(model.init)(jax.random.key(0), IMAGE)
+        outputs[tuple(wiring.values())] = np.asarray(jax.jit(model.apply)(params, IMAGE)[-1])
+    for (a, x), (b, y) in itertools.combinations(outputs.items(), 2):
+        assert not np.allclose(x, y, atol=1e-6), (a, b)
+
+
+def test_one_clone_with_feature_transfer_is_one_clone_without():
+    flags = dict(n_clones=1, coupled=False, residual="incremental")
+    image, feature = small(transfer="image", **flags), small(transfer="feature", **flags)
+    assert image != feature
+    params = image.init(jax.random.key(0), IMAGE)
+    np.testing.assert_allclose(image.apply(params, IMAGE), feature.apply(params, IMAGE), atol=1e-6)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_must():
+    model = small(dtype=jnp.bfloat16)
+    params = model.init(jax.random.key(0), IMAGE)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    out = model.apply(params, IMAGE)
+    assert out.dtype == jnp.float32
+    text = jax.jit(model.apply).lower(params, IMAGE).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("bf16" in line for line in convolutions)
+    exact = small().apply(params, IMAGE)
+    assert 0 < float(jnp.abs(out - exact).max()) < 0.05
+
+
+def test_the_rolled_scan_is_one_while_loop_and_the_unrolled_none():
+    params = small().init(jax.random.key(0), IMAGE)
+
+    def loops(model):
+        return jax.jit(model.apply).lower(params, IMAGE).as_text().count("stablehlo.while")
+
+    assert loops(small(loop="scan")) == 1
+    assert loops(small(loop="python")) == 0
+
+
+def test_zero_last_starts_as_the_identity():
+    model = small(initialization="zero_last")
+    out = model.apply(model.init(jax.random.key(0), IMAGE), IMAGE)
+    assert all(np.array_equal(clone, IMAGE) for clone in out)
+
+
+def test_final_relu_can_be_left_off():
+    dark = -jnp.ones((1, 20, 20, 1))
+    on, off = (small(initialization="zero_last", final_relu=f) for f in (True, False))
+    params = on.init(jax.random.key(0), dark)
+    assert float(on.apply(params, dark).min()) == 0.0
+    assert float(off.apply(params, dark).max()) == -1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (dict(n_layers=5), "even"),
+        (dict(n_layers=2), "even"),
+        (dict(first_transfer="zeros", coupled=False), "never sees|ever sees"),
+        (dict(transfer="features"), "image, feature"),
+        (dict(initialization="he"), "lecun"),
+    ],
+)
+def test_senseless_flags_are_refused(flags, words):
+    with pytest.raises(UsageError, match=words):
+        small(**flags).init(jax.random.key(0), IMAGE)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 40, 1), (1, 40, 40), (1, 40, 40, 3)])
+def test_images_that_do_not_fit_are_refused(shape):
+    with pytest.raises(UsageError):
+        small().init(jax.random.key(0), jnp.zeros(shape))

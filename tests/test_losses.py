@@ -1,0 +1,167 @@
+"""Losses: closed forms, one number per image, and what may not pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldct_jax import losses, spec
+from ldct_jax.errors import UsageError
+
+pytestmark = pytest.mark.core
+
+RNG = np.random.default_rng(0)
+IMAGE = RNG.uniform(0, 1, (3, 20, 22, 1)).astype(np.float32)
+TARGET = RNG.uniform(0, 1, (3, 20, 22, 1)).astype(np.float32)
+STACK = RNG.uniform(0, 1, (4, 3, 20, 22, 1)).astype(np.float32)
+PLAIN = {
+    "mse": losses.mse,
+    "l1": losses.l1,
+    "charbonnier": losses.charbonnier,
+    "edges": losses.edge_incoherence,
+    "ssim": losses.SSIMTerm(),
+    "perceptual": losses.Perceptual(lambda x: (x[:, ::2], x**2)),
+    "sum": losses.Weighted((losses.mse, losses.l1), (2.0, 0.5)),
+}
+
+
+def test_pixel_losses_are_means_over_each_image():
+    d = (IMAGE - TARGET).astype(np.float64)
+    axes = (1, 2, 3)
+    np.testing.assert_allclose(losses.mse(IMAGE, TARGET), (d**2).mean(axes), rtol=1e-5)
+    np.testing.assert_allclose(losses.l1(IMAGE, TARGET), np.abs(d).mean(axes), rtol=1e-5)
+    expected = np.sqrt(d**2 + 1e-6).mean(axes)
+    np.testing.assert_allclose(losses.charbonnier(IMAGE, TARGET), expected, rtol=1e-5)
+    expected = 2.0 * (d**2).mean(axes) + 0.5 * np.abs(d).mean(axes)
+    np.testing.assert_allclose(PLAIN["sum"](IMAGE, TARGET), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_one_float32_number_per_image_also_from_bfloat16(name):
+    loss = PLAIN[name]
+    for kind in (jnp.float32, jnp.bfloat16):
+        value = loss(jnp.asarray(IMAGE, kind), TARGET)
+        assert value.shape == (3,) and value.dtype == jnp.float32
+    # Each number depends on its own image alone.
+    changed = IMAGE.copy()
+    changed[1] *= 0.5
+    a, b = loss(IMAGE, TARGET), loss(changed, TARGET)
+    assert a[0] == b[0] and a[2] == b[2] and a[1] != b[1]
+    np.testing.assert_allclose(loss(TARGET, TARGET), 0.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_gradients_are_finite_where_images_are_equal_and_constant(name):
+    flat = jnp.full((1, 16, 16, 1), 0.3)
+    for x in (jnp.asarray(TARGET), flat):
+        grad = jax.grad(lambda x, y=x: PLAIN[name](x, y).sum())(x)
+        assert bool(jnp.isfinite(grad).all())
+
+
+def test_every_clone_is_the_mean_over_clones_and_last_clone_the_last():
+    each = np.stack([losses.mse(x, TARGET) for x in STACK])
+    every, last = losses.every_clone(losses.mse), losses.last_clone(losses.mse)
+    assert not np.allclose(each[0], each[-1])
+    np.testing.assert_allclose(every(STACK, TARGET), each.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(last(STACK, TARGET), each[-1], rtol=1e-6)
+    for loss in (every, last):
+        np.testing.assert_allclose(loss(IMAGE, TARGET), losses.mse(IMAGE, TARGET), rtol=1e-6)
+        assert spec.from_record(spec.to_record(loss)) == loss
+
+
+def test_what_does_not_fit_is_refused_by_name():
+    with pytest.raises(UsageError, match="every_clone"):
+        losses.mse(STACK, TARGET)
+    with pytest.raises(UsageError, match="Central"):
+        losses.mse(IMAGE[:, 2:-2, 2:-2], TARGET)
+    with pytest.raises(UsageError, match="window"):
+        losses.SSIMTerm()(IMAGE[:, :10], TARGET[:, :10])
+    with pytest.raises(UsageError, match="weights"):
+        losses.Weighted((losses.mse,), (1.0, 2.0))
+    with pytest.raises(UsageError, match="centre"):
+        losses.Central(losses.mse)(IMAGE[:, 1:, 1:], TARGET)
+
+
+def test_central_compares_with_the_middle_of_the_target():
+    small = TARGET[:, 2:-2, 2:-2]
+    np.testing.assert_array_equal(losses.Central(losses.mse)(small, TARGET), 0.0)
+    assert float(losses.Central(losses.mse)(TARGET[:, :-4, :-4], TARGET).min()) > 0.01
+
+
+def test_sobel_is_that_of_scipy():
+    ndimage = pytest.importorskip("scipy.ndimage")
+    ours = np.asarray(losses.sobel(IMAGE))
+    for b, axis in ((0, 0), (1, 1)):
+        # scipy's "mirror" leaves the border pixel out, as ours does.
+        theirs = ndimage.sobel(IMAGE[b, ..., 0].astype(np.float64), axis, mode="mirror")
+        np.testing.assert_allclose(ours[b, ..., axis], theirs, atol=1e-5)
+    d = losses.sobel(IMAGE) - losses.sobel(TARGET)
+    expected = np.mean(np.asarray(d) ** 2, axis=(1, 2, 3))
+    np.testing.assert_allclose(losses.edge_incoherence(IMAGE, TARGET), expected, rtol=1e-5)
+
+
+def test_ssim_is_that_of_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    noisy = np.clip(TARGET + RNG.normal(0, 0.1, TARGET.shape), 0, 1).astype(np.float32)
+    ours = 1.0 - np.asarray(losses.SSIMTerm()(noisy, TARGET))
+    for b in range(len(ours)):
+        _, full = metrics.structural_similarity(
+            noisy[b, ..., 0].astype(np.float64),
+            TARGET[b, ..., 0].astype(np.float64),
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )
+        assert abs(ours[b] - full[5:-5, 5:-5].mean()) < 1e-5
+    assert losses.SSIMTerm(data_range=2.0)(noisy, TARGET)[0] != losses.SSIMTerm()(noisy, TARGET)[0]
+
+
+def test_perceptual_is_the_sum_of_mean_squared_feature_differences():
+    loss = losses.Perceptual(lambda x: (x, 3 * x[:, ::2, ::2]))
+    d = IMAGE - TARGET
+    expected = (d**2).mean((1, 2, 3)) + 9 * (d[:, ::2, ::2] ** 2).mean((1, 2, 3))
+    np.testing.assert_allclose(loss(IMAGE, TARGET), expected, rtol=1e-5)
+
+
+def test_wasserstein_terms():
+    real, fake = jnp.array([3.0, 1.0]), jnp.array([0.5, 0.0])
+    np.testing.assert_allclose(losses.critic_loss(real, fake), [-2.5, -1.0])
+    np.testing.assert_allclose(losses.generator_loss(fake), [-0.5, 0.0])
+    assert float(losses.wasserstein_estimate(real, fake)) == pytest.approx(1.75)
+    # A patch critic's map of scores counts as its mean.
+    patches = jnp.stack([real, real + 2]).T.reshape(2, 2, 1, 1)
+    np.testing.assert_allclose(losses.generator_loss(patches), [-4.0, -2.0])
+
+
+def test_gradient_penalty_takes_the_norm_over_all_pixels_of_an_image():
+    weights = RNG.normal(0, 1, IMAGE.shape[1:]).astype(np.float32)
+
+    def critic(x):  # its gradient is 2·w·x, everywhere known
+        return jnp.sum(weights * x**2, axis=(1, 2, 3))
+
+    mix = np.array([0.0, 0.3, 1.0], np.float32)
+    m = mix[:, None, None, None]
+    between = m * IMAGE + (1 - m) * TARGET
+    norm = np.sqrt(((2 * weights * between) ** 2).sum((1, 2, 3)))
+    along_one_axis = np.sqrt(((2 * weights * between) ** 2).sum(1)).mean((1, 2))
+    assert not np.allclose(norm, along_one_axis, rtol=0.1)
+    penalty = losses.gradient_penalty(critic, IMAGE, TARGET, mix)
+    np.testing.assert_allclose(penalty, (norm - 1) ** 2, rtol=1e-4)
+
+
+def test_gradient_penalty_of_a_dead_critic_has_a_finite_gradient():
+    def penalty(scale):
+        dead = lambda x: scale * jnp.sum(jax.nn.relu(x - 10.0), axis=(1, 2, 3))  # noqa: E731
+        return losses.gradient_penalty(dead, IMAGE, TARGET, jnp.full(3, 0.5)).sum()
+
+    value, grad = jax.value_and_grad(penalty)(1.0)
+    assert float(value) == pytest.approx(3.0, abs=1e-5) and bool(jnp.isfinite(grad))
+
+
+def test_masked_mean_leaves_the_padding_out():
+    values = jnp.array([1.0, 3.0, 100.0])
+    assert float(losses.masked_mean(values)) == pytest.approx(104 / 3)
+    assert float(losses.masked_mean(values, [1, 1, 0])) == pytest.approx(2.0)
+    assert float(losses.masked_mean(values, [0, 0, 0])) == 0.0
