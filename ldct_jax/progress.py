@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 
-PLAIN_EVERY_S = 5.0
+PLAIN_EVERY_S = 10.0
 
 
 class Progress:
     """Counts up to ``total`` and says how far it is, how fast, and how long it will take.
 
     ``advance`` takes the number of units done and a short free text (the loss, a file name).
-    On anything but a terminal a line is printed at most every five seconds, and one at the end.
+    On anything but a terminal a line is printed at most every ten seconds, and one at the end.
     """
 
     def __init__(self, what: str, total: int, unit: str, *, stream=None, done: int = 0):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldct_jax.ct.canvas import WHOLE, Canvas, Ellipsoid, Tube, waves
+from ldct_jax.ct.canvas import LABEL, WHOLE, Canvas, Ellipsoid, Tube, waves
 from ldct_jax.ct.gut import Stomach, colon, small_bowel
 from ldct_jax.ct.lesions import LesionKind
 from ldct_jax.ct.torso import Habitus, Torso
@@ -65,6 +65,13 @@ class Abdomen:
             (0.60 * a * size, 28 * size, 46),
             rng.uniform(-0.12, 0.12),
             waves(rng, 0.06),
+        )
+        # The visceral surface: liver gives way to the gut from the middle and below.
+        self.hollow = Ellipsoid(
+            (0.22 * a * rng.uniform(0.8, 1.2), 0.12 * front, -14 + rng.normal() * 6),
+            (0.66 * a, 0.80 * abs(front), 92 * rng.uniform(0.9, 1.1)),
+            rng.uniform(-0.3, 0.1),
+            waves(rng, 0.03),
         )
         self.caudate = Ellipsoid((-16, self.body.spine_y - 48, 52), (17, 15, 26), 0.4)
         self.gallbladder = Ellipsoid(
@@ -126,7 +133,7 @@ class Abdomen:
             kidney = Ellipsoid(centre, radii, -side * 0.55, waves(rng, 0.03), lean)
             sinus = Ellipsoid(
                 (centre[0] - side * 13, centre[1] - 9, centre[2]),
-                (14, 11, 30), -side * 0.55, waves(rng, 0.12), lean,
+                (11, 9, 27), -side * 0.55, waves(rng, 0.2), lean,
             )
             self.kidneys.append((side, kidney, sinus, rng.uniform(0, 2 * np.pi)))
 
@@ -232,7 +239,7 @@ class Abdomen:
         self._paint_vessels(canvas, within)
         self._paint_lung_bases(canvas, torso)
         torso.paint_spine()
-        torso.paint_ribs(top_z=250, last=11, spacing=24.0, slope=170.0)
+        torso.paint_ribs(top_z=285, last=11, spacing=24.0, slope=135.0)
         torso.paint_table()
 
     def _soft_tube(self, canvas, tube, hu, label, within, lumen=None):
@@ -267,24 +274,32 @@ class Abdomen:
 
     def _paint_liver(self, canvas, within):
         texture = {"grain": 3.0, "coarse": 2.5}
-        for part in (self.left_lobe, self.right_lobe, self.caudate):
-            part.paint(canvas, self.hu["liver"], "liver", within=within, **texture)
+        torso_within = within
+        self.left_lobe.paint(canvas, self.hu["liver"], "liver", within=within, **texture)
+        right = within
+        box = self.hollow.box(canvas)
+        if box is not None:
+            right = within.copy()
+            right[box] = np.minimum(right[box], 1 - self.hollow.alpha(canvas, box))
+        self.right_lobe.paint(canvas, self.hu["liver"], "liver", within=right, **texture)
+        self.caudate.paint(canvas, self.hu["liver"], "liver", within=within, **texture)
         for part in self.fissure:
             part.paint(canvas, -70, "fat", within=within)
+        within = (canvas.tissue == LABEL["liver"]).astype(np.float32)
         self.portal.paint(canvas, self.hu["vein"], "vessel", within=within)
         self.hepatic.paint(canvas, self.hu["hepatic vein"], "vessel", within=within)
-        self.gallbladder.paint(canvas, -40, "fat", within=within, grow_mm=1.5)
-        self.gallbladder.paint(canvas, 60, "gut wall", within=within)
-        self.gallbladder.paint(canvas, 9, "gallbladder", within=within, grow_mm=-1.8, grain=2)
+        self.gallbladder.paint(canvas, 0.6 * self.hu["liver"], "gut wall", within=torso_within)
+        self.gallbladder.paint(
+            canvas, 9, "gallbladder", within=torso_within, grow_mm=-1.2, grain=2
+        )
 
     def _paint_vessels(self, canvas, within):
         hu = self.hu
-        self.cava.paint(canvas, -90, "fat", grow_mm=1.5)
         self.cava.paint(canvas, hu["vein"] - 12, "vessel", grain=3)
         self.veins.paint(canvas, hu["vein"], "vessel", within=within, grain=2)
         self.arteries.paint(canvas, hu["artery"], "vessel", within=within, grain=2)
         if canvas.z > -112:
-            self.aorta.paint(canvas, -90, "fat", grow_mm=2.5)
+            self.aorta.paint(canvas, -80, "fat", grow_mm=1.8)
             self.aorta.paint(canvas, 50, "vessel", grow_mm=1.3)
             self.aorta.paint(canvas, hu["artery"], "vessel", grain=3)
         self.iliac.paint(canvas, hu["artery"], "vessel")

@@ -93,14 +93,14 @@ class Ellipsoid:
     """An ellipsoid, turned by ``angle`` in the plane, its outline wavy by ``waves``.
 
     ``waves``: rows (order k, amplitude, phase, change of phase per radius in z): the radius is
-    multiplied by 1 + Σ a cos(kθ + φ + κ z/r_z). ``power`` above 2 makes it boxy.
+    multiplied by 1 + Σ a cos(kθ + φ + κ z/r_z). ``lean`` shifts the centre per mm of height.
     """
 
     centre: tuple[float, float, float]
     radii: tuple[float, float, float]
     angle: float = 0.0
     waves: tuple[tuple[float, float, float, float], ...] = ()
-    lean: tuple[float, float] = (0.0, 0.0)  # shift of the centre per mm in z
+    lean: tuple[float, float] = (0.0, 0.0)
 
     def centre_at(self, z: float) -> tuple[float, float]:
         dz = z - self.centre[2]

@@ -102,24 +102,24 @@ def small_bowel(rng, body) -> list[Bowel]:
     """Loops in the lower and left middle abdomen."""
     a = body.half_width - body.fat[1] - body.wall[1]
     front = -(body.half_depth - body.fat[0] - body.wall[0])
-    oral = rng.uniform() < 0.3
+    oral = rng.uniform() < 0.15
     loops = []
-    for _ in range(rng.integers(13, 20)):
+    for _ in range(rng.integers(34, 48)):
         centre = np.array(
-            [rng.uniform(-0.5, 0.62) * a, rng.uniform(front + 28, 8), rng.uniform(-150, -8)]
+            [rng.uniform(-0.5, 0.62) * a, rng.uniform(front + 28, 8), rng.uniform(-170, 25)]
         )
-        if centre[2] > -45 and centre[0] < 0.1 * a:
+        if centre[2] > -40 and centre[0] < 0.15 * a:
             continue  # there lie duodenum and pancreas
         points = [centre + rng.normal(size=3) * (26, 13, 12) for _ in range(4)]
         path = smooth_path(rng, points, 3.5, 1.0)
-        radius = rng.uniform(8.5, 13)
+        radius = rng.uniform(7.0, 12.5)
         folds = 1 + 0.06 * np.sin(2 * np.pi * np.arange(len(path)) * 3.5 / 9)
         loops.append(
             Bowel(
                 Tube(path, radius * folds),
                 wall_mm=rng.uniform(1.8, 3.2),
-                wall_hu=70 + 50 * body.iodine,
-                content_hu=rng.uniform(180, 320) if oral else rng.uniform(8, 45),
+                wall_hu=58 + 38 * body.iodine,
+                content_hu=rng.uniform(120, 260) if oral else rng.choice([rng.uniform(8, 30), 45 + 25 * body.iodine]),
                 gas=rng.uniform(0.2, 0.6) if rng.uniform() < 0.2 else 0.0,
                 stool=False,
             )

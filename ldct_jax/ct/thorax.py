@@ -143,7 +143,7 @@ class Thorax:
         self.scapula_out = a + 0.55 * b.wall[1]
         self.breast = rng.uniform(0, 26) if rng.uniform() < 0.5 else 0.0
         self.breast_parts = [
-            Ellipsoid((side * (78 + rng.normal() * 5), -b.half_depth + 2, -62), (62, self.breast + 8, 52), side * 0.35, waves(rng, 0.05))
+            Ellipsoid((side * (86 + rng.normal() * 5), -0.84 * b.half_depth, -58), (60, 0.8 * self.breast + 12, 56), side * 0.62, waves(rng, 0.05))
             for side in (-1, 1)
         ]
 

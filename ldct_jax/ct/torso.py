@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ldct_jax.ct.canvas import LABEL, WHOLE, Canvas, Capsule, Ellipsoid
+from ldct_jax.ct.canvas import LABEL, WHOLE, Canvas, Capsule, Ellipsoid, waves
 
 LEVEL_MM = 31.0  # one vertebra and one disc
 ANGLES = np.linspace(-np.pi, np.pi, 721, dtype=np.float32)
@@ -29,11 +29,12 @@ class Habitus:
     ripple: tuple[tuple[int, float, float], ...]
     level_offset: float
     table_y: float
+    muscle_waves: tuple[tuple[float, float, float, float], ...]
 
     @staticmethod
     def draw(rng: np.random.Generator, *, chest: bool) -> Habitus:
         weight = rng.beta(1.6, 2.2)  # 0 slim, 1 obese
-        half_width = 132 + 42 * weight + rng.normal() * 4 + (6 if chest else 0)
+        half_width = 138 + 40 * weight + rng.normal() * 4 + (4 if chest else 0)
         half_width = float(np.clip(half_width, 122, 181))
         half_depth = half_width * rng.uniform(0.66, 0.74)
         front = 4 + 26 * weight * rng.uniform(0.5, 1.4)
@@ -45,7 +46,7 @@ class Habitus:
         return Habitus(
             half_width=half_width,
             half_depth=half_depth,
-            power=rng.uniform(2.15, 2.6),
+            power=rng.uniform(2.0, 2.25) if chest else rng.uniform(2.1, 2.5),
             fat=(front, flank, back),
             wall=(9 * muscular, 15 * muscular, 13 * muscular),
             spine_y=half_depth - back - rng.uniform(52, 62),
@@ -58,6 +59,7 @@ class Habitus:
             ),
             level_offset=rng.uniform(-LEVEL_MM / 2, LEVEL_MM / 2),
             table_y=half_depth + rng.uniform(1, 4),
+            muscle_waves=waves(rng, 0.06, (2, 3, 4, 5, 7)),
         )
 
 
@@ -181,11 +183,13 @@ class Torso:
         streaks = {"grain": 1.5 * body.fat_streaks, "coarse": 1.2 * body.fat_streaks}
         for side in (-1, 1):
             for cx, cy, rx, ry, angle in (
-                (36, 40, 30, 19, -0.25),
-                (14, 45, 13, 15, 0.0),
+                (40, 38, 32, 20, -0.30),  # erector spinae
+                (17, 46, 16, 15, 0.0),  # multifidus
             ):
-                muscle = Ellipsoid((side * cx, ys + cy, 0), (rx, ry, 900), side * angle)
-                muscle.paint(canvas, -95, "fat", grow_mm=1.3)
+                muscle = Ellipsoid(
+                    (side * cx, ys + cy, 0), (rx, ry, 900), side * angle, body.muscle_waves
+                )
+                muscle.paint(canvas, -60, "fat", grow_mm=0.7)
                 muscle.paint(canvas, body.muscle_hu, "muscle", **streaks)
         disc = level > LEVEL_MM - 8
         waist = 1 - 0.10 * np.sin(np.pi * np.clip(level / (LEVEL_MM - 8), 0, 1))
@@ -243,7 +247,7 @@ class Torso:
         top = body.table_y - 0.0011 * x**2
         air = canvas.tissue == LABEL["air"]
         for offset, thickness, hu in ((0, 1.6, -280), (13, 1.4, -330)):
-            shell = np.abs(y - top - offset - 0.0009 * offset * 0) - thickness / 2
+            shell = np.abs(y - top - offset) - thickness / 2
             share = canvas.soft(shell, canvas.pixel_mm) * air * (np.abs(x) < 205)
             canvas.paint(WHOLE, share, hu, "table")
         foam = (y - top > 1) & (y - top < 12.5) & air & (np.abs(x) < 205)

@@ -8,6 +8,7 @@ the manager believes.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ def digests(arrays: dict[str, Any]) -> dict[str, str]:
         digest.update(array.tobytes())
         out[name] = digest.hexdigest()
     return out
+
+
+def _meta_digest(meta: dict) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def combined(parts: dict[str, str]) -> str:
@@ -74,6 +79,7 @@ class Checkpoints:
             "extra": extra or {},
             "digests": digests(tree),
         }
+        meta["digest"] = _meta_digest(meta)
         self._guard(
             lambda: self._manager.save(
                 step,
@@ -110,12 +116,12 @@ class Checkpoints:
         damaged = []
         for step in reversed(self.steps()):
             try:
+                _compare(self.record, read_meta(self.folder / str(step))["record"], self.folder)
                 tree, meta = read(self.folder / str(step), like=_flatten(like))
             except DamagedCheckpoint as error:
                 _log.warning("checkpoint %s is damaged, taking the one before: %s", step, error)
                 damaged.append(step)
                 continue
-            _compare(self.record, meta["record"], self.folder)
             for bad in damaged:
                 self._manager.delete(bad)
             return _unflatten(tree, like), meta["extra"]
@@ -147,6 +153,26 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose files are missing or whose values are not the ones that were saved."""
 
 
+def read_meta(folder: Path) -> dict:
+    """The record, extra and digests of one checkpoint folder."""
+    import orbax.checkpoint as ocp
+
+    # Whatever a broken file makes the readers raise, it means the same to us.
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            meta = reader.restore((folder / "meta").absolute())
+        own = meta.pop("digest")
+    except Exception as error:
+        raise DamagedCheckpoint(f"{folder.name}: its record can't be read ({error})") from error
+    if own != _meta_digest(meta):
+        raise DamagedCheckpoint(f"{folder.name}: its record is not what was saved")
+    if meta["format"] != FORMAT:
+        raise CheckpointError(
+            f"checkpoint format {meta['format']} is not the one of this version ({FORMAT})"
+        )
+    return meta
+
+
 def read(folder: Path, like: Any | None = None) -> tuple[dict, dict]:
     """(arrays by name, meta) of one checkpoint folder, every value compared with its digest.
 
@@ -155,17 +181,8 @@ def read(folder: Path, like: Any | None = None) -> tuple[dict, dict]:
     import orbax.checkpoint as ocp
 
     folder = Path(folder)
-    # Whatever a broken file makes the readers raise, it means the same to us.
-    try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-            meta = reader.restore((folder / "meta").absolute())
-        names = meta["digests"]
-    except Exception as error:
-        raise DamagedCheckpoint(f"{folder.name}: its record can't be read ({error})") from error
-    if meta.get("format") != FORMAT:
-        raise CheckpointError(
-            f"checkpoint format {meta.get('format')} is not the one of this version ({FORMAT})"
-        )
+    meta = read_meta(folder)
+    names = meta["digests"]
     if like is not None and (differing := sorted(set(like) ^ set(names))):
         raise CheckpointError(
             f"{folder.parent.name} belongs to another model or optimiser: {differing[0]} is only "

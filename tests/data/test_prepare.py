@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from dicom_fixtures import anatomy, uid, write_mayo, write_series, write_slice, write_tcia
 
 import ldct_jax.data.prepare as preparation
 from ldct_jax.data.flat_noise import flat_noise_hu
@@ -15,6 +14,7 @@ from ldct_jax.data.prepare import Selection, add_low_dose, prepare
 from ldct_jax.data.store import Store
 from ldct_jax.data.table import store_table, survey_table
 from ldct_jax.errors import DataError, UsageError
+from tests.dicom_fixtures import anatomy, uid, write_mayo, write_series, write_slice, write_tcia
 
 CANARIES = {
     "PatientName": "CANARYNAME^ANNA",

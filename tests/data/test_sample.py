@@ -14,12 +14,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from dicom_fixtures import anatomy, write_series
 
 import ldct_jax.data.sample as sample
 from ldct_jax.data.sample import CATPHAN, SERIES, Package, SampleSeries, fetch, sample_store
 from ldct_jax.data.volumes import read_nifti, read_nrrd
 from ldct_jax.errors import DataError
+from tests.dicom_fixtures import anatomy, write_series
 
 BODY = anatomy(0, n=4)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dicom_fixtures import anatomy, write_mayo, write_series
 
 import ldct_jax.data.source as source_module
 from ldct_jax.data.low_dose import LowDose
 from ldct_jax.data.prepare import prepare
 from ldct_jax.data.source import load_pairs
 from ldct_jax.errors import DataError
+from tests.dicom_fixtures import anatomy, write_mayo, write_series
 
 SPEC = LowDose(added_sd_hu=30.0)
 

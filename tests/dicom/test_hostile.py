@@ -9,11 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from dicom_fixtures import anatomy, write_series, write_slice
 
 from ldct_jax.dicom.header import Unusable, read_header
 from ldct_jax.dicom.read import read_folder, read_series
 from ldct_jax.errors import DataError
+from tests.dicom_fixtures import anatomy, write_series, write_slice
 
 BODY = anatomy(0)
 DEFLATED = "1.2.840.10008.1.2.1.99"

@@ -6,7 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-from dicom_fixtures import (
+
+from ldct_jax.dicom.layouts import survey, survey_plain
+from ldct_jax.dicom.pairing import common_positions, correlation, load_pair
+from ldct_jax.errors import DataError
+from tests.dicom_fixtures import (
     anatomy,
     noisy,
     write_mayo,
@@ -16,10 +20,6 @@ from dicom_fixtures import (
     write_slice,
     write_tcia,
 )
-
-from ldct_jax.dicom.layouts import survey, survey_plain
-from ldct_jax.dicom.pairing import common_positions, correlation, load_pair
-from ldct_jax.errors import DataError
 
 
 def pairs_of(found):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from dicom_fixtures import anatomy, uid, write_series, write_slice
 
 from ldct_jax.dicom.read import read_folder, read_series, scan
 from ldct_jax.errors import DataError
+from tests.dicom_fixtures import anatomy, uid, write_series, write_slice
 
 BODY = anatomy(0)
 

