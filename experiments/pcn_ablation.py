@@ -145,11 +145,7 @@ def report(results) -> page.Report:
         page.Section(
             "Images",
             "Fig 6: the paper's choice of rows.",
-            figures=[
-                parts.panel(
-                    results, SHOWN, name="fig_6", title="Fig 6: a test slice"
-                )
-            ],
+            figures=[parts.panel(results, SHOWN, name="fig_6", title="Fig 6: a test slice")],
         ),
     ]
     return page.Report(

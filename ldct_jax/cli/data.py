@@ -132,10 +132,12 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, attribution, as_j
 @click.option("--dose", default=0.25, show_default=True, help="Low dose as a fraction.")
 @click.option("--domain", default="image", show_default=True, help="image or projection.")
 @click.option("--added-sd", type=float, help="Noise to add, HU [from the series' own noise].")
+@click.option("--n0", type=float, help="Photons a ray at normal dose [from the noise to add].")
+@click.option("--noise-kernel", default="smooth", show_default=True, help="Projection domain's.")
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--cache", type=FOLDER, help="Where DICOM is prepared first [user cache].")
 @click.option("--json", "as_json", is_flag=True, help="Print the store's manifest instead.")
-def simulate(source, out, dose, domain, added_sd, seed, cache, as_json):
+def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache, as_json):
     """Add a simulated low dose to normal-dose DATA and write the store OUT.
 
     DATA is a store, a folder of DICOM series, or 'sample'.
@@ -150,7 +152,14 @@ def simulate(source, out, dose, domain, added_sd, seed, cache, as_json):
     from ldct_jax.data.source import open_store
     from ldct_jax.data.table import store_table
 
-    low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd, seed=seed)
+    low = LowDose(
+        fraction=dose,
+        domain=domain,
+        added_sd_hu=added_sd,
+        n0=n0,
+        kernel=noise_kernel,
+        seed=seed,
+    )
     backend.start()
     store = add_low_dose(open_store(source, cache=_cache(cache)), out, low)
     if as_json:

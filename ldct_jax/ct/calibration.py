@@ -67,9 +67,7 @@ def n0_from_added_sd(
 
     def added(n0):
         trial = dataclasses.replace(scan, n0=n0)
-        low = insert_projection_domain(
-            full_hu, seed=seed, dose=dose, scan=trial, pixel_mm=pixel_mm
-        )
+        low = insert_projection_domain(full_hu, seed=seed, dose=dose, scan=trial, pixel_mm=pixel_mm)
         return float(np.std((low - np.asarray(full_hu, np.float32))[region]))
 
     n0, slope, last = scan.n0, -0.5, None

@@ -51,8 +51,10 @@ class Bowel:
             top, bottom = y[own].min(), y[own].max()
             level = top + self.gas * (bottom - top)
             share = canvas.soft(y - level, canvas.pixel_mm) * lumen[where] * own
-            inner = (slice(box[0].start + where[0].start, box[0].start + where[0].stop),
-                     slice(box[1].start + where[1].start, box[1].start + where[1].stop))
+            inner = (
+                slice(box[0].start + where[0].start, box[0].start + where[0].stop),
+                slice(box[1].start + where[1].start, box[1].start + where[1].stop),
+            )
             canvas.paint(inner, share.astype(np.float32), -985, "gut gas")
 
 
@@ -119,7 +121,9 @@ def small_bowel(rng, body) -> list[Bowel]:
                 Tube(path, radius * folds),
                 wall_mm=rng.uniform(1.8, 3.2),
                 wall_hu=58 + 38 * body.iodine,
-                content_hu=rng.uniform(120, 260) if oral else rng.choice([rng.uniform(8, 30), 45 + 25 * body.iodine]),
+                content_hu=rng.uniform(120, 260)
+                if oral
+                else rng.choice([rng.uniform(8, 30), 45 + 25 * body.iodine]),
                 gas=rng.uniform(0.2, 0.6) if rng.uniform() < 0.2 else 0.0,
                 stool=False,
             )

@@ -70,7 +70,7 @@ class Scan:
     electronic_variance: float = ELECTRONIC_VARIANCE
     kernel: str | Kernel = "smooth"
     cutoff_per_mm: float | None = None
-    geometry: Geometry = FanBeam()  # noqa: RUF009 - frozen
+    geometry: Geometry = FanBeam()
     bowtie: Bowtie | None = None
     mu_water: float = MU_WATER
     starvation: str = "logarithm"

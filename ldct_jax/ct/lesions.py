@@ -81,7 +81,9 @@ def paint_lesions(hu, tissue, table, heights, pixel_mm, slice_mm, rng) -> np.nda
             z = (i - k) * slice_mm
             distance = np.sqrt(x[None, :] ** 2 + y[:, None] ** 2 + z * z) + 1e-6
             delta = (pixel_mm * np.hypot(x[None, :], y[:, None]) + slice_mm * abs(z)) / distance
-            share = np.clip(0.5 - (distance - lesion.radius_mm) / np.maximum(delta, 0.5 * pixel_mm), 0, 1)
+            share = np.clip(
+                0.5 - (distance - lesion.radius_mm) / np.maximum(delta, 0.5 * pixel_mm), 0, 1
+            )
             host = here == LABEL[lesion.organ]
             if not host.any():
                 continue

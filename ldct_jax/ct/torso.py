@@ -1,4 +1,4 @@
-"""What abdomen and thorax share: habitus, body wall, ribs, spine with its muscles, and the table."""
+"""What abdomen and thorax share: habitus, body wall, ribs, spine, and the table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Habitus:
         flank = 5 + 26 * weight * rng.uniform(0.6, 1.3)
         back = 6 + 22 * weight * rng.uniform(0.7, 1.3)
         if chest:
-            front, flank, back = 0.5 * front + 4, 0.55 * flank, 0.55 * back + 2
+            # Under the skin lie also the muscles of shoulder and breast (Torso.paint_layer).
+            front, flank, back = 0.5 * front + 12, 0.55 * flank + 11, 0.55 * back + 6
         muscular = rng.uniform(0.8, 1.25)
         return Habitus(
             half_width=half_width,
@@ -146,6 +147,15 @@ class Torso:
             gap = np.abs(canvas.x - side * 0.42 * body.half_width) - 1.2
             share = canvas.soft(gap, canvas.pixel_mm) * self.muscle_share * (canvas.y < 0)
             canvas.paint(WHOLE, share * (wall_depth < body.wall[0] * 1.3), -70, "fat")
+
+    def paint_layer(self, angle, half_angle, thickness, **texture_sd) -> None:
+        """A muscle outside the wall, centred ``angle`` from the spine, on both sides."""
+        canvas = self.canvas
+        bump = np.clip(1 - ((self.behind - angle) / half_angle) ** 2, 0, 1) ** 0.7
+        share = canvas.soft(-(self.ring + thickness * bump), canvas.pixel_mm)
+        share = np.minimum(share, canvas.soft(self.ring + 0.6, canvas.pixel_mm))
+        share = share * np.clip(self.depth - 2.5, 0, 1) * (bump > 0)
+        canvas.paint(WHOLE, share, self.body.muscle_hu, "muscle", **texture_sd)
 
     def paint_ribs(self, *, top_z: float, last: int, spacing: float, slope: float) -> None:
         """Ribs as one function of angle, depth and z, so that they run on from slice to slice.

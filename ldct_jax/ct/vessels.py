@@ -21,6 +21,7 @@ def tree(
     spread: float = 0.55,
     wander: float = 0.18,
     shrink: float = 0.80,
+    taper: float = 0.96,
 ) -> list[Capsule]:
     """A random tree: bent branches of ``length`` mm that fork until ``least_radius``.
 
@@ -39,7 +40,7 @@ def tree(
             q = p + d * reach / steps * rng.uniform(0.8, 1.2)
             if inside is not None and not inside(q):
                 break
-            thinner = r * 0.96
+            thinner = r * taper
             segments.append(Capsule(tuple(p), tuple(q), r, thinner))
             p, r = q, thinner
         else:
@@ -61,6 +62,11 @@ def chain(points: Sequence, radius: float | Sequence[float]) -> list[Capsule]:
         Capsule(tuple(a), tuple(b), ra, rb)
         for a, b, ra, rb in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True)
     ]
+
+
+def moved(point, dx: float, dy: float, dz: float) -> np.ndarray:
+    """``point`` (3,) shifted, mm."""
+    return np.asarray(point, float) + np.array((dx, dy, dz), float)
 
 
 class Bundle:

@@ -21,21 +21,42 @@ def flat_noise_hu(hu: np.ndarray, pixel_mm: float) -> float | None:
     scatters and the lowest tenth is taken; a body is noisier at its centre than at its edge, and
     the figure stands for the quieter tissue.
     """
-    side = max(3, round(WINDOW_MM / pixel_mm) | 1)
     chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), MAX_SLICES)).round().astype(int))
     spreads = []
     for index in chosen:
-        image = hu[index].astype(np.float64)
-        if min(image.shape) < side:
-            return None
-        mean, sd = _window_mean_sd(image, side)
-        spreads.append(sd[(mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1])])
+        mean, sd = _window_mean_sd(hu[index].astype(np.float64), _side(pixel_mm))
+        spreads.append(sd[_is_soft(mean)])
     sd = np.concatenate(spreads)
     return float(np.quantile(sd, QUANTILE)) if len(sd) >= MIN_WINDOWS else None
 
 
+def flat_region(hu: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """The centres of the windows that :func:`flat_noise_hu` counts as flat, (N, H, W) bool."""
+    side = _side(pixel_mm)
+    margin = side // 2
+    region = np.zeros(hu.shape, bool)
+    for image, marked in zip(hu, region, strict=True):
+        mean, sd = _window_mean_sd(image.astype(np.float64), side)
+        soft = _is_soft(mean)
+        if soft.any():
+            flat = soft & (sd <= np.quantile(sd[soft], QUANTILE))
+            marked[margin : margin + flat.shape[0], margin : margin + flat.shape[1]] = flat
+    return region
+
+
+def _side(pixel_mm: float) -> int:
+    """The odd number of pixels that spans about 6 mm."""
+    return max(3, round(WINDOW_MM / pixel_mm) | 1)
+
+
+def _is_soft(mean: np.ndarray) -> np.ndarray:
+    return (mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1])
+
+
 def _window_mean_sd(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample SD of every side x side window that lies fully inside."""
+    """Mean and sample SD of every side x side window that lies fully inside (maybe none)."""
+    if min(image.shape) < side:
+        return np.zeros((0, 0)), np.zeros((0, 0))
     n = side * side
     mean = _box_sum(image, side) / n
     variance = (_box_sum(image * image, side) / n - mean * mean) * (n / (n - 1))

@@ -195,7 +195,7 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
                 full_hu = store.full(i)
                 name = f"{stem}-full.npy"
                 full = _link(store.folder / record.full.file, unfinished.folder, name, record.full)
-                low_hu = simulate(
+                low_hu, made = simulate(
                     full_hu, low, own_noise_hu=record.noise_hu, pixel_mm=record.pixel_mm
                 )
                 return dataclasses.replace(
@@ -205,7 +205,7 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
                     low_dose_noise_hu=_rounded(flat_noise_hu(low_hu, record.pixel_mm)),
                     dose=low.fraction,
                     dose_source=low.describe(),
-                    low_dose=to_record(low),
+                    low_dose=made,
                 )
 
             _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)

@@ -34,6 +34,7 @@ class Cascade(nn.Module):
         fields = [stage.receptive_field for stage in self.stages]
         return None if None in fields else sum(f - 1 for f in fields) + 1
 
+    @nn.nowrap
     def head(self, n_stages: int) -> Cascade:
         """The first ``n_stages`` stages, without blending; takes ``join(variables[:n_stages])``."""
         return Cascade(self.stages[:n_stages], concat=self.concat)

@@ -31,6 +31,7 @@ class UNet(nn.Module):
     # InstanceNorm's mean and variance are those of the whole image.
     receptive_field = None
 
+    @nn.nowrap
     def inference_padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Pixels to add at the top, bottom, left and right of a whole slice."""
         side = 2 ** len(self.widths)

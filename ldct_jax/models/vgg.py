@@ -55,6 +55,7 @@ class VGG(nn.Module):
     layers: tuple[str, ...] = BLOCKS_1_TO_4
     dtype: Any = jnp.float32
 
+    @nn.nowrap
     def needed(self) -> list[str]:
         """The convolutions up to the last of ``layers``, in order."""
         names = layer_names(self.depth)

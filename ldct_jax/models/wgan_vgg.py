@@ -34,6 +34,7 @@ class WGANVGG(nn.Module):
         """Side of the input square that one output pixel sees, in pixels."""
         return 2 * DEPTH + 1
 
+    @nn.nowrap
     def inference_padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Pixels to add at the top, bottom, left and right of a whole slice."""
         return (DEPTH,) * 4 if self.padding == "valid" else (0,) * 4

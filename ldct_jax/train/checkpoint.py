@@ -79,6 +79,8 @@ class Checkpoints:
             "extra": extra or {},
             "digests": digests(tree),
         }
+        # A copy: it is written in the background, while the caller's clock goes on.
+        meta = json.loads(json.dumps(meta))
         meta["digest"] = _meta_digest(meta)
         self._guard(
             lambda: self._manager.save(

@@ -71,7 +71,7 @@ def test_simulate_from_dicom_and_from_a_store(tmp_path, capfd):
     assert run(["data", "simulate", str(tmp_path / "normal"), str(tmp_path / "b"), *options]) == 0
     a, b = Store.open(tmp_path / "a"), Store.open(tmp_path / "b")
     assert (a.low(0) == b.low(0)).all()
-    assert a.series[0].low_dose["seed"] == 5
+    assert a.series[0].low_dose["spec"]["seed"] == 5
 
 
 @pytest.mark.core

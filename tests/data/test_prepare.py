@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 import ldct_jax.data.prepare as preparation
-from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.flat_noise import flat_noise_hu, flat_region
 from ldct_jax.data.low_dose import LowDose, simulate
 from ldct_jax.data.prepare import Selection, add_low_dose, prepare
 from ldct_jax.data.store import Store
 from ldct_jax.data.table import store_table, survey_table
 from ldct_jax.errors import DataError, UsageError
+from ldct_jax.spec import from_record
 from tests.dicom_fixtures import anatomy, uid, write_mayo, write_series, write_slice, write_tcia
 
 CANARIES = {
@@ -237,14 +239,8 @@ def test_simulated_low_dose_is_reproducible_and_recorded(tmp_path):
         added = (low.low(i).astype(int) - low.full(i))[tissue]
         assert added.std() == pytest.approx(40, rel=0.05)
         assert abs(added.mean()) < 2
-        assert record.low_dose == {
-            "type": "LowDose",
-            "fraction": 0.1,
-            "domain": "image",
-            "added_sd_hu": 40.0,
-            "n0": None,
-            "seed": 3,
-        }
+        assert from_record(record.low_dose["spec"]) == spec
+        assert record.low_dose["added_sd_hu"] == 40.0
         assert record.dose == 0.1
     # Names, labels and order don't enter the noise; the seed does.
     (tmp_path / "in" / "a").rename(tmp_path / "in" / "z")
@@ -252,12 +248,35 @@ def test_simulated_low_dose_is_reproducible_and_recorded(tmp_path):
     same = add_low_dose(other, tmp_path / "low2", spec)
     np.testing.assert_array_equal(same.low(1), low.low(0))
     np.testing.assert_array_equal(same.low(0), low.low(1))
-    changed = simulate(
-        store.full(0), LowDose(0.1, "image", 40.0, seed=4), own_noise_hu=None, pixel_mm=5
+    changed, _ = simulate(
+        store.full(0), dataclasses.replace(spec, seed=4), own_noise_hu=None, pixel_mm=5.0
     )
     assert (changed != low.low(0)).mean() > 0.5
     with pytest.raises(DataError, match="already holds low-dose"):
         add_low_dose(low, tmp_path / "low3", spec)
+
+
+@pytest.mark.core
+def test_projection_domain_adds_the_noise_it_was_calibrated_for(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 10, (4, 64, 64))
+    body = np.clip(anatomy(0, 4) + noise, -1024, 3071).astype(np.int16)
+    write_series(tmp_path / "in", body)
+    store, _ = prepare(tmp_path / "in", tmp_path / "store")
+    for dose in (0.25, 0.1):
+        spec = LowDose(dose, "projection")
+        low = add_low_dose(store, tmp_path / f"low{dose}", spec)
+        added = low.low(0).astype(float) - low.full(0)
+        expected = store.series[0].noise_hu * (1 / dose - 1) ** 0.5
+        flat = flat_region(body, 5.0)
+        assert added[flat].std() == pytest.approx(expected, rel=0.1)
+        record = low.series[0].low_dose
+        assert record["scan"]["dose"] == dose and record["n0"] == record["scan"]["n0"]
+        assert "own noise" in record["n0_from"]
+    given = LowDose(0.25, "projection", n0=1000.0)
+    few, record = simulate(body, given, own_noise_hu=None, pixel_mm=5.0)
+    many, _ = simulate(body, dataclasses.replace(given, n0=1e6), own_noise_hu=None, pixel_mm=5.0)
+    assert (few.astype(int) - body).std() > 5 * (many.astype(int) - body).std()
+    assert record["n0_from"] == "given"
 
 
 @pytest.mark.core
@@ -266,7 +285,17 @@ def test_low_dose_specs():
     assert LowDose(0.25, added_sd_hu=60.0).sd_hu(None) == 60.0
     with pytest.raises(DataError, match="too little flat soft tissue"):
         LowDose(0.25).sd_hu(None)
-    for wrong in ({"fraction": 0}, {"fraction": 1}, {"domain": "x"}, {"added_sd_hu": 0}):
+    with pytest.raises(DataError, match="0.1 HU of noise in flat soft tissue"):
+        LowDose(0.25).sd_hu(0.1)
+    for wrong in (
+        {"fraction": 0},
+        {"fraction": 1},
+        {"domain": "x"},
+        {"added_sd_hu": 0},
+        {"n0": 1e5},
+        {"domain": "projection", "n0": 1e5, "added_sd_hu": 10.0},
+        {"seed": -1},
+    ):
         with pytest.raises(UsageError):
             LowDose(**wrong)
 

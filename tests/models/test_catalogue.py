@@ -77,7 +77,9 @@ def test_the_receptive_field_is_what_a_pixel_depends_on(name):
         lambda path, s: jnp.full(s.shape, 0.0 if path[-1].key == "mean" else 0.3), shapes
     )
     centre = side // 2
-    influence = jax.grad(lambda x: denoise(model, variables, x)[0, centre, centre, 0])(x)
+    quick = {"xla_backend_optimization_level": 0}  # it runs once: compiling is all the work
+    grad = jax.grad(lambda x: denoise(model, variables, x)[0, centre, centre, 0])
+    influence = jax.jit(grad, compiler_options=quick)(x)
     rows = np.flatnonzero(np.asarray(influence[0, :, :, 0]).any(1))
     assert rows.max() - rows.min() + 1 == field
 

@@ -1,5 +1,7 @@
 """What all networks have in common: sizes, types, whole slices, and their own options."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,22 @@ SMALL = {
 }
 
 
+# Compiling is most of the work here, and running it none.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def init(model, seed, x):
+    return jit(model.init)(jax.random.key(seed), x)
+
+
+def apply(model, variables, x, **kwargs):
+    return jit(functools.partial(model.apply, **kwargs))(variables, x)
+
+
+def whole(model, variables, x):
+    return jit(functools.partial(denoise, model))(variables, x)
+
+
 def images(h, w, batch=2):
     return jax.random.uniform(jax.random.key(h * w), (batch, h, w, 1), minval=0.1)
 
@@ -46,8 +64,8 @@ def images(h, w, batch=2):
 def test_whole_slices_of_any_size_keep_their_size_in_float32_and_bfloat16(name):
     model = SMALL[name]
     x = images(32, 24)
-    variables = jax.jit(model.init)(jax.random.key(0), x)
-    run = jax.jit(lambda v, x: denoise(model, v, x))
+    variables = init(model, 0, x)
+    run = functools.partial(whole, model)
     exact = run(variables, x)
     assert exact.shape == x.shape and exact.dtype == jnp.float32
     # Odd sides that no power of two divides.
@@ -63,7 +81,7 @@ def test_whole_slices_of_any_size_keep_their_size_in_float32_and_bfloat16(name):
         half = model.clone(**low)
     shapes = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    lowered = jax.jit(lambda v, x: denoise(half, v, x)).lower(variables, x)
+    lowered = jit(lambda v, x: whole(half, v, x)).lower(variables, x)
     convolutions = [s for s in lowered.as_text().splitlines() if "stablehlo.convolution" in s]
     assert convolutions and all("bf16" in s for s in convolutions)
     out = lowered.compile()(variables, x)
@@ -107,24 +125,26 @@ def test_redcnn_is_the_clone_network_with_one_clone():
     x = images(21, 23)
     flags = {"transfer": "image", "coupled": False, "residual": "incremental"}
     scn, red = ClonesNet(5, 1, **flags), REDCNN(n_filters=5, kernel_size=3)
-    variables = scn.init(jax.random.key(0), x)
-    out = red.apply({"params": variables["params"]["clone"]}, x)
-    np.testing.assert_allclose(out, scn.apply(variables, x)[0], atol=1e-6)
+    variables = init(scn, 0, x)
+    out = apply(red, {"params": variables["params"]["clone"]}, x)
+    np.testing.assert_allclose(out, apply(scn, variables, x)[0], atol=1e-6)
     # And any denoiser in series is SCN with that denoiser as clone.
     three, series = ClonesNet(5, 3, **flags), ImageClones(red, 3)
-    out = series.apply({"params": {"base": variables["params"]["clone"]}}, x)
-    np.testing.assert_allclose(out, three.apply(variables, x), atol=1e-6)
+    out = apply(series, {"params": {"base": variables["params"]["clone"]}}, x)
+    np.testing.assert_allclose(out, apply(three, variables, x), atol=1e-6)
 
 
 @pytest.mark.core
 def test_mapnn_repeats_cpce_with_a_residual_and_clips():
     x = images(12, 13)
     model = MAPNN(n_filters=4, n_modules=3)
-    variables = model.init(jax.random.key(0), x)
+    variables = init(model, 0, x)
     cpce = CPCE(n_filters=4)
     expected, images_ = x, []
     for _ in range(3):
-        delta = cpce.apply({"params": variables["params"]["module"]}, expected, method="last_layer")
+        delta = apply(
+            cpce, {"params": variables["params"]["module"]}, expected, method="last_layer"
+        )
         expected = jnp.clip(nn_relu(expected + 4 * delta), 0, 1)
         images_.append(expected)
     # Four times the last layer, so that both ends of the clip are reached.
@@ -132,9 +152,9 @@ def test_mapnn_repeats_cpce_with_a_residual_and_clips():
     louder = {
         "params": {"module": {**variables["params"]["module"], "deconv8": {"kernel": kernel}}}
     }
-    out = model.apply(louder, x)
+    out = apply(model, louder, x)
     np.testing.assert_allclose(out, jnp.stack(images_), atol=1e-5)
-    free = model.clone(clip=False).apply(louder, x)
+    free = apply(model.clone(clip=False), louder, x)
     assert float(out.max()) <= 1.0 and not np.allclose(out, free)
 
 
@@ -146,8 +166,8 @@ def nn_relu(x):
 def test_the_difference_form_of_drl_is_the_other_sign_of_the_same_network():
     x = images(12, 13)
     adds, subtracts = DRL(n_filters=3), DRL(n_filters=3, input_residual=False)
-    variables = adds.init(jax.random.key(0), x)
-    a, s = adds.apply(variables, x), subtracts.apply(variables, x)
+    variables = init(adds, 0, x)
+    a, s = apply(adds, variables, x), apply(subtracts, variables, x)
     np.testing.assert_allclose(a - x, x - s, atol=1e-6)
     assert float(jnp.abs(a - s).max()) > 1e-3
 
@@ -162,67 +182,66 @@ def test_zero_last_starts_residual_networks_as_the_identity():
         DRL(n_filters=3, initialization="zero_last"),
         DCSCN(widths=(3,), a1=2, b1=2, initialization="zero_last"),
     ):
-        variables = model.init(jax.random.key(0), x)
-        np.testing.assert_array_equal(denoise(model, variables, x), x)
+        variables = init(model, 0, x)
+        np.testing.assert_array_equal(whole(model, variables, x), x)
 
 
 @pytest.mark.core
 def test_frozen_statistics_stay_and_others_move():
     x = images(12, 13)
     free, frozen = (DnCNN(3, 3, frozen_statistics=f) for f in (False, True))
-    variables = free.init(jax.random.key(0), x)
+    variables = init(free, 0, x)
     for model, moves in ((free, True), (frozen, False)):
-        out, new = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        out, new = apply(model, variables, x, train=True, mutable=["batch_stats"])
         before, after = (jax.tree.leaves(v["batch_stats"]) for v in (variables, new))
         equal = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
         assert equal != moves
-        evaluated = model.apply(variables, x)
-        assert np.array_equal(out, evaluated) != moves
+        evaluated = apply(model, variables, x)
+        assert np.allclose(out, evaluated, atol=1e-6) != moves
 
 
 @pytest.mark.core
 def test_whole_slices_are_padded_by_the_networks_own_rule():
     x = images(20, 24)
     wgan = WGANVGG(n_filters=3)
-    variables = wgan.init(jax.random.key(0), x)
+    variables = init(wgan, 0, x)
     padded = jnp.pad(x, ((0, 0), (8, 8), (8, 8), (0, 0)), mode="edge")
-    np.testing.assert_array_equal(denoise(wgan, variables, x), wgan.apply(variables, padded))
+    expected = apply(wgan, variables, padded)
+    np.testing.assert_allclose(whole(wgan, variables, x), expected, atol=1e-6)
     # Without padding the result belongs to the central pixels.
     np.testing.assert_allclose(
-        denoise(wgan, variables, x)[:, 8:-8, 8:-8], wgan.apply(variables, x), atol=1e-6
+        whole(wgan, variables, x)[:, 8:-8, 8:-8], apply(wgan, variables, x), atol=1e-6
     )
     unet = UNet(widths=(2, 3, 4))
-    variables = unet.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+    variables = init(unet, 0, jnp.zeros((1, 16, 16, 1)))
     odd = images(13, 22)
     padded = jnp.pad(odd, ((0, 0), (1, 2), (1, 1), (0, 0)), mode="edge")
-    expected = unet.apply(variables, padded)[:, 1:14, 1:23]
-    np.testing.assert_array_equal(denoise(unet, variables, odd), expected)
+    expected = apply(unet, variables, padded)[:, 1:14, 1:23]
+    np.testing.assert_allclose(whole(unet, variables, odd), expected, atol=1e-5)
     fitting = images(16, 24)
-    np.testing.assert_array_equal(denoise(unet, variables, fitting), unet.apply(variables, fitting))
+    expected = apply(unet, variables, fitting)
+    np.testing.assert_allclose(whole(unet, variables, fitting), expected, atol=1e-5)
 
 
 @pytest.mark.core
 def test_a_cascade_is_its_stages_one_after_the_other():
     x = images(12, 13)
     stages = (DRL(n_filters=3), CNN10(depth=3, n_filters=3, in_channels=2))
-    parts = [
-        stage.init(jax.random.key(i), jnp.zeros((1, 12, 12, i + 1)))
-        for i, stage in enumerate(stages)
-    ]
+    parts = [init(stage, i, jnp.zeros((1, 12, 12, i + 1))) for i, stage in enumerate(stages)]
     cascade = Cascade(stages, concat=True)
     variables = join(parts)
-    assert jax.tree.structure(variables) == jax.tree.structure(cascade.init(jax.random.key(0), x))
+    assert jax.tree.structure(variables) == jax.tree.structure(init(cascade, 0, x))
     for a, b in zip(jax.tree.leaves(split(variables)), jax.tree.leaves(parts), strict=True):
         assert np.array_equal(a, b)
-    first = stages[0].apply(parts[0], x)
-    second = stages[1].apply(parts[1], stage_inputs(first, x))
-    np.testing.assert_allclose(cascade.apply(variables, x), second, atol=1e-6)
+    first = apply(stages[0], parts[0], x)
+    second = apply(stages[1], parts[1], stage_inputs(first, x))
+    np.testing.assert_allclose(apply(cascade, variables, x), second, atol=1e-6)
     head = cascade.head(1)
-    np.testing.assert_allclose(head.apply(join(parts[:1]), x), first, atol=1e-6)
-    blended = cascade.clone(blend=0.7).apply(variables, x)
+    np.testing.assert_allclose(apply(head, join(parts[:1]), x), first, atol=1e-6)
+    blended = apply(cascade.clone(blend=0.7), variables, x)
     np.testing.assert_allclose(blended, 0.7 * second + 0.3 * x, atol=1e-6)
     # Training reaches the last stage alone.
-    _, new = cascade.apply(variables, x, train=True, mutable=["batch_stats"])
+    _, new = apply(cascade, variables, x, train=True, mutable=["batch_stats"])
     moved = [
         not all(
             np.array_equal(p, q)
@@ -241,17 +260,17 @@ def test_a_cascade_is_its_stages_one_after_the_other():
 def test_a_coupled_series_takes_its_residual_from_the_noisy_image():
     x = images(12, 13)
     model = ImageClones(DnCNN(3, 3, in_channels=2, initialization="zero_last"), 3, coupled=True)
-    out = model.apply(model.init(jax.random.key(0), x), x)
+    out = apply(model, init(model, 0, x), x)
     np.testing.assert_array_equal(out, jnp.stack([x] * 3))
     trained = model.clone(base=DnCNN(3, 3, in_channels=2))
-    variables = trained.init(jax.random.key(0), x)
+    variables = init(trained, 0, x)
     base = DnCNN(3, 3, in_channels=2)
     own = {k: v["base"] for k, v in variables.items()}
     expected = x
     for _ in range(3):
-        expected = base.apply(own, jnp.concatenate([x, expected], -1))
-    np.testing.assert_allclose(trained.apply(variables, x)[-1], expected, atol=1e-6)
-    _, new = trained.apply(variables, x, train=True, mutable=["batch_stats"])
+        expected = apply(base, own, jnp.concatenate([x, expected], -1))
+    np.testing.assert_allclose(apply(trained, variables, x)[-1], expected, atol=1e-6)
+    _, new = apply(trained, variables, x, train=True, mutable=["batch_stats"])
     assert jax.tree.structure(new["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
 
 
@@ -259,7 +278,7 @@ def test_a_coupled_series_takes_its_residual_from_the_noisy_image():
 def test_the_patch_critic_takes_any_size_and_scores_each_image_alone():
     critic = Critic(flatten=False)
     x = images(16, 24)
-    variables = critic.init(jax.random.key(0), x)
-    scores = critic.apply(variables, x)
+    variables = init(critic, 0, x)
+    scores = apply(critic, variables, x)
     assert scores.shape == (2,) and scores.dtype == jnp.float32
-    np.testing.assert_allclose(critic.apply(variables, x[1:]), scores[1:], atol=1e-6)
+    np.testing.assert_allclose(apply(critic, variables, x[1:]), scores[1:], atol=1e-6)

@@ -53,9 +53,7 @@ def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
     job = tiny.job(ema_decay=ema, augment="dihedral", epochs=3)
 
     def run(folder, stop=None):
-        return loop.train(
-            job, tiny.feeder(batch=5), folder, parallel=one_device(), stop=stop
-        )
+        return loop.train(job, tiny.feeder(batch=5), folder, parallel=one_device(), stop=stop)
 
     straight = run(tmp_path / "straight")
     assert straight.steps == 21
@@ -99,9 +97,7 @@ def test_five_bad_batches_in_a_row_stop_and_leave_the_last_good_state(tmp_path):
         return jnp.mean(jnp.log(-1 - prediction[-1] ** 2), axis=(1, 2, 3))
 
     with pytest.raises(NumericsError, match="5 batches in a row"):
-        loop.train(
-            tiny.job(loss=poisoned), tiny.feeder(), tmp_path / "bad", parallel=one_device()
-        )
+        loop.train(tiny.job(loss=poisoned), tiny.feeder(), tmp_path / "bad", parallel=one_device())
     with pytest.raises(CheckpointError):
         find(tmp_path / "bad")
 
@@ -116,9 +112,7 @@ def test_one_bad_batch_is_skipped_and_counted(tmp_path):
         error = jnp.mean((prediction[-1] - target) ** 2, axis=(1, 2, 3))
         return jnp.where(jnp.mean(target) > 0.9, jnp.nan, 1.0) * error
 
-    outcome = loop.train(
-        tiny.job(loss=touchy, epochs=3), feeder, tmp_path, parallel=one_device()
-    )
+    outcome = loop.train(tiny.job(loss=touchy, epochs=3), feeder, tmp_path, parallel=one_device())
     assert (outcome.steps, outcome.skipped) == (9, 3)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("skipped_in_a_row" in r for r in rows) == 3

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldct_jax.data import patches as p
+from ldct_jax.data.augment import augment
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import FULL
 from ldct_jax.optim import Adam, Constant
@@ -59,9 +60,7 @@ def test_pmap_of_the_same_step_gives_the_same_parameters():
     host = jax.tree.map(np.asarray, state)
 
     inputs = feeder.inputs(0, 0, 6, parallel.place)
-    mapped, _ = run(
-        parallel.replicate(state), inputs, np.int32(0), np.int32(0), np.int32(6)
-    )
+    mapped, _ = run(parallel.replicate(state), inputs, np.int32(0), np.int32(0), np.int32(6))
 
     pairs = tiny.pairs()
     pmapped = jax.pmap(step, axis_name=steps.AXIS, devices=jax.devices()[:2])
@@ -69,9 +68,10 @@ def test_pmap_of_the_same_step_gives_the_same_parameters():
     key = jax.random.wrap_key_data(state.key)
     for row in order:
         index, weight = p.decode(row)
-        low, full = (FULL.to_unit(p.cut(s, index, feeder.grid)) for s in (pairs.low_hu, pairs.full_hu))
-        from ldct_jax.data.augment import augment
-
+        low, full = (
+            FULL.to_unit(p.cut(stack, index, feeder.grid))
+            for stack in (pairs.low_hu, pairs.full_hu)
+        )
         low, full = augment("dihedral", key, 0, index, low, full)
         share = [jnp.reshape(x, (2, BATCH // 2, 16, 16, 1)) for x in (low, full)]
         replicated, _ = pmapped(replicated, *share, jnp.reshape(weight, (2, -1)))
