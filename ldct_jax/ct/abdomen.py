@@ -30,7 +30,7 @@ class Abdomen:
     def __init__(self, rng: np.random.Generator):
         self.body = body = Habitus.draw(rng, chest=False)
         self.a = a = body.half_width - body.fat[1] - body.wall[1]
-        front = -(body.half_depth - body.fat[0] - body.wall[0])
+        self.front = front = -(body.half_depth - body.fat[0] - body.wall[0])
         k = body.iodine
         steatosis = rng.uniform(0, 25) if rng.uniform() < 0.3 else 0
         self.hu = {
@@ -66,8 +66,14 @@ class Abdomen:
             rng.uniform(0.1, 0.4),
             waves(rng, 0.05),
         )
-        self.dome_left = Ellipsoid((0.50 * a, -2, 12), (0.60 * a, 92, 102))
-        self.dome_right = Ellipsoid((-0.46 * a, -2, 18), (0.66 * a, 96, 104))
+        front, ys = self.front, self.body.spine_y
+        self.below_lung = (
+            Ellipsoid((0.50 * a, -2, 12), (0.60 * a, 92, 102), 0.0, waves(rng, 0.015)),
+            Ellipsoid((-0.46 * a, -2, 18), (0.66 * a, 96, 104), 0.0, waves(rng, 0.015)),
+            Ellipsoid((6, 0.70 * front, 90), (58, 42, 70), 0.1, waves(rng, 0.04)),  # heart's fat
+            Ellipsoid((4, ys - 30, 0), (26, 34, 900), 0.0, waves(rng, 0.04)),  # crura, gullet
+            Ellipsoid((0, ys, 0), (31, 26, 900)),
+        )
 
     def _kidneys(self, rng):
         ys = self.body.spine_y
@@ -192,13 +198,9 @@ class Abdomen:
     def _paint_lung_bases(self, canvas, torso):
         if canvas.z < 40:
             return
-        x = canvas.x
-        share = torso.within.copy()
-        for dome in (self.dome_left, self.dome_right):
-            box = dome.box(canvas)
+        share = torso.within * canvas.soft(-(torso.inside - 1.5), canvas.pixel_mm)
+        for solid in self.below_lung:
+            box = solid.box(canvas)
             if box is not None:
-                share[box] = np.minimum(share[box], 1 - dome.alpha(canvas, box))
-        # The midline (crura, oesophagus, heart's base) is never lung.
-        middle = canvas.soft(27 - np.abs(x - 3) + 0.25 * (canvas.y < -10) * 60, 3.0)
-        share = np.minimum(share, middle) * canvas.soft(-(torso.inside - 1.5), canvas.pixel_mm)
+                share[box] = np.minimum(share[box], 1 - solid.alpha(canvas, box))
         canvas.paint(WHOLE, share.astype(np.float32), -850, "lung", fine=28, grain=18, coarse=15)

@@ -86,11 +86,13 @@ class Thorax:
         b = self.body
         self.pectoral = rng.uniform(7, 14)
         self.breast = rng.uniform(0, 26) if rng.uniform() < 0.5 else 0.0
+        x = 0.56 * b.half_width
+        y = -b.half_depth * (1 - 0.56**b.power) ** (1 / b.power)  # on the skin
         self.breast_parts = [
             Ellipsoid(
-                (side * (86 + rng.normal() * 5), -0.84 * b.half_depth, -58),
-                (60, 0.8 * self.breast + 12, 56),
-                side * 0.62,
+                (side * (x + rng.normal() * 4), y + 4, -58),
+                (0.36 * b.half_width, 0.7 * self.breast + 10, 56),
+                side * 0.52,
                 waves(rng, 0.05),
             )
             for side in (-1, 1)

@@ -191,6 +191,7 @@ class Torso:
         u = (z - body.level_offset) / LEVEL_MM
         level = (u - np.floor(u)) * LEVEL_MM  # 0 … LEVEL_MM within the segment; disc at the top
         streaks = {"grain": 1.5 * body.fat_streaks, "coarse": 1.2 * body.fat_streaks}
+        under_skin = canvas.soft(4.0 - self.depth, canvas.pixel_mm)
         for side in (-1, 1):
             for cx, cy, rx, ry, angle in (
                 (40, 38, 32, 20, -0.30),  # erector spinae
@@ -199,8 +200,8 @@ class Torso:
                 muscle = Ellipsoid(
                     (side * cx, ys + cy, 0), (rx, ry, 900), side * angle, body.muscle_waves
                 )
-                muscle.paint(canvas, -60, "fat", grow_mm=0.7)
-                muscle.paint(canvas, body.muscle_hu, "muscle", **streaks)
+                muscle.paint(canvas, -60, "fat", within=under_skin, grow_mm=0.7)
+                muscle.paint(canvas, body.muscle_hu, "muscle", within=under_skin, **streaks)
         disc = level > LEVEL_MM - 8
         waist = 1 - 0.10 * np.sin(np.pi * np.clip(level / (LEVEL_MM - 8), 0, 1))
         width, depth = 24 * waist, 17.5 * waist

@@ -67,12 +67,10 @@ class LowDose:
         if self.added_sd_hu is not None:
             return self.added_sd_hu
         if own_noise_hu is None or own_noise_hu < LEAST_NOISE_HU:
-            measured = (
-                "too little" if own_noise_hu is None else f"{own_noise_hu:.2g} HU of noise in"
-            )
+            what = "no" if own_noise_hu is None else f"only {own_noise_hu:.2g} HU of"
             raise DataError(
-                f"the series has {measured} flat soft tissue, so its low dose can't be derived from "
-                "its own noise; say how much noise to add (added_sd_hu)"
+                f"the series shows {what} noise in flat soft tissue to derive its low dose from; "
+                "say how much noise to add (added_sd_hu)"
             )
         return own_noise_hu * (1 / self.fraction - 1) ** 0.5
 
@@ -148,7 +146,6 @@ def _insertion(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: floa
 
     return projection, {
         "scan": scan.record(dose=low.fraction, seed=seed),
-        "n0": round(scan.n0, 2),
         "n0_from": how,
     }
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ldct_jax.backend import cache_folder
 from ldct_jax.errors import DataError
-from ldct_jax.models.tensor_files import onnx_tensors, write_npz
+from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
 from ldct_jax.models.vgg import layer_names
 from ldct_jax.progress import stage
 
@@ -99,9 +99,8 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 def verify(path: str | Path) -> None:
     """Check the tensors of a fetched file; DataError where they are not the expected ones."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = digest({name: file[name] for name in file.files})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as e:
+        found = digest(read_tensors(path).arrays)
+    except (DataError, KeyError) as e:
         raise DataError(f"{path} can't be read ({e}): delete it and run `ldct data vgg`") from e
     if found != TENSORS_SHA256:
         raise DataError(f"{path} doesn't hold the expected VGG-16: delete it, run `ldct data vgg`")

@@ -9,6 +9,7 @@ size of the image is judged before anybody allocates it.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import warnings
 from pathlib import Path
@@ -321,22 +322,27 @@ class _Value:
 
 
 class careful:
-    """pydicom's warnings are hushed and whatever it stumbles over becomes one line.
+    """pydicom is hushed, and whatever it stumbles over becomes one line.
 
-    A bit-flipped file can raise anything from struct.error to RecursionError inside a parser, so
-    everything but an interrupt is caught here.
+    Its warnings and log lines quote values, so they could carry names and UIDs to a terminal or a
+    log. A bit-flipped file can raise anything from struct.error to RecursionError inside a parser,
+    so everything but an interrupt is caught here.
     """
 
     def __init__(self, path: Path):
         self.path = path
         self._warnings = warnings.catch_warnings()
+        self._logger = logging.getLogger("pydicom")
 
     def __enter__(self):
+        self._level = self._logger.level
+        self._logger.setLevel(logging.CRITICAL + 1)
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
 
     def __exit__(self, kind, error, trace):
         self._warnings.__exit__(kind, error, trace)
+        self._logger.setLevel(self._level)
         if isinstance(error, Exception) and not isinstance(error, DataError):
             if isinstance(error, OSError) and error.strerror:
                 why = error.strerror

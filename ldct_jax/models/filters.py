@@ -91,17 +91,24 @@ class Wiener:
         _odd(self.size, "Wiener filter")
 
     def __call__(self, images_bhw1) -> np.ndarray:
+        from scipy.ndimage import uniform_filter
         from scipy.signal import wiener
 
         r = self.size // 2
 
         def filtered(x):
-            padded = np.pad(np.asarray(x, np.float64), r, mode="symmetric")
+            x = np.asarray(x, np.float64)
+            level = x.mean()
+            x = x - level
+            # scipy's own estimate would count the zeros that it pads with.
+            mean = uniform_filter(x, self.size, mode="reflect")
+            variance = uniform_filter(x**2, self.size, mode="reflect") - mean**2
+            noise = max(float(variance.mean()), np.finfo(float).tiny)
+            padded = np.pad(x, r, mode="symmetric")
             # Constant windows divide by their zero variance, and are replaced by their mean.
             with np.errstate(divide="ignore", invalid="ignore"):
-                out = wiener(padded, self.size)
-            out = np.where(np.isfinite(out), out, padded)
-            return out[r : r + x.shape[0], r : r + x.shape[1]]
+                out = wiener(padded, self.size, noise)
+            return out[r : r + x.shape[0], r : r + x.shape[1]] + level
 
         return _each(images_bhw1, filtered)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,12 +43,13 @@ def read_tensors(path: str | Path) -> FileTensors:
         raise UsageError(f"no weights at {path}")
     try:
         return readers[path.suffix](path)
-    except (ValueError, KeyError, OSError, struct.error, IndexError) as e:
+    except (ValueError, KeyError, OSError, IndexError, zipfile.BadZipFile) as e:
         raise DataError(f"{path} can't be read as {path.suffix}: {e}") from e
 
 
 def _npz(path: Path) -> FileTensors:
-    with np.load(path, allow_pickle=False) as file:
+    # numpy leaves a file open that turns out to be no archive.
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     stated = arrays.pop("preprocessing", None)
     return FileTensors(arrays, "HWIO", None if stated is None else str(stated))

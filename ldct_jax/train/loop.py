@@ -133,7 +133,7 @@ def train(
         progress.advance(count * feeder.batch_size, text)
         if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
             raise NumericsError(
-                f"{name}: gradients were not finite in {steps.MOST_SKIPPED_IN_A_ROW} batches in a "
+                f"{name}: gradients or parameters were not finite in {steps.MOST_SKIPPED_IN_A_ROW} batches in a "
                 f"row, until step {first + count}; the last good checkpoint is in "
                 f"{folder.name}/checkpoints: lower the learning rate or check the data"
             )

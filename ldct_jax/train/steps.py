@@ -24,6 +24,9 @@ AXIS = "data"
 
 # After so many batches in a row with non-finite gradients a training stands still and is stopped.
 MOST_SKIPPED_IN_A_ROW = 5
+# No network works with such weights in float32: a step that leads there is as lost as NaN. Without
+# this, a huge learning rate can end in dead ReLUs, where every number is finite and none moves.
+LARGEST_PARAMETER = 1e6
 
 
 def supervised(
@@ -40,8 +43,8 @@ def supervised(
     share of the batch, and their weights (B,). Metrics, equal on all devices: ``loss``, ``rmse``
     of the final image in network units, ``grad_norm``, ``streak`` (batches skipped in a row).
 
-    Gradients that are not finite leave parameters, optimiser and statistics as they were; the
-    batch is counted in ``skipped``. After :data:`MOST_SKIPPED_IN_A_ROW` of them nothing changes any
+    Gradients that are not finite, and steps to parameters beyond :data:`LARGEST_PARAMETER`, leave
+    parameters, optimiser and statistics as they were; the batch is counted in ``skipped``. After :data:`MOST_SKIPPED_IN_A_ROW` of them nothing changes any
     more, so that the caller finds the last good state.
     """
 
@@ -68,10 +71,12 @@ def supervised(
         norm = jnp.linalg.norm(means[:-2])
         finite = jnp.isfinite(norm) & jnp.isfinite(loss_mean)
         halted = state.streak >= MOST_SKIPPED_IN_A_ROW
-        accept = finite & ~halted
 
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        largest = jnp.max(jnp.abs(ravel_pytree(params)[0]))
+        finite &= largest < LARGEST_PARAMETER
+        accept = finite & ~halted
         ema = state.ema
         if ema_decay is not None:
             ema = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), ema, params)

@@ -110,6 +110,16 @@ def test_flipped_bits_end_in_an_image_or_in_one_line(tmp_path):
     assert 20 < refused < 150
 
 
+def test_pydicom_neither_warns_nor_logs_values(tmp_path, caplog):
+    path = write_slice(tmp_path / "a", BODY[0], z=0, StudyInstanceUID="1.2.3.777")
+    path.write_bytes(path.read_bytes().replace(b"1.2.3.777", b"CANARY..7"))
+    assert len(read_series([path])) == 1  # warnings are errors in these tests
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError):
+        read_series([path])
+    assert caplog.records == []
+
+
 def test_missing_and_foreign_pixels(tmp_path):
     from pydicom import dcmread
 

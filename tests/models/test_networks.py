@@ -81,7 +81,7 @@ def test_whole_slices_of_any_size_keep_their_size_in_float32_and_bfloat16(name):
         half = model.clone(**low)
     shapes = jax.eval_shape(half.init, jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
-    lowered = jit(lambda v, x: whole(half, v, x)).lower(variables, x)
+    lowered = jit(functools.partial(denoise, half)).lower(variables, x)
     convolutions = [s for s in lowered.as_text().splitlines() if "stablehlo.convolution" in s]
     assert convolutions and all("bf16" in s for s in convolutions)
     out = lowered.compile()(variables, x)

@@ -174,3 +174,13 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     with pytest.raises(CheckpointError):
         loop.train(job, tiny.feeder(), tmp_path, parallel=one_device())
     assert "damaged" in caplog.text
+
+
+def test_a_huge_learning_rate_stops_within_six_steps_and_changes_nothing(tmp_path):
+    job = tiny.job(optimizer=Adam(Constant(1e20)))
+    with pytest.raises(NumericsError, match="learning rate") as error:
+        loop.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+    assert "step" in str(error.value)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    streaks = [json.loads(row).get("skipped_in_a_row", 0) for row in rows]
+    assert streaks[:5] == [1, 2, 3, 4, 5]

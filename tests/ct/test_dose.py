@@ -1,0 +1,80 @@
+"""Image-domain noise: its level, spectrum, rules and reproducibility."""
+
+import numpy as np
+import pytest
+
+from ldct_jax.ct.dose import added_sd, insert_image_domain, mtf, noise_ratio, sample_noise
+from ldct_jax.errors import UsageError
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("spectrum", ["sqrt_f_mtf", "mtf"])
+@pytest.mark.parametrize("pixel_mm", [0.6, 1.48])
+def test_the_added_sd_is_what_was_asked(spectrum, pixel_mm):
+    noise = sample_noise((6, 128, 96), 37.0, pixel_mm, 3, spectrum=spectrum)
+    assert noise.dtype == np.float32
+    assert abs(noise.std() / 37 - 1) < 0.03
+    # Shaped noise has few independent values, so the mean of "mtf" noise scatters most.
+    assert abs(noise.mean()) < 1.5
+
+
+def test_the_spectrum_is_the_filter():
+    size, pixel = 128, 0.74
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(size, pixel), np.fft.fftfreq(size, pixel)))
+    ring = np.rint(f * size * pixel).astype(int).ravel()
+    peaks = {}
+    for spectrum in ("sqrt_f_mtf", "mtf"):
+        noise = sample_noise((40, size, size), 10.0, pixel, 5, spectrum=spectrum)
+        power = (np.abs(np.fft.fft2(noise)) ** 2).mean(axis=0).ravel()
+        radial = np.bincount(ring, power) / np.bincount(ring)
+        frequency = np.arange(len(radial)) / (size * pixel)
+        expected = np.asarray(mtf(frequency)) ** 2
+        if spectrum == "sqrt_f_mtf":
+            expected = expected * frequency
+        keep = (frequency > 0.04) & (frequency < 0.6)
+        a, b = radial[keep] / radial[keep].sum(), expected[keep] / expected[keep].sum()
+        assert np.abs(a - b).max() < 0.08 * b.max()
+        peaks[spectrum] = frequency[keep][a.argmax()]
+    assert 0.18 < peaks["sqrt_f_mtf"] < 0.26  # data.md: measured peak at 0.22 /mm
+    assert peaks["mtf"] < 0.12
+
+
+@pytest.mark.core
+def test_a_slice_depends_on_the_seed_and_its_number_alone():
+    image = np.random.default_rng(0).normal(size=(4, 32, 40)).astype(np.float32)
+    low = insert_image_domain(image, seed=8, added_sd_hu=20.0, pixel_mm=1.0)
+    again = insert_image_domain(image, seed=8, added_sd_hu=20.0, pixel_mm=1.0)
+    alone = insert_image_domain(image[2], seed=8, added_sd_hu=20.0, pixel_mm=1.0, first_slice=2)
+    other = insert_image_domain(image, seed=9, added_sd_hu=20.0, pixel_mm=1.0)
+    np.testing.assert_array_equal(low, again)
+    np.testing.assert_array_equal(low[2], alone)
+    assert np.abs(low - other).max() > 20
+    assert abs(np.corrcoef((low - image)[0].ravel(), (low - image)[1].ravel())[0, 1]) < 0.2
+
+
+def test_the_rules_of_dose():
+    # "paper" is dncnn_dose's r: 1.3, 2, 10, 20 at 75, 50, 10, 5 %.
+    ratios = [noise_ratio(d, "paper") for d in (0.75, 0.5, 0.1, 0.05)]
+    np.testing.assert_allclose(ratios, [1.333, 2, 10, 20], rtol=0.001)
+    assert noise_ratio(0.25) == 2
+    np.testing.assert_allclose(added_sd(0.25, 10.0), 10 * 3**0.5)
+    assert added_sd(1.0, 10.0) == 0
+    image = np.zeros((2, 64, 64), np.float32)
+    low = insert_image_domain(image, seed=1, dose=0.25, full_sd_hu=10.0, pixel_mm=0.74)
+    paper = insert_image_domain(image, seed=1, dose=0.25, full_sd_hu=10.0, pixel_mm=0.74, r="paper")
+    np.testing.assert_allclose(paper, low * (15 / 3) ** 0.5, rtol=1e-4, atol=1e-4)
+
+
+def test_misuse_is_one_line():
+    image = np.zeros((8, 8))
+    for wrong in ({}, {"dose": 0.5}, {"added_sd_hu": 1.0, "dose": 0.5, "full_sd_hu": 3.0}):
+        with pytest.raises(UsageError, match="either added_sd_hu"):
+            insert_image_domain(image, seed=0, pixel_mm=1.0, **wrong)
+    with pytest.raises(UsageError, match="dose="):
+        insert_image_domain(image, seed=0, dose=0.0, full_sd_hu=1.0, pixel_mm=1.0)
+    with pytest.raises(UsageError, match="spectrum="):
+        sample_noise((8, 8), 1.0, 1.0, 0, spectrum="white")
+    with pytest.raises(UsageError, match="slices"):
+        sample_noise((8,), 1.0, 1.0, 0)
+    with pytest.raises(UsageError, match="sd_hu"):
+        sample_noise((8, 8), -1.0, 1.0, 0)

