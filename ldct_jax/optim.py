@@ -14,7 +14,7 @@ import optax
 
 from ldct_jax.errors import UsageError
 
-TRAINABLE = ("all", "last_conv")
+TRAINABLE = ("all", "last_conv", "last_stage")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,8 @@ class InverseSqrtEpoch:
 class Adam:
     """Adam (Kingma & Ba), with decoupled weight decay where it is not zero.
 
-    ``trainable``: ``all``, or ``last_conv``, which leaves every other parameter as it is
-    (dncnn_dose: "only the last … layer was updated").
+    ``trainable``: ``all``; ``last_conv``, which leaves every other parameter as it is
+    (dncnn_dose: only the last layer is updated); or ``last_stage`` of a cascade.
     """
 
     schedule: Constant | Exponential | Cosine | Piecewise | InverseSqrtEpoch = Exponential()
@@ -113,8 +113,10 @@ class Adam:
             adam = optax.adam(rate, self.b1, self.b2, self.eps)
         if self.trainable == "all":
             return adam
+        prefix = "conv" if self.trainable == "last_conv" else "stages_"
         return optax.multi_transform(
-            {"trained": adam, "frozen": optax.set_to_zero()}, _label_last_conv
+            {"trained": adam, "frozen": optax.set_to_zero()},
+            lambda params: _label_last(params, prefix),
         )
 
     def rate_at(self, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -122,17 +124,19 @@ class Adam:
         return float(self.schedule.schedule(steps, steps_per_epoch)(step))
 
 
-def _label_last_conv(params):
-    """Mark the layer whose name sorts last by number, e.g. ``conv17``, as the trained one."""
+def _label_last(params, prefix: str):
+    """Mark the part with the highest number, ``conv17`` or ``stages_1``, as the trained one."""
 
     def number(name: str) -> int:
         digits = "".join(c for c in name if c.isdigit())
         return int(digits) if digits else -1
 
-    layers = [name for name in params if name.startswith("conv")]
-    if not layers:
-        raise UsageError("trainable='last_conv' needs a model whose layers are called conv1, …")
-    last = max(layers, key=number)
+    parts = [name for name in params if name.startswith(prefix)]
+    if not parts:
+        raise UsageError(
+            f"this model has no parts called {prefix}1, …: train all of it (trainable=all)"
+        )
+    last = max(parts, key=number)
     return {
         name: jax.tree.map(lambda _, n=name: "trained" if n == last else "frozen", sub)
         for name, sub in params.items()

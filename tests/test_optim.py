@@ -48,7 +48,7 @@ def test_last_conv_moves_the_last_convolution_only():
 
 
 def test_senseless_optimisers_are_refused():
-    with pytest.raises(UsageError, match="last_conv"):
+    with pytest.raises(UsageError, match="last_conv, last_stage"):
         Adam(trainable="first")
     with pytest.raises(UsageError, match="boundaries"):
         Piecewise((1.0, 2.0), (0.1, 0.2))

@@ -185,7 +185,10 @@ class Capsule:
         distance = np.sqrt(flat2 + nz * nz) + np.float32(1e-6)
         delta = (canvas.pixel_mm * np.sqrt(flat2) + canvas.slice_mm * np.abs(nz)) / distance
         delta = np.maximum(delta, 0.5 * canvas.pixel_mm)
-        alpha = canvas.soft(distance - (r0 + t * (r1 - r0)), delta)
+        radius_here = r0 + t * (r1 - r0)
+        alpha = canvas.soft(distance - radius_here, delta)
+        # However thick the slice, what is above or below covers no more than its own width.
+        alpha = np.minimum(alpha, canvas.soft(np.sqrt(flat2) - radius_here, canvas.pixel_mm))
         # A vessel thinner than the slice fills only its chord of the slice's thickness.
         thin = min(1.0, 2 * radius / canvas.slice_mm)
         return box, alpha * np.float32(thin) if abs(dz) < 0.5 * length2**0.5 else alpha

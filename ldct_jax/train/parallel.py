@@ -68,16 +68,18 @@ class DataParallel:
         def steps(state: TrainState, inputs, epoch, first, count):
             key = jax.random.wrap_key_data(state.key)
 
-            def body(i, carry):
-                state, log = carry
+            def one(state, i):
                 raw = feeder.batch(inputs, first + i)
                 low, full = window.to_unit(raw.low_hu), window.to_unit(raw.full_hu)
                 low, full = augment(augmentation, key, epoch, raw.index, low, full)
-                state, metrics = step(state, low[..., None], full[..., None], raw.weight)
-                log = {k: log[k].at[i].set(v) for k, v in metrics.items()}
-                return state, log
+                return step(state, low[..., None], full[..., None], raw.weight)
 
-            names = ("loss", "rmse", "grad_norm", "streak")
+            def body(i, carry):
+                state, log = carry
+                state, metrics = one(state, i)
+                return state, {k: log[k].at[i].set(v) for k, v in metrics.items()}
+
+            names = jax.eval_shape(one, state, 0)[1]
             log = {k: jnp.zeros((most,), jnp.float32) for k in names}
             return lax.fori_loop(0, count, body, (state, log))
 

@@ -8,6 +8,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from ldct_jax.losses import last_image
+
 
 class TrainState(flax.struct.PyTreeNode):
     """The state after ``step`` steps.
@@ -21,6 +23,7 @@ class TrainState(flax.struct.PyTreeNode):
       key: () key data uint32 (2,): all randomness is folded in from it, so it never changes.
       skipped: () int32, batches whose gradients were not finite.
       streak: () int32, how many such batches came in a row until now.
+      critic, critic_opt_state: a GAN's critic and its optimiser, else None.
     """
 
     step: Any
@@ -31,13 +34,27 @@ class TrainState(flax.struct.PyTreeNode):
     key: Any
     skipped: Any
     streak: Any
+    critic: Any = None
+    critic_opt_state: Any = None
 
 
-def create(model, optimizer, image_size: int, seed: int, *, ema: bool = False) -> TrainState:
-    """The state before the first step; ``optimizer`` is an optax transformation."""
+def create(
+    model, optimizer, image_size: int, seed: int, *, ema: bool = False, critic=None
+) -> TrainState:
+    """The state before the first step; ``optimizer`` is an optax transformation.
+
+    ``critic``: (module, optax transformation) of a GAN's critic.
+    """
     key = jax.random.key(seed)
-    variables = model.init(key, jnp.zeros((1, image_size, image_size, 1), jnp.float32))
+    patch = jnp.zeros((1, image_size, image_size, 1), jnp.float32)
+    output, variables = jax.jit(model.init_with_output)(key, patch)
     params = variables["params"]
+    critic_params = critic_opt_state = None
+    if critic is not None:
+        module, critic_optimizer = critic
+        critic_key = jax.random.fold_in(key, 1)
+        critic_params = jax.jit(module.init)(critic_key, last_image(output))["params"]
+        critic_opt_state = critic_optimizer.init(critic_params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -48,4 +65,6 @@ def create(model, optimizer, image_size: int, seed: int, *, ema: bool = False) -
         key=jax.random.key_data(key),
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),
+        critic=critic_params,
+        critic_opt_state=critic_opt_state,
     )

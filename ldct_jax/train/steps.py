@@ -8,7 +8,7 @@ all-reduce. The same function runs under ``jax.shard_map`` (the seam, ``train/pa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,7 @@ def supervised(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float | None = None,
+    frozen_statistics: bool = False,
     axis: str = AXIS,
 ) -> Callable[[TrainState, Any, Any, Any], tuple[TrainState, dict]]:
     """A step that descends ``loss`` (one number per image) averaged over the patches that count.
@@ -42,20 +43,27 @@ def supervised(
     The step takes (state, low, full, weight): images (B, H, W, 1) in network units, this device's
     share of the batch, and their weights (B,). Metrics, equal on all devices: ``loss``, ``rmse``
     of the final image in network units, ``grad_norm``, ``streak`` (batches skipped in a row).
+    ``frozen_statistics``: BatchNorm runs on its stored statistics, as where only the last layer
+    is trained.
 
     Gradients that are not finite, and steps to parameters beyond :data:`LARGEST_PARAMETER`, leave
-    parameters, optimiser and statistics as they were; the batch is counted in ``skipped``. After :data:`MOST_SKIPPED_IN_A_ROW` of them nothing changes any
-    more, so that the caller finds the last good state.
+    parameters, optimiser and statistics as they were; the batch is counted in ``skipped``. After
+    :data:`MOST_SKIPPED_IN_A_ROW` of them nothing changes any more, so that the caller finds the
+    last good state.
     """
 
-    def objective(params, state, low, full, weight):
+    def forward(params, state, low):
         variables = {"params": params}
-        if state.batch_stats:
-            variables["batch_stats"] = state.batch_stats
-            output, new = model.apply(variables, low, train=True, mutable=["batch_stats"])
-            stats = new["batch_stats"]
-        else:
-            output, stats = model.apply(variables, low, train=True), state.batch_stats
+        if not state.batch_stats:
+            return model.apply(variables, low, train=True), state.batch_stats
+        variables["batch_stats"] = state.batch_stats
+        if frozen_statistics:
+            return model.apply(variables, low, train=False), state.batch_stats
+        output, new = model.apply(variables, low, train=True, mutable=["batch_stats"])
+        return output, new["batch_stats"]
+
+    def objective(params, state, low, full, weight):
+        output, stats = forward(params, state, low)
         result = losses.last_image(output)
         squared = jnp.sum(weight * losses.mse(result, losses.central(full, result)))
         return jnp.sum(weight * loss(output, full)), (squared, stats)
@@ -64,41 +72,50 @@ def supervised(
         (total, (squared, stats)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params, state, low, full, weight
         )
-        flat, unravel = ravel_pytree(grads)
-        sums = lax.psum(jnp.concatenate([flat, jnp.stack([total, squared, jnp.sum(weight)])]), axis)
-        means = sums[:-1] / sums[-1]
-        grads, loss_mean, mse = unravel(means[:-2]), means[-2], means[-1]
-        norm = jnp.linalg.norm(means[:-2])
-        finite = jnp.isfinite(norm) & jnp.isfinite(loss_mean)
-        halted = state.streak >= MOST_SKIPPED_IN_A_ROW
-
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        largest = jnp.max(jnp.abs(ravel_pytree(params)[0]))
-        finite &= largest < LARGEST_PARAMETER
-        accept = finite & ~halted
-        ema = state.ema
-        if ema_decay is not None:
-            ema = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), ema, params)
-
-        def keep(new, old):
-            return jax.tree.map(lambda n, o: jnp.where(accept, n, o), new, old)
-
-        new_state = state.replace(
-            step=state.step + 1,
-            params=keep(params, state.params),
-            batch_stats=keep(stats, state.batch_stats),
-            opt_state=keep(opt_state, state.opt_state),
-            ema=keep(ema, state.ema),
-            skipped=state.skipped + ~finite,
-            streak=jnp.where(halted, state.streak, jnp.where(finite, 0, state.streak + 1)),
+        grads, (loss_mean, mse), norm = mean_over_devices(
+            grads, (total, squared), jnp.sum(weight), axis
         )
-        metrics = {
-            "loss": loss_mean,
-            "rmse": jnp.sqrt(mse),
-            "grad_norm": norm,
-            "streak": new_state.streak.astype(jnp.float32),
-        }
-        return new_state, metrics
+        params, opt_state = updated(optimizer, grads, state.opt_state, state.params)
+        new = state.replace(params=params, batch_stats=stats, opt_state=opt_state)
+        finite = jnp.isfinite(norm) & jnp.isfinite(loss_mean)
+        metrics = {"loss": loss_mean, "rmse": jnp.sqrt(mse), "grad_norm": norm}
+        return accept(new, state, finite, metrics, ema_decay)
 
     return step
+
+
+def mean_over_devices(grads, numbers: Sequence, count, axis: str):
+    """Sums over this device's patches → (mean gradients, mean numbers, gradient norm).
+
+    Everything travels in one vector: one all-reduce.
+    """
+    flat, unravel = ravel_pytree(grads)
+    sums = lax.psum(jnp.concatenate([flat, jnp.stack([*numbers, count])]), axis)
+    means = sums[:-1] / sums[-1]
+    flat, numbers = means[: flat.size], means[flat.size :]
+    return unravel(flat), tuple(numbers), jnp.linalg.norm(flat)
+
+
+def updated(optimizer: optax.GradientTransformation, grads, opt_state, params):
+    """(new parameters, new optimiser state)."""
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+def accept(
+    new: TrainState, old: TrainState, finite, metrics: dict, ema_decay: float | None
+) -> tuple[TrainState, dict]:
+    """``new`` where it is finite and the training hasn't been halted, else ``old`` and a count."""
+    largest = jnp.max(jnp.abs(ravel_pytree(new.params)[0]))
+    finite &= largest < LARGEST_PARAMETER
+    halted = old.streak >= MOST_SKIPPED_IN_A_ROW
+    if ema_decay is not None:
+        moved = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), old.ema, new.params)
+        new = new.replace(ema=moved)
+    kept = jax.tree.map(lambda n, o: jnp.where(finite & ~halted, n, o), new, old)
+    state = kept.replace(
+        step=old.step + 1,
+        skipped=old.skipped + ~finite,
+        streak=jnp.where(halted, old.streak, jnp.where(finite, 0, old.streak + 1)),
+    )
+    return state, {**metrics, "streak": state.streak.astype(jnp.float32)}

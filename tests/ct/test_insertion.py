@@ -53,9 +53,10 @@ STACK = np.repeat(BODY, 4, axis=0)
 
 @pytest.mark.core
 def test_added_variance_is_proportional_to_one_over_dose_minus_one():
-    found = {dose: sd(added(STACK, dose)) ** 2 for dose in (0.5, 0.25, 0.1, 0.05)}
+    rich = dataclasses.replace(SCAN, n0=1e6)  # few photons would bend the law
+    found = {dose: sd(added(STACK, dose, rich)) ** 2 for dose in (0.5, 0.25, 0.1, 0.05)}
     for dose, variance in found.items():
-        np.testing.assert_allclose(variance / found[0.5], 1 / dose - 1, rtol=0.03)
+        np.testing.assert_allclose(variance / found[0.5], 1 / dose - 1, rtol=0.02)
 
 
 def test_variance_of_a_whole_scan_is_proportional_to_one_over_dose():
@@ -127,7 +128,7 @@ def test_streaks_run_through_shoulders_at_low_dose():
     # A streak: correlated along x, across it not; stronger with bones than without.
     assert along(noise, 2) > along(noise, 1) + 0.3
     assert along(noise, 2) > along(plain, 2) + 0.05
-    assert sd(noise, band[None]) > 1.5 * sd(plain, band[None])
+    assert sd(noise, band[None]) > 1.2 * sd(plain, band[None])
 
 
 @pytest.mark.core

@@ -56,7 +56,7 @@ def test_tissues_have_their_hounsfield_units(region, expected):
     values = {name: [] for name in expected}
     for seed in range(6):
         patient = random_patient(
-            seed, region=region, n_slices=2, slice_mm=20, size=160, pixel_mm=2.3
+            seed, region=region, n_slices=2, slice_mm=8, size=160, pixel_mm=2.3
         )
         for name, found in values.items():
             core = patient.mask(name)
@@ -103,7 +103,7 @@ def test_lesions_have_known_place_size_and_contrast():
             ring = ndimage.binary_dilation(mask[k], iterations=5)
             ring &= ~ndimage.binary_dilation(mask[k], iterations=2) & patient.mask("liver")[k]
             contrast = np.median(patient.hu[k][core]) - np.median(patient.hu[k][ring])
-            assert abs(contrast - lesion.contrast_hu) < 5
+            assert abs(contrast - lesion.contrast_hu) < 7  # the liver's own texture
             checked += 1
     assert checked >= 3
 

@@ -39,6 +39,10 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
     assert tenth.dose == 0.1
     write_series(tmp_path / "in" / "2", anatomy(2), PatientID="P2")
     assert len(load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")) == 18
+    # The same names and sizes with other pixels.
+    write_series(tmp_path / "in" / "0", anatomy(9), PatientID="P0")
+    changed = load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")
+    np.testing.assert_array_equal(changed.full_hu[:6], anatomy(9))
 
 
 @pytest.mark.core

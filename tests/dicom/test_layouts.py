@@ -55,15 +55,15 @@ def test_mayo_as_downloaded_keeps_kernels_apart(tmp_path, top):
         assert "full" in str(candidate.full.folder) and "quarter" in str(candidate.low.folder)
 
 
-def test_mayo_sharp_and_smooth_without_kernel_tags(tmp_path):
+def test_mayo_sharp_is_no_partner_of_smooth_without_kernel_tags(tmp_path):
     for kind in ("", "_sharp"):
         folders = tuple(tmp_path / "L067" / f"{dose}_1mm{kind}" for dose in ("full", "quarter"))
         write_mayo_pair(folders, "L067", 0, tags={"ConvolutionKernel": None})
-    found = survey(tmp_path)
-    assert len(found.candidates) == 2
-    for candidate in found.candidates:
-        kinds = {f.folder.name.endswith("_sharp") for f in (candidate.full, candidate.low)}
-        assert len(kinds) == 1
+    assert len(survey(tmp_path).candidates) == 2
+    shutil.rmtree(tmp_path / "L067" / "full_1mm")
+    shutil.rmtree(tmp_path / "L067" / "quarter_1mm_sharp")
+    with pytest.raises(DataError, match="no low-dose series has a normal-dose partner"):
+        survey(tmp_path)
 
 
 def test_mayo_with_folders_named_in_capitals_and_one_patient_given(tmp_path):
