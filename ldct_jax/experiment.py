@@ -8,11 +8,13 @@ from typing import Any
 
 from ldct_jax import spec
 from ldct_jax.data.embedded import Phantoms
+from ldct_jax.data.natural import NaturalImages
 from ldct_jax.data.patches import Patches
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import FULL, Window
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.optim import Adam
+from ldct_jax.train.gan import WassersteinGAN
 
 SELECTIONS = ("last", "best")
 
@@ -21,8 +23,10 @@ SELECTIONS = ("last", "best")
 class Experiment:
     """One training: what is trained, on what, how, and how its result is chosen.
 
-    ``select``: the tables use the parameters of the ``last`` epoch, as the papers do, or the
-    ``best`` by the validation patient; never anything that saw a test patient.
+    ``gan``: an adversary beside the loss. ``starts_from``: the variant whose trained parameters
+    this one begins with (fine-tuning; the earlier stages of a cascade). ``images``: train on these
+    instead of the study's CT. ``select``: the tables use the parameters of the ``last`` epoch, as
+    the papers do, or the ``best`` by the validation patient; never anything that saw a test patient.
     """
 
     model: Any
@@ -33,6 +37,9 @@ class Experiment:
     epochs: int = 60
     seed: int = 0
     ema_decay: float | None = None
+    gan: WassersteinGAN | None = None
+    starts_from: str | None = None
+    images: NaturalImages | None = None
     select: str = "last"
 
     def __post_init__(self):

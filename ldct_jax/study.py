@@ -194,9 +194,15 @@ class _Session:
     def _feeder(self, repeat: int, split: Split, experiment: Experiment) -> Resident:
         """One feeder for all variants that see the same patches: its slices stay on the device."""
         patches = experiment.patches
-        key = (repeat, patches, experiment.seed)
+        if experiment.gan is not None:
+            # The critic's steps share one large batch, see ldct_jax.train.gan.
+            patches = dataclasses.replace(patches, batch=patches.batch * experiment.gan.n_critic)
+        key = (repeat, patches, experiment.seed, experiment.images)
         if key not in self._feeders:
-            train_pairs = self.pairs.of(split.train)
+            if experiment.images is None:
+                train_pairs = self.pairs.of(split.train)
+            else:
+                train_pairs = experiment.images.pairs(experiment.window)
             if patches.slices_per_patient is not None:
                 train_pairs = train_pairs.sample(patches.slices_per_patient, experiment.seed)
             self._feeders = {key: Resident(train_pairs, patches, experiment.seed)}
@@ -253,7 +259,8 @@ class _Session:
                 augment=experiment.patches.augment,
                 record=record,
                 ema_decay=experiment.ema_decay,
-                init_from=self.request.init,
+                gan=experiment.gan,
+                init_from=self._init(experiment, repeat),
             ),
             feeder,
             folder,
@@ -301,8 +308,18 @@ class _Session:
         )
         self.stop.check()
 
+    def _init(self, experiment: Experiment, repeat: int) -> Path | None:
+        if self.request.init is not None or experiment.starts_from is None:
+            return self.request.init
+        source = self.request.out / _run_name(experiment.starts_from, repeat)
+        if not (source / results.RESULT).exists():
+            raise NumericsError(
+                f"{experiment.starts_from} has to be trained first, and has no finished run"
+            )
+        return source / "checkpoints" / ("best" if experiment.select == "best" else "last")
+
     def _record(self, experiment: Experiment, repeat: int) -> dict:
-        init = self.request.init
+        init = self._init(experiment, repeat)
         return {
             "model": spec.to_record(experiment.model),
             "window": spec.to_record(experiment.window),
@@ -329,6 +346,11 @@ class _Session:
             if patients
         }
 
+        undenoised = None
+        if "validation" in parts:
+            seen = parts["validation"]
+            undenoised = float(protocol.score(seen.low_hu, seen.full_hu).psnr_db.mean())
+
         def monitor(variables: dict) -> dict:
             numbers = {}
             for name, pairs in parts.items():
@@ -338,6 +360,8 @@ class _Session:
                     continue  # the training itself counts and stops; there is nothing to score
                 numbers[f"{name}_psnr"] = float(scores.psnr_db.mean())
                 numbers[f"{name}_rmse"] = float(scores.rmse.mean())
+                if name == "validation":
+                    numbers["undenoised_psnr"] = undenoised
             return numbers
 
         return monitor

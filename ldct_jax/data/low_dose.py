@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
@@ -85,7 +86,12 @@ class LowDose:
 
 
 def simulate(
-    full_hu: np.ndarray, low: LowDose, *, own_noise_hu: float | None, pixel_mm: float
+    full_hu: np.ndarray,
+    low: LowDose,
+    *,
+    own_noise_hu: float | None,
+    pixel_mm: float,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, dict]:
     """The low-dose partner of one series.
 
@@ -95,6 +101,7 @@ def simulate(
     Args:
       full_hu: (N, H, W) int16, HU.
       own_noise_hu: its noise in flat tissue (ldct_jax.data.flat_noise).
+      advance: called with the number of slices that were made.
 
     Returns:
       (N, H, W) int16 HU, not below -1024; and a record of how it was made, for JSON.
@@ -115,6 +122,7 @@ def simulate(
             raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
         # As scanners do: nothing is stored below -1024 HU.
         out[start : start + len(chunk)] = np.clip(np.rint(noisy), -1024, 32767)
+        advance(len(chunk))
     return out, {"spec": to_record(low), **record}
 
 
@@ -156,9 +164,10 @@ def _calibrated(full_hu, low: LowDose, scan, own_noise_hu, pixel_mm: float, seed
 
     target = low.sd_hu(own_noise_hu)
     region = flat_region(full_hu, pixel_mm)
-    # The slices with most flat tissue among those spread over the series.
-    by_tissue = np.argsort(-region.sum((1, 2)), kind="stable")[: max(CALIBRATION_SLICES, 1)]
-    chosen = np.sort(by_tissue)
+    # Spread over the slices with much flat tissue: a thick slice alone would stand for all.
+    much = np.flatnonzero(region.sum((1, 2)) * 2 >= region.sum((1, 2)).max())
+    spread = np.linspace(0, len(much) - 1, min(len(much), CALIBRATION_SLICES)).round().astype(int)
+    chosen = much[np.unique(spread)]
     found = n0_from_added_sd(
         full_hu[chosen],
         region[chosen],

@@ -196,7 +196,11 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
                 name = f"{stem}-full.npy"
                 full = _link(store.folder / record.full.file, unfinished.folder, name, record.full)
                 low_hu, made = simulate(
-                    full_hu, low, own_noise_hu=record.noise_hu, pixel_mm=record.pixel_mm
+                    full_hu,
+                    low,
+                    own_noise_hu=record.noise_hu,
+                    pixel_mm=record.pixel_mm,
+                    advance=progress.advance,
                 )
                 return dataclasses.replace(
                     record,
@@ -209,7 +213,8 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
                 )
 
             _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)
-            progress.advance(record.full.shape[0], "already there" if resumed else "")
+            if resumed:
+                progress.advance(record.full.shape[0], "already there")
         return unfinished.finish(store.source, store.attribution)
 
 

@@ -42,6 +42,11 @@ class Cascade(nn.Module):
     def __call__(self, x_bhw1, train: bool = False):
         if not self.stages:
             raise UsageError("a cascade needs at least one stage")
+        if len({id(stage) for stage in self.stages}) < len(self.stages):
+            raise UsageError(
+                "one object stands twice in a cascade's stages and would share its weights: make "
+                "each stage its own object, as in stage.copy()"
+            )
         if not 0.0 <= self.blend <= 1.0:
             raise UsageError(f"blend={self.blend}: the prediction's share lies between 0 and 1")
         check_images(x_bhw1, "a cascade")

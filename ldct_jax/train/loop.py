@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +13,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldct_jax.errors import CheckpointError, NumericsError
+from ldct_jax.errors import NumericsError
 from ldct_jax.hu import Window
 from ldct_jax.optim import Adam
 from ldct_jax.progress import Progress
 from ldct_jax.train import state as train_state
 from ldct_jax.train import steps
-from ldct_jax.train.checkpoint import Checkpoints, load_arrays
+from ldct_jax.train.checkpoint import Checkpoints
 from ldct_jax.train.clock import Clock
+from ldct_jax.train.gan import WassersteinGAN, adversarial
+from ldct_jax.train.initial import start_from
 from ldct_jax.train.interrupt import Interrupted, StopRequest
 from ldct_jax.train.log import MetricsLog
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.parallel import DataParallel, synchronised
 
 # A call should be long enough to hide its launch and short enough for progress and signals.
 SECONDS_PER_CALL = 3.0
@@ -48,6 +51,7 @@ class Job:
     augment: str
     record: dict
     ema_decay: float | None = None
+    gan: WassersteinGAN | None = None
     init_from: Path | None = None
 
 
@@ -86,11 +90,20 @@ def train(
 
     # ---- 1. Model and optimiser, whole on every device -----------------------------------------
     optimizer = job.optimizer.build(total, feeder.steps_per_epoch)
+    critic = None
+    if job.gan is not None:
+        critic_steps = (total * job.gan.n_critic, feeder.steps_per_epoch * job.gan.n_critic)
+        critic = (job.gan.critic, job.gan.optimizer.build(*critic_steps))
     state = train_state.create(
-        job.model, optimizer, job.patch_size, job.seed, ema=job.ema_decay is not None
+        job.model,
+        optimizer,
+        job.patch_size,
+        job.seed,
+        ema=job.ema_decay is not None,
+        critic=critic,
     )
     if job.init_from is not None:
-        state = _start_from(job, state)
+        state = start_from(state, job.model, job.init_from)
     state = parallel.replicate(state)
 
     # ---- 2. Resume: the checkpoint knows the step, and the step knows the place in the data -----
@@ -101,10 +114,21 @@ def train(
         state, extra = restored
     done, best_value = int(state.step), extra.get("best")
     clock = Clock(extra.get("seconds"))
-    log = MetricsLog(folder, from_step=done)
 
     # ---- 3. Compile ahead of time: one program for calls of every length -----------------------
-    step_fn = steps.supervised(job.model, job.loss, optimizer, ema_decay=job.ema_decay)
+    model = synchronised(job.model)
+    if job.gan is None:
+        step_fn = steps.supervised(
+            model,
+            job.loss,
+            optimizer,
+            ema_decay=job.ema_decay,
+            frozen_statistics=job.optimizer.trainable == "last_conv",
+        )
+    else:
+        step_fn = adversarial(
+            model, job.loss, optimizer, job.gan, critic[1], ema_decay=job.ema_decay
+        )
     program = parallel.compile_steps(step_fn, feeder, job.window, job.augment, MOST_STEPS_PER_CALL)
 
     def arguments(first: int, count: int):
@@ -133,8 +157,8 @@ def train(
         progress.advance(count * feeder.batch_size, text)
         if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
             raise NumericsError(
-                f"{name}: gradients or parameters were not finite in {steps.MOST_SKIPPED_IN_A_ROW} batches in a "
-                f"row, until step {first + count}; the last good checkpoint is in "
+                f"{name}: gradients or parameters were not finite in "
+                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {first + count}; the last good checkpoint is in "
                 f"{folder.name}/checkpoints: lower the learning rate or check the data"
             )
 
@@ -146,6 +170,7 @@ def train(
         if to is last:
             saved_at, saved_step = time.monotonic(), done
 
+    log = MetricsLog(folder, from_step=done)
     try:
         with (
             Progress(
@@ -173,6 +198,7 @@ def train(
                         with clock.section("evaluate"):
                             numbers = monitor(variables_of(state))
                         log.evaluation(done, epoch, numbers)
+                        _watch(job, epoch, numbers, name)
                         value = numbers.get("validation_psnr")
                         if value is not None and (best_value is None or value > best_value):
                             best_value = value
@@ -194,26 +220,28 @@ def train(
     return outcome
 
 
+def _watch(job: Job, epoch: int, numbers: dict, name: str) -> None:
+    """A generator that makes the validation image worse, after its warm-up, is no denoiser."""
+    if job.gan is None or epoch <= job.gan.warmup * job.epochs:
+        return
+    ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
+    if ours is None or undenoised is None or ours >= undenoised:
+        return
+    message = (
+        f"{name}: after {epoch} epochs the generator's validation image ({ours:.2f} dB) is worse "
+        f"than the undenoised one ({undenoised:.2f} dB)"
+    )
+    if job.gan.stop_if_worse:
+        raise NumericsError(f"{message}: give the content loss more weight")
+    print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
 def variables_of(state) -> dict:
     """The network's variables for inference: the moving average where there is one."""
     variables = {"params": state.params if state.ema is None else state.ema}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
     return variables
-
-
-def _start_from(job: Job, state):
-    """Fine-tuning: parameters and statistics of another run, everything else from the start."""
-    arrays, meta = load_arrays(job.init_from)
-    if meta["record"]["model"] != job.record["model"]:
-        raise CheckpointError(
-            "INIT names a checkpoint of another model: "
-            f"{meta['record']['model']} there, {job.record['model']} here"
-        )
-    params = arrays.get("ema") or arrays["params"]
-    stats = arrays.get("batch_stats", {})
-    ema = None if state.ema is None else jax.tree.map(np.copy, params)
-    return state.replace(params=params, batch_stats=stats, ema=ema)
 
 
 class _Pace:

@@ -7,8 +7,10 @@ same program with an axis of length 1.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,22 @@ from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
 from ldct_jax.train.state import TrainState
 from ldct_jax.train.steps import AXIS
+
+
+def synchronised(model):
+    """``model`` with its BatchNorm statistics taken over all devices, nested models included."""
+    changes = {}
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        if field.name == "axis_name":
+            changes[field.name] = AXIS
+        elif field.name == "parent":
+            continue
+        elif isinstance(value, nn.Module):
+            changes[field.name] = synchronised(value)
+        elif isinstance(value, tuple) and any(isinstance(v, nn.Module) for v in value):
+            changes[field.name] = tuple(synchronised(v) for v in value)
+    return dataclasses.replace(model, **changes) if changes else model
 
 
 class DataParallel:

@@ -100,3 +100,14 @@ def test_pairs_that_do_not_belong_together_are_refused():
         PairedSlices(a.astype(float), a.astype(float), ("x", "x"), one, one, "")
     with pytest.raises(DataError, match="no such patient"):
         PairedSlices(a, a, ("x", "y"), one, one, "").of(["z"])
+
+
+def test_natural_images_carry_the_stated_noise_in_grey_units():
+    from ldct_jax.data.natural import PHOTOGRAPHS, NaturalImages
+    from ldct_jax.hu import FULL
+
+    pairs = NaturalImages(sigma=25, tile=256).pairs(FULL)
+    assert set(pairs.patients) == set(PHOTOGRAPHS) and len(pairs) >= len(PHOTOGRAPHS)
+    low, full = FULL.to_unit(pairs.low_hu), FULL.to_unit(pairs.full_hu)
+    assert full.min() >= -1e-3 and full.max() <= 1 + 1e-3
+    assert abs(float((low - full).std()) - 25 / 255) < 1e-3

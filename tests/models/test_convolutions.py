@@ -32,35 +32,28 @@ def loss(conv):
 
 @pytest.mark.parametrize(
     ("h", "w", "k", "stride", "dilation"),
-    [(9, 8, 3, 1, 1), (12, 11, 3, 1, 3), (8, 8, 5, 1, 1), (10, 11, 3, 2, 1), (9, 8, 3, 2, 1),
-     (4, 3, 3, 2, 1), (12, 13, 5, 2, 1), (10, 9, 1, 2, 1), (9, 9, 2, 2, 1), (11, 12, 3, 3, 1)],
+    [(9, 8, 3, 1, 1), (12, 11, 3, 1, 3), (10, 11, 3, 2, 1), (9, 8, 3, 2, 1), (4, 3, 3, 2, 1),
+     (12, 13, 5, 2, 1), (10, 9, 1, 2, 1), (9, 9, 2, 2, 1)],
 )  # fmt: skip
 def test_gradients_of_first_and_second_order_are_those_of_autodiff(h, w, k, stride, dilation):
     x = RNG.normal(size=(2, h, w, 3)).astype(np.float32)
     kernel = RNG.normal(size=(k, k, 3, 4)).astype(np.float32)
 
-    def ours(x, kernel):
-        return conv_valid(x, kernel, stride=stride, dilation=dilation)
+    def all_orders(conv):
+        def penalty(x, kernel):
+            return jnp.sum(jnp.sin(jax.grad(loss(conv))(x, kernel) * 1e-2))
 
-    def theirs(x, kernel):
-        return reference_conv(x, kernel, stride, dilation)
+        def orders(x, kernel):
+            first = jax.grad(loss(conv), (0, 1))(x, kernel)
+            return conv(x, kernel), first, jax.grad(penalty, (0, 1))(x, kernel)
 
-    np.testing.assert_allclose(ours(x, kernel), theirs(x, kernel), rtol=1e-5, atol=1e-5)
+        quick = {"xla_backend_optimization_level": 0}
+        return jax.tree.leaves(jax.jit(orders, compiler_options=quick)(x, kernel))
 
-    def penalty(conv):
-        def value(x, kernel):
-            gx = jax.grad(loss(conv))(x, kernel)
-            return jnp.sum(jnp.sin(gx * 1e-2))
-
-        return value
-
-    for a, b in ((loss(ours), loss(theirs)), (penalty(ours), penalty(theirs))):
-        for g, r in zip(
-            jax.jit(jax.grad(a, (0, 1)))(x, kernel),
-            jax.jit(jax.grad(b, (0, 1)))(x, kernel),
-            strict=True,
-        ):
-            np.testing.assert_allclose(g, r, atol=2e-5 * float(jnp.abs(r).max()))
+    ours = all_orders(lambda x, kernel: conv_valid(x, kernel, stride=stride, dilation=dilation))
+    theirs = all_orders(lambda x, kernel: reference_conv(x, kernel, stride, dilation))
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("stride", [1, 2])

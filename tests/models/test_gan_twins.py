@@ -5,15 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ldct_jax import losses
 from ldct_jax.models.critic import Critic
 from ldct_jax.models.vgg import VGG
 
 RNG = np.random.default_rng(0)
-REAL = RNG.uniform(0, 1, (3, 16, 16, 1)).astype(np.float32)
-FAKE = RNG.uniform(0, 1, (3, 16, 16, 1)).astype(np.float32)
+REAL = RNG.uniform(0, 1, (3, 8, 8, 1)).astype(np.float32)
+FAKE = RNG.uniform(0, 1, (3, 8, 8, 1)).astype(np.float32)
 MIX = RNG.uniform(0, 1, 3).astype(np.float32)
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -34,9 +33,9 @@ def torch_penalty(critic, real, fake, mix):
     return (gradient.flatten(1).norm(dim=1) - 1) ** 2
 
 
-@pytest.mark.parametrize("critic", [Critic(size=16), Critic(flatten=False)], ids=["flat", "patch"])
-def test_critic_and_its_penalised_loss_are_those_of_torch(critic, twins):
-    variables = jit(critic.init)(jax.random.key(0), REAL)
+def test_critic_and_its_penalised_loss_are_those_of_torch(twins):
+    critic = Critic(size=8)
+    variables = critic.init(jax.random.key(0), REAL)
     noise = np.random.default_rng(1)
     variables = jax.tree.map(
         lambda p: 2 * p + noise.uniform(-0.05, 0.05, p.shape).astype(np.float32), variables

@@ -24,35 +24,34 @@ from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 RATE, STEPS = 1e-3, 10
 # The last level of UNet on the image it is made for: one pixel, no normalisation.
 BOTTLENECK = "down3"
-clones = functools.partial(ClonesNet, n_filters=4, n_clones=3)
+clones = functools.partial(ClonesNet, n_filters=4, n_clones=3, n_layers=6)
 scn = functools.partial(clones, transfer="image", coupled=False, residual="incremental")
+SIZE = (2, 15, 17, 1)
 NETWORKS = {
     # The eight rows of pcn's ablation differ in the loss too; here it is that over all clones.
-    "pcn": (clones(), (2, 15, 17, 1)),
-    "pcn_plain": (clones(shortcuts=False), (2, 15, 17, 1)),
-    "pcn_incremental": (clones(residual="incremental"), (2, 15, 17, 1)),
-    "pcn_zeros": (clones(first_transfer="zeros", n_layers=6), (2, 15, 17, 1)),
-    "pcn_cpce": (clones(backbone="cpce", n_layers=8), (2, 15, 17, 1)),
-    "pcn_image": (clones(transfer="image"), (2, 15, 17, 1)),
-    "pcn_5x5": (clones(n_layers=6, kernel_size=5, n_clones=2), (2, 15, 17, 1)),
-    "scn": (scn(), (2, 15, 17, 1)),
-    "scn_coupled": (scn(coupled=True), (2, 15, 17, 1)),
-    "scn_feature": (scn(transfer="feature"), (2, 15, 17, 1)),
+    "pcn": (clones(n_layers=10), SIZE),
+    "pcn_incremental": (clones(residual="incremental"), SIZE),
+    "pcn_plain_zeros_5x5": (
+        clones(shortcuts=False, first_transfer="zeros", kernel_size=5, n_clones=2),
+        SIZE,
+    ),
+    "pcn_cpce": (clones(backbone="cpce"), SIZE),
+    "pcn_image": (clones(transfer="image"), SIZE),
+    "scn": (scn(), SIZE),
+    "scn_coupled": (scn(coupled=True), SIZE),
+    "scn_feature": (scn(transfer="feature"), SIZE),
     "redcnn": (REDCNN(n_filters=4), (2, 22, 25, 1)),
-    "cpce": (CPCE(n_filters=6), (2, 15, 17, 1)),
-    "mapnn": (MAPNN(n_filters=6, n_modules=3), (2, 15, 17, 1)),
+    "cpce": (CPCE(n_filters=6), SIZE),
+    "mapnn": (MAPNN(n_filters=6, n_modules=2), SIZE),
     "dncnn": (DnCNN(depth=6, n_filters=6), (3, 15, 17, 1)),
     "dncnn_frozen": (DnCNN(depth=4, n_filters=6, frozen_statistics=True), (3, 15, 17, 1)),
-    "cnn10": (CNN10(n_filters=4), (3, 15, 17, 1)),
     "cnn10_2ch": (CNN10(depth=5, n_filters=4, in_channels=2), (3, 15, 17, 2)),
     "drl": (DRL(n_filters=6), (3, 15, 17, 1)),
-    "drl_difference": (DRL(n_filters=6, input_residual=False, in_channels=2), (3, 15, 17, 2)),
     "wgan_vgg": (WGANVGG(n_filters=6), (2, 21, 25, 1)),
-    "cnn_l1": (CNNL1(n_filters=6), (2, 15, 17, 1)),
-    "dcscn": (DCSCN(), (2, 15, 17, 1)),
-    "dcscn_prelu": (DCSCN(widths=(6, 5, 4), a1=4, b1=3, activation="prelu"), (2, 15, 17, 1)),
-    "hrnet": (HRNet(widths=(4, 5, 6)), (2, 16, 24, 1)),
-    "hrnet_odd": (HRNet(widths=(4, 5, 6), new_scale="previous"), (2, 21, 19, 1)),
+    "cnn_l1": (CNNL1(n_filters=6), SIZE),
+    "dcscn": (DCSCN(widths=(6, 5, 4), a1=4, b1=3), SIZE),
+    "dcscn_prelu": (DCSCN(widths=(6, 5, 4), a1=4, b1=3, activation="prelu"), SIZE),
+    "hrnet": (HRNet(widths=(4, 5, 6)), (2, 21, 19, 1)),
     "unet": (UNet(widths=(4, 6)), (2, 16, 32, 1)),
     "unet_1x1": (UNet(widths=(4, 5, 6)), (2, 8, 8, 1)),
     "cascade": (
@@ -60,6 +59,17 @@ NETWORKS = {
         (3, 15, 17, 1),
     ),
 }
+# The full depths and the remaining options.
+LONG = {
+    "pcn_t4_n8": (ClonesNet(n_filters=8), SIZE),
+    "cpce_bias": (CPCE(n_filters=6, use_bias=True), SIZE),
+    "mapnn_5": (MAPNN(n_filters=6), SIZE),
+    "cnn10": (CNN10(n_filters=4), (3, 15, 17, 1)),
+    "drl_difference": (DRL(n_filters=6, input_residual=False, in_channels=2), (3, 15, 17, 2)),
+    "dcscn_full": (DCSCN(), SIZE),
+    "hrnet_previous": (HRNet(widths=(4, 5, 6, 7), new_scale="previous"), (2, 24, 32, 1)),
+}
+NETWORKS_AND_LONG = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
 
 
 def twin_of(twins, model):
@@ -130,11 +140,11 @@ def flat(tree):
     return {tuple(p.key for p in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS_AND_LONG)
 def test_outputs_gradients_and_ten_adam_steps_are_those_of_torch(name, twins):
     import torch
 
-    model, shape = NETWORKS[name]
+    model, shape = (NETWORKS | LONG)[name]
     rng = np.random.default_rng(1)
     x = rng.uniform(0.2, 0.9, shape).astype(np.float32)
     variables = some_variables(model, x)
@@ -196,7 +206,10 @@ def test_outputs_gradients_and_ten_adam_steps_are_those_of_torch(name, twins):
     after = twins.to_flax(other)
     for group, tree in after.items():
         for key, value in flat(tree).items():
-            assert_close(flat(variables[group])[key], value, 1e-3, f"{key} after ten steps")
+            # Adam makes a full step of a weight whose gradient is all rounding: single weights may
+            # differ, a tensor as a whole may not.
+            error = np.sqrt(np.mean(np.square(flat(variables[group])[key] - value)))
+            assert error <= 1e-3 * np.abs(value).max(), f"{key} after ten steps: off by {error:.3g}"
 
 
 def test_the_twins_share_no_shortcut_with_what_they_test(twins):

@@ -1,0 +1,184 @@
+"""A model by its name or path → a function HU → HU: checkpoint, exported artefact, or filter.
+
+Two steps: :func:`find` tells what a name means without importing jax, so that a wrong name and
+bad input are told at once; :meth:`Found.open` loads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.denoise.trained import Trained
+from ldct_jax.errors import CheckpointError, NumericsError, UsageError
+from ldct_jax.hu import Window
+from ldct_jax.models.filters import FILTERS
+
+SHIPPED: dict[str, Path] = {}
+"""Models inside the package by name; the first is the default of ``ldct denoise``."""
+
+ARTEFACTS = (".stablehlo", ".onnx")
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A function of whole slices, (N, H, W) or (H, W) HU → float32 HU of the same shape.
+
+    Args:
+      name: short, for file headers and tables. digest: sha256 (hex) of what computes.
+      batch: slices that :meth:`run` takes at best at a time.
+      window: the model's HU window; None for filters, which have none.
+      trained_on: the range of its training images; None where it isn't known.
+      learned: whether a training range matters at all.
+    """
+
+    name: str
+    digest: str
+    batch: int
+    window: Window | None
+    trained_on: Trained | None
+    learned: bool
+    compute: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+
+    def __call__(self, hu) -> np.ndarray:
+        """Denoise an array of HU, slice by slice; raises UsageError or NumericsError."""
+        hu = np.asarray(hu)
+        if hu.ndim not in (2, 3) or hu.dtype.kind not in "iuf" or 0 in hu.shape:
+            raise UsageError(
+                f"a denoiser takes HU as (H, W) or (N, H, W) numbers, not {hu.dtype} {hu.shape}"
+            )
+        slices = hu[None] if hu.ndim == 2 else hu
+        out = np.empty(slices.shape, np.float32)
+        for start in range(0, len(slices), self.batch):
+            part = slices[start : start + self.batch]
+            out[start : start + len(part)] = self.run(part)
+        return out.reshape(hu.shape)
+
+    def run(self, hu_bhw: np.ndarray) -> np.ndarray:
+        """A few slices (B, H, W) → float32 (B, H, W); raises NumericsError for NaN on either side."""
+        hu_bhw = np.asarray(hu_bhw, np.float32)
+        if not np.isfinite(hu_bhw).all():
+            raise NumericsError("the image holds NaN or infinite values; replace them first")
+        out = self.compute(hu_bhw)
+        if out.shape != hu_bhw.shape:
+            raise UsageError(f"{self.name} returned {out.shape} for images of {hu_bhw.shape}")
+        if not np.isfinite(out).all():
+            raise NumericsError(f"the result of {self.name} holds NaN or infinite values")
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a model's name means: ``kind`` is filter, checkpoint, stablehlo or onnx."""
+
+    kind: str
+    name: str
+    path: Path | None = None
+
+    @property
+    def needs_jax(self) -> bool:
+        return self.kind in ("checkpoint", "stablehlo")
+
+    def open(self) -> Denoiser:
+        """Load the model."""
+        if self.kind == "filter":
+            return _filter(self.name)
+        if self.kind == "checkpoint":
+            return _checkpoint(self.path, self.name)
+        return _artefact(self.path)
+
+
+def find(model: str | Path | None) -> Found:
+    """What ``model`` means: a shipped model, a filter, a run folder or checkpoint, an artefact.
+
+    None is the default: the first shipped model.
+
+    Raises:
+      UsageError: nothing of that name, with what there is.
+    """
+    names = ", ".join((*SHIPPED, *FILTERS))
+    if model is None:
+        if not SHIPPED:
+            raise UsageError(
+                "this version ships no trained model: name one with --model (a run folder, a "
+                f"checkpoint, an exported .stablehlo or .onnx file, or one of {names})"
+            )
+        model = next(iter(SHIPPED))
+    if model in SHIPPED:
+        return Found("checkpoint", str(model), SHIPPED[model])
+    if model in FILTERS:
+        return Found("filter", str(model))
+    path = Path(model)
+    if path.is_file() and path.suffix in ARTEFACTS:
+        return Found(path.suffix[1:], path.stem, path)
+    if path.is_dir():
+        return Found("checkpoint", path.resolve().name, path)
+    if path.is_file():
+        raise UsageError(f"{path} is no model: give a run folder, or a .stablehlo or .onnx file")
+    raise UsageError(
+        f"there is no model {str(model)!r}: give a run folder, a checkpoint, an exported "
+        f".stablehlo or .onnx file, or one of {names}"
+    )
+
+
+def _filter(name: str) -> Denoiser:
+    filtered = FILTERS[name]()
+    settings = json.dumps({"filter": name, **dataclasses.asdict(filtered)}, sort_keys=True)
+    return Denoiser(
+        name=name,
+        digest=hashlib.sha256(settings.encode()).hexdigest(),
+        batch=1,
+        window=None,
+        trained_on=None,
+        learned=False,
+        compute=lambda hu: filtered(hu[..., None])[..., 0],
+    )
+
+
+def _checkpoint(path: Path, name: str) -> Denoiser:
+    import jax
+
+    from ldct_jax.evaluate import WholeSlices
+    from ldct_jax.train.checkpoint import load_model
+
+    model, variables, window, meta = load_model(path)
+    slices = WholeSlices(model, window)
+    variables = jax.device_put(variables)
+
+    return Denoiser(
+        name=name,
+        digest=meta["digest"],
+        batch=slices.batch,
+        window=window,
+        trained_on=Trained.from_record(meta["record"].get("trained_on")),
+        learned=True,
+        compute=lambda hu: slices(variables, hu),
+    )
+
+
+def _artefact(path: Path) -> Denoiser:
+    from ldct_jax.export import onnx, stablehlo
+
+    kind = {".stablehlo": stablehlo, ".onnx": onnx}[path.suffix]
+    compute, card, digest = kind.load(path)
+    if card is None:
+        raise CheckpointError(
+            f"{path} doesn't say that ldct_jax made it, nor its window: export it with `ldct export`"
+        )
+    import sys
+
+    on_gpu = "jax" in sys.modules and sys.modules["jax"].default_backend() != "cpu"
+    return Denoiser(
+        name=card.name,
+        digest=digest,
+        batch=8 if on_gpu else 1,
+        window=card.window,
+        trained_on=card.trained_on,
+        learned=True,
+        compute=compute,
+    )

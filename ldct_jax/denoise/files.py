@@ -1,0 +1,110 @@
+"""Files that are there whole or not at all, and an output folder that nobody else writes to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ldct_jax.errors import LdctError, UsageError
+
+PART = ".part"
+"""Ending of files and folders that are being written; they start with a dot."""
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, make it durable, and rename it.
+
+    Raises LdctError where the disk is full or can't be written; nothing half-written stays.
+    """
+    part = path.with_name(f".{path.name}{PART}")
+    with telling(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(part)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+            sync_folder(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """:func:`write_whole` of bytes."""
+    write_whole(path, lambda part: part.write_bytes(data))
+
+
+@contextlib.contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turn the errors of writing ``path`` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise LdctError(
+                f"{path.parent} is full: free some space and run the same command again, it goes "
+                "on where it stopped"
+            ) from error
+        raise LdctError(
+            f"{path} can't be written ({error.strerror}): choose another OUT folder"
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make ``folder`` and keep a second command out of it."""
+    import fcntl
+
+    with telling(folder / "."):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LdctError(
+                f"another command is writing to {folder}: wait for it, or choose another OUT"
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def check_folders(source: Path, out: Path) -> None:
+    """Refuse an OUT that is a file, IN itself, or below it: results must not become inputs."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: OUT is a folder, results keep their input's name")
+    inside = source.resolve() if source.is_dir() else source.resolve().parent
+    if out.resolve() == inside or (source.is_dir() and inside in out.resolve().parents):
+        raise UsageError(
+            f"OUT={out} is {'below' if out.resolve() != inside else 'the folder of'} IN: originals "
+            "and derived images must not lie together; choose another folder"
+        )
+
+
+def check_target(path: Path, out: Path) -> None:
+    """Refuse a target that a link in OUT leads elsewhere."""
+    parent = path.parent.resolve()
+    if out.resolve() not in (parent, *parent.parents):
+        raise UsageError(f"{path.parent} leads out of {out}: remove that link or choose another OUT")
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,144 @@
+"""What there is to denoise below a path: CT series, slice by slice, all checked beforehand.
+
+Every file is judged here, pixels included, so that nothing is computed for a series that can't be
+finished. Reading for training (:mod:`ldct_jax.dicom.read`) is stricter: it wants one image a
+position and square pixels, which a network that looks at single slices doesn't need.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from ldct_jax.dicom.header import DEFLATED, Header, Unusable, looks_like_dicom, read_header
+from ldct_jax.dicom.header import careful, transfer_syntax
+from ldct_jax.dicom.pixels import read_stored
+from ldct_jax.dicom.read import SAME_PLACE_MM, gaps_of
+
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSeries:
+    """The slices of one series, orientation, matrix and pixel size, ordered along the normal.
+
+    ``notes`` tell gaps and duplicates. ``number`` is the source's SeriesNumber. Exposure doesn't
+    split a series: tube current follows the patient.
+    """
+
+    headers: tuple[Header, ...] = dataclasses.field(repr=False)
+    notes: tuple[str, ...]
+    number: int | None
+
+    @property
+    def first(self) -> Header:
+        return self.headers[0]
+
+    @property
+    def identity(self) -> tuple:
+        """What derived UIDs are made of; the same for one of its slices and for all."""
+        return _identity(self.first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A file that is left out. ``damaged``: a broken CT image, not just something else."""
+
+    path: Path = dataclasses.field(repr=False)
+    reason: str
+    damaged: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Series in order of first appearance, what was left out, and the SeriesNumbers in use."""
+
+    series: tuple[InputSeries, ...]
+    rejected: tuple[Rejected, ...]
+    numbers: frozenset[int]
+
+
+def survey(files: Iterable[Path]) -> Inputs:
+    """Judge ``files`` and group the CT slices among them; other kinds of file are passed over.
+
+    Raises nothing for a file that can't be used: it is in :attr:`Inputs.rejected`.
+    """
+    groups: dict[tuple, list[Header]] = {}
+    numbers: dict[str, int | None] = {}
+    rejected, others = [], set()
+    for path in files:
+        try:
+            if not looks_like_dicom(path):
+                continue
+            header = _checked(path)
+        except Unusable as error:
+            rejected.append(Rejected(path, error.reason, error.damaged))
+            others.add(_series_number(path))
+            continue
+        groups.setdefault(_identity(header), []).append(header)
+        if header.series_uid not in numbers:
+            numbers[header.series_uid] = _series_number(path)
+    series = tuple(_ordered(headers, numbers) for headers in groups.values())
+    used = {n for n in (*numbers.values(), *others) if n is not None}
+    return Inputs(series, tuple(rejected), frozenset(used))
+
+
+def _checked(path: Path) -> Header:
+    """The header of a slice whose pixels were decoded once; raises Unusable."""
+    if transfer_syntax(path) == BIG_ENDIAN:
+        raise Unusable(
+            path, "big-endian transfer syntax is retired; re-save it as explicit little endian"
+        )
+    header = read_header(path)
+    for name, value in (("SOP instance", header.instance_uid), ("series", header.series_uid)):
+        if not value:
+            raise Unusable(path, f"its {name} UID is missing", damaged=True)
+    read_stored(header)
+    return header
+
+
+def _identity(header: Header) -> tuple:
+    return (
+        header.series_uid,
+        tuple(round(v, 3) + 0.0 for v in header.orientation),
+        (header.rows, header.columns),
+        tuple(round(v, 5) for v in header.pixel_mm),
+    )
+
+
+def _ordered(headers: list[Header], numbers: dict[str, int | None]) -> InputSeries:
+    """Sorted along the normal; of several files with one SOP instance UID the first is taken."""
+    headers = sorted(
+        headers, key=lambda h: (h.along_mm, h.instance_number, h.instance_uid, str(h.path))
+    )
+    unique = {h.instance_uid: h for h in reversed(headers)}
+    kept = [h for h in headers if unique[h.instance_uid] is h]
+    notes = []
+    if same := len(headers) - len(kept):
+        notes.append(f"{same} duplicate{'s' * (same > 1)} skipped")
+    positions = [kept[0].along_mm]
+    for header in kept[1:]:
+        if header.along_mm - positions[-1] > SAME_PLACE_MM:
+            positions.append(header.along_mm)
+    if again := len(kept) - len(positions):
+        notes.append(f"{again} more image{'s' * (again > 1)} at a position that has one")
+    notes += gaps_of(positions)
+    return InputSeries(tuple(kept), tuple(notes), numbers[kept[0].series_uid])
+
+
+def _series_number(path: Path) -> int | None:
+    """SeriesNumber of any DICOM file that is safe to parse; None where there is none."""
+    import pydicom
+
+    try:
+        if transfer_syntax(path) in DEFLATED:
+            return None
+        with careful(path):
+            image = pydicom.dcmread(
+                str(path), stop_before_pixels=True, specific_tags=["SeriesNumber"]
+            )
+            number = image.get("SeriesNumber", None)
+            return None if number is None else int(number)
+    except Unusable:
+        return None

@@ -1,0 +1,119 @@
+"""Denoised HU → stored values → the bytes of a DICOM file.
+
+The change in HU is added to the source's stored values, never the HU converted back: where the
+model changes nothing, nothing changes, whatever the rescale. Padding is restored from the source,
+and no other pixel may come to look like padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import io
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.dicom.derive import NewSeries, Processing, derive
+from ldct_jax.dicom.header import Header, careful
+from ldct_jax.errors import NumericsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """New stored values (H, W) int32, and how many of them could not be what the model said.
+
+    ``clipped``: cut to the range of BitsStored. ``moved``: taken off the padding value.
+    """
+
+    values: np.ndarray = dataclasses.field(repr=False)
+    clipped: int
+    moved: int
+
+
+def value_range(header: Header) -> tuple[int, int]:
+    """The least and the greatest value that BitsStored and PixelRepresentation allow."""
+    if header.signed:
+        return -(1 << (header.stored - 1)), (1 << (header.stored - 1)) - 1
+    return 0, (1 << header.stored) - 1
+
+
+def to_stored(
+    stored: np.ndarray, change_hu: np.ndarray, padding: np.ndarray | None, header: Header
+) -> Stored:
+    """The source's stored values (H, W) changed by ``change_hu`` (H, W).
+
+    Rounded half to even and cut to the legal range; pixels of ``padding`` keep their value.
+
+    Raises:
+      NumericsError: a change that is NaN or infinite outside the padding.
+    """
+    new = stored + np.asarray(change_hu, np.float64) / header.slope
+    inside = np.ones(stored.shape, bool) if padding is None else ~padding
+    if not np.isfinite(new[inside]).all():
+        raise NumericsError("the model's result holds NaN or infinite values")
+    new = np.where(inside, np.rint(new), stored)
+    low, high = value_range(header)
+    cut = np.clip(new, low, high)
+    clipped = int(np.count_nonzero(inside & (cut != new)))
+    new = cut.astype(np.int32)
+    moved = np.zeros(stored.shape, bool)
+    if header.padding is not None:
+        moved = inside & (new >= header.padding[0]) & (new <= header.padding[1])
+        new[moved] = _off_padding(new[moved], header)
+    return Stored(new, clipped, int(np.count_nonzero(moved)))
+
+
+def _off_padding(values: np.ndarray, header: Header) -> np.ndarray:
+    """The nearest legal values outside the padding's range."""
+    low, high = value_range(header)
+    below, above = header.padding[0] - 1, header.padding[1] + 1
+    if below < low:
+        return np.full_like(values, min(above, high))
+    if above > high:
+        return np.full_like(values, below)
+    return np.where(values - below < above - values, below, above)
+
+
+def read_source(path: Path):
+    """The data set of a source file without its pixels; raises Unusable."""
+    import pydicom
+
+    with careful(path):
+        return pydicom.dcmread(str(path), stop_before_pixels=True)
+
+
+def encode(
+    header: Header,
+    stored: np.ndarray,
+    *,
+    series: NewSeries,
+    sop_uid: str,
+    processing: Processing,
+    now: datetime.datetime,
+) -> bytes:
+    """The complete DICOM file of the image derived from ``header.path``.
+
+    Raises:
+      Unusable: elements of the source that can't be read, and so can't be carried over.
+    """
+    source = read_source(header.path)
+    with careful(header.path):
+        image = derive(source, series=series, sop_uid=sop_uid, processing=processing, now=now)
+        image.HighBit = header.stored - 1
+        image.PixelData = stored.astype("<i2" if header.signed else "<u2").tobytes()
+        image["PixelData"].VR = "OW"
+        buffer = io.BytesIO()
+        image.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def instance_uid(path: Path) -> str | None:
+    """The SOP instance UID in the meta group of ``path``; None where there is none to be read."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        with careful(path):
+            return str(read_file_meta_info(str(path)).MediaStorageSOPInstanceUID)
+    except Exception:
+        return None

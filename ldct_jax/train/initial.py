@@ -1,0 +1,48 @@
+"""Where a training starts from another's parameters: fine-tuning, and the next cascade stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ldct_jax import spec
+from ldct_jax.errors import CheckpointError
+from ldct_jax.models.cascade import Cascade, join, split
+from ldct_jax.train.checkpoint import load_model
+from ldct_jax.train.state import TrainState
+
+
+def start_from(state: TrainState, model, path: Path) -> TrainState:
+    """``state`` with the parameters and statistics of the checkpoint at ``path``.
+
+    The checkpoint's model is the same as ``model``, or it is what ``model``, a cascade, begins
+    with: a single stage or a shorter cascade; then only the later stages keep their fresh start.
+    Step, optimiser and randomness stay those of ``state``. Raises CheckpointError otherwise.
+    """
+    source, variables, _, _ = load_model(path)
+    if source == model:
+        chosen = variables
+    elif isinstance(model, Cascade) and _begins_with(model, source):
+        old = split(variables) if isinstance(source, Cascade) else [variables]
+        fresh = {"params": state.params}
+        if state.batch_stats:
+            fresh["batch_stats"] = state.batch_stats
+        chosen = join([*old, *split(fresh)[len(old) :]])
+    else:
+        difference = spec.difference(spec.to_record(source), spec.to_record(model))
+        raise CheckpointError(
+            f"{path} holds another model than the one to be trained: {difference}; start from a "
+            "checkpoint of the same model"
+        )
+    chosen = jax.tree.map(np.asarray, chosen)
+    ema = None if state.ema is None else jax.tree.map(np.copy, chosen["params"])
+    return state.replace(
+        params=chosen["params"], batch_stats=chosen.get("batch_stats", {}), ema=ema
+    )
+
+
+def _begins_with(model: Cascade, source) -> bool:
+    stages = source.stages if isinstance(source, Cascade) else (source,)
+    return 0 < len(stages) < len(model.stages) and model.stages[: len(stages)] == stages

@@ -1,0 +1,189 @@
+"""WGAN-GP and cascades: what moves, what is frozen, and that neither depends on devices."""
+
+import dataclasses
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from ldct_jax import spec
+from ldct_jax.errors import CheckpointError, NumericsError
+from ldct_jax.hu import FULL
+from ldct_jax.losses import l1, last_clone, mse
+from ldct_jax.models.cascade import Cascade
+from ldct_jax.models.dncnn import DnCNN
+from ldct_jax.models.drl import DRL
+from ldct_jax.optim import Adam, Constant
+from ldct_jax.train import loop
+from ldct_jax.train.checkpoint import load_arrays
+from ldct_jax.train.gan import WassersteinGAN
+from ldct_jax.train.interrupt import Interrupted
+from ldct_jax.train.parallel import DataParallel
+from tests import tiny
+from tests.train.test_loop import StopAfter, leaves
+
+
+class SmallCritic(nn.Module):
+    """A critic small enough for tests."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = nn.leaky_relu(nn.Conv(4, (3, 3))(x), 0.2)
+        return nn.Dense(1)(x.mean((1, 2)))[:, 0]
+
+
+GAN = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
+
+
+def gan_job(**changes):
+    return tiny.job(**{"loss": last_clone(l1), "gan": GAN, **changes})
+
+
+def train(job, folder, devices=1, batch=8, **kwargs):
+    parallel = DataParallel(jax.devices()[:devices])
+    return loop.train(job, tiny.feeder(batch=batch), folder, parallel=parallel, **kwargs)
+
+
+def test_generator_and_critic_both_learn_and_are_both_saved(tmp_path):
+    train(gan_job(), tmp_path)
+    arrays, _ = load_arrays(tmp_path)
+    assert int(arrays["critic_opt_state"]["0"]["count"]) == 2 * int(
+        arrays["opt_state"]["0"]["count"]
+    )
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    assert all(np.isfinite([r["wasserstein"], r["penalty"], r["loss"]]).all() for r in rows)
+
+
+def test_the_critic_pushes_the_estimate_up(tmp_path):
+    """With a frozen generator the critic alone learns: its estimate of the distance grows."""
+    # A weak penalty: its pull towards slope 1 works in either direction and may win at first.
+    gan = dataclasses.replace(GAN, penalty=0.01)
+    job = gan_job(optimizer=Adam(Constant(0.0)), gan=gan, epochs=40)
+    train(job, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, last = (np.mean([r["wasserstein"] for r in part]) for part in (rows[:8], rows[-8:]))
+    assert last > first + 1e-4
+
+
+def test_one_and_two_devices_play_the_same_game(tmp_path):
+    logs = []
+    for devices in (1, 2):
+        train(gan_job(epochs=1), tmp_path / str(devices), devices=devices)
+        lines = (tmp_path / str(devices) / "metrics.jsonl").read_text().splitlines()
+        logs.append([json.loads(line) for line in lines])
+    for a, b in zip(*logs, strict=True):
+        for key in ("loss", "wasserstein", "penalty"):
+            np.testing.assert_allclose(a[key], b[key], rtol=2e-5, atol=1e-7)
+
+
+def test_a_gan_resumes_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_STEPS_PER_CALL", 2)
+    train(gan_job(), tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        train(gan_job(), tmp_path / "pieces", stop=StopAfter(patch, 3))
+    train(gan_job(), tmp_path / "pieces")
+    a, b = (load_arrays(tmp_path / f)[0] for f in ("straight", "pieces"))
+    assert "critic" in a and "critic_opt_state" in a
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_generator_worse_than_no_denoising_is_noticed_after_its_warm_up(tmp_path, capsys, stop):
+    job = gan_job(gan=dataclasses.replace(GAN, stop_if_worse=stop, warmup=0.5))
+    numbers = {"validation_psnr": 30.0, "undenoised_psnr": 35.0}
+    if stop:
+        with pytest.raises(NumericsError, match=r"30\.00 dB"):
+            train(job, tmp_path, monitor=lambda v: numbers)
+    else:
+        train(job, tmp_path, monitor=lambda v: numbers)
+        assert capsys.readouterr().err.count("worse than the undenoised") == 1
+
+
+SMALL_DRL = DRL(n_filters=4)
+
+
+def record(model):
+    return {"model": spec.to_record(model), "window": spec.to_record(FULL)}
+
+
+def cascade_job(model, **changes):
+    job = tiny.job(model=model, loss=mse, epochs=1, **changes)
+    return dataclasses.replace(job, record=record(model))
+
+
+def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
+    first = cascade_job(SMALL_DRL)
+    train(first, tmp_path / "one")
+    both = Cascade((SMALL_DRL.copy(), SMALL_DRL.copy()))
+    job = cascade_job(
+        both,
+        optimizer=Adam(Constant(1e-2), trainable="last_stage"),
+        init_from=tmp_path / "one",
+    )
+    outcome = train(job, tmp_path / "two")
+    one, _ = load_arrays(tmp_path / "one")
+    for part in ("params", "batch_stats"):
+        stage = outcome.variables[part]["stages_0"]
+        for x, y in zip(leaves(stage), leaves(one[part]), strict=True):
+            np.testing.assert_array_equal(x, y)
+    moved = [
+        not np.array_equal(x, y)
+        for x, y in zip(
+            leaves(outcome.variables["params"]["stages_1"]), leaves(one["params"]), strict=True
+        )
+    ]
+    assert any(moved)
+    three = Cascade(tuple(SMALL_DRL.copy() for _ in range(3)))
+    train(
+        cascade_job(
+            three,
+            optimizer=Adam(Constant(1e-2), trainable="last_stage"),
+            init_from=tmp_path / "two",
+        ),
+        tmp_path / "three",
+    )
+
+
+def test_a_cascade_does_not_start_from_a_foreign_stage(tmp_path):
+    train(cascade_job(SMALL_DRL), tmp_path / "one")
+    foreign = cascade_job(Cascade((DnCNN(depth=4), SMALL_DRL)), init_from=tmp_path / "one")
+    with pytest.raises(CheckpointError, match="another model"):
+        train(foreign, tmp_path / "two")
+
+
+def test_last_conv_trains_on_frozen_statistics(tmp_path):
+    model = DnCNN(depth=4, n_filters=4)
+    train(cascade_job(model), tmp_path / "a")
+    tuned = cascade_job(
+        model,
+        init_from=tmp_path / "a",
+        optimizer=Adam(Constant(1e-2), trainable="last_conv"),
+    )
+    outcome = train(tuned, tmp_path / "b")
+    before, _ = load_arrays(tmp_path / "a")
+    for x, y in zip(
+        leaves(outcome.variables["batch_stats"]), leaves(before["batch_stats"]), strict=True
+    ):
+        np.testing.assert_array_equal(x, y)
+    changed = {
+        name
+        for name, sub in outcome.variables["params"].items()
+        if any(
+            not np.array_equal(x, y)
+            for x, y in zip(leaves(sub), leaves(before["params"][name]), strict=True)
+        )
+    }
+    assert changed == {"conv4"}
+
+
+def test_batch_statistics_are_those_of_the_whole_batch(tmp_path):
+    found = []
+    for devices in (1, 2):
+        # Standing still: Adam would amplify rounding, and the statistics of other weights differ.
+        job = cascade_job(SMALL_DRL, optimizer=Adam(Constant(0.0)))
+        outcome = train(job, tmp_path / str(devices), devices=devices)
+        found.append(np.concatenate([x.ravel() for x in leaves(outcome.variables["batch_stats"])]))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
