@@ -52,7 +52,7 @@ def _write(out: Path, name: str, record: dict, tables, figures) -> None:
 
 @physics.command()
 @common
-@click.option("--slices", default=4, show_default=True, help="Slices that are averaged.")
+@click.option("--slices", default=2, show_default=True, help="Slices that are averaged.")
 @click.option("--n0", default=2e5, show_default=True, help="Photons a ray at normal dose.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the noise.")
 def noise(out, size, views, slices, n0, seed):

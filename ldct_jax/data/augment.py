@@ -1,31 +1,78 @@
 """Augmentations inside the compiled step, each patch from its own key.
 
 A patch's key is a function of (seed, epoch, index): the same patch turns the same way whatever
-the batch, the number of devices, or the feeder.
+the batch, the number of devices, or the feeder. Both images of a pair are changed alike.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
 
 from ldct_jax.errors import UsageError
 
+MOST_SHIFT = 0.25  # of the side: 128 of 512 pixels
+MOST_TILT = 10.0  # degrees
+
 
 def _dihedral(key, images_khw):
-    """One of the eight symmetries of the square, the same for all images (K, S, S)."""
+    """One of the eight symmetries of the square."""
     flip, turns = jax.random.bits(key, (2,), jnp.uint8) % jnp.array([2, 4], jnp.uint8)
     images = jnp.where(flip, images_khw[:, :, ::-1], images_khw)
     return jax.lax.switch(turns, [lambda x, k=k: jnp.rot90(x, k, (1, 2)) for k in range(4)], images)
 
 
-AUGMENTATIONS = {"none": None, "dihedral": _dihedral}
+def _rotate_flip(key, images_khw):
+    """dncnn_dose: rotation by 0 to 90 degrees, then a horizontal flip or none.
+
+    Linear interpolation; the corners are filled from the mirrored patch.
+    """
+    angle_key, flip_key = jax.random.split(key)
+    angle = jax.random.uniform(angle_key, maxval=jnp.pi / 2)
+    images = _moved(images_khw, angle, jnp.zeros(2), mode="mirror")
+    return jnp.where(jax.random.bernoulli(flip_key), images[:, :, ::-1], images)
+
+
+def _shift_rotate(key, images_khw):
+    """hrnet: shift by up to 128 of 512 pixels along each axis and rotation by up to ±10 degrees.
+
+    What leaves the frame is cropped, what enters is zero (the window's lower end, air).
+    """
+    shift_key, angle_key = jax.random.split(key)
+    most = MOST_SHIFT * images_khw.shape[-1]
+    shift = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most))
+    tilt = jnp.deg2rad(MOST_TILT)
+    angle = jax.random.uniform(angle_key, minval=-tilt, maxval=tilt)
+    return _moved(images_khw, angle, shift, mode="constant")
+
+
+def _moved(images_khw, angle, shift, *, mode: str):
+    """Rotate by ``angle`` (radians) about the centre, then shift by (rows, columns)."""
+    height, width = images_khw.shape[1:]
+    centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), -1)
+    away = grid - centre - shift
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    source = away @ jnp.array([[cos, -sin], [sin, cos]]) + centre
+
+    def one(image):
+        return map_coordinates(image, [source[..., 0], source[..., 1]], order=1, mode=mode)
+
+    return jax.vmap(one)(images_khw)
+
+
+AUGMENTATIONS = {
+    "none": None,
+    "dihedral": _dihedral,
+    "rotate_flip": _rotate_flip,
+    "shift_rotate": _shift_rotate,
+}
 
 
 def augment(name: str, seed_key, epoch, indices, low_bhw, full_bhw):
     """Low- and normal-dose patches (B, S, S), each pair changed by the same random transform."""
-    if name not in AUGMENTATIONS:
-        raise UsageError(f"augment={name!r}: use one of {', '.join(AUGMENTATIONS)}")
+    check(name)
     transform = AUGMENTATIONS[name]
     if transform is None:
         return low_bhw, full_bhw
@@ -36,3 +83,9 @@ def augment(name: str, seed_key, epoch, indices, low_bhw, full_bhw):
         return pair[0], pair[1]
 
     return jax.vmap(one)(indices, low_bhw, full_bhw)
+
+
+def check(name: str) -> None:
+    """Raise UsageError for a name that isn't in :data:`AUGMENTATIONS`."""
+    if name not in AUGMENTATIONS:
+        raise UsageError(f"augment={name!r}: use one of {', '.join(AUGMENTATIONS)}")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ldct_jax.data import augment
 from ldct_jax.errors import DataError, UsageError
 
 
@@ -25,7 +26,7 @@ class Patches:
       stride: interval of the grid, pixels (pcn: 4).
       batch: patches a step, over all devices (pcn: 128).
       slices_per_patient: random slices of each training patient, None for all (pcn: 10).
-      augment: ``none`` or ``dihedral`` (the eight flips and quarter turns of a patch).
+      augment: ``none``, or a name in :data:`ldct_jax.data.augment.AUGMENTATIONS`.
     """
 
     size: int = 55
@@ -37,6 +38,7 @@ class Patches:
     def __post_init__(self):
         if min(self.size, self.stride, self.batch) < 1:
             raise UsageError("patch size, stride and batch must be at least 1")
+        augment.check(self.augment)
 
 
 @dataclasses.dataclass(frozen=True)

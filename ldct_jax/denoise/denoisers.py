@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.denoise.trained import Trained
-from ldct_jax.errors import CheckpointError, NumericsError, UsageError
+from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.models.filters import FILTERS
 
@@ -151,7 +151,8 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     variables = jax.device_put(variables)
 
     return Denoiser(
-        name=name,
+        # Folder names stay out of headers: the network's own name and the digest say what it is.
+        name=name if name in SHIPPED else meta["record"]["model"]["type"],
         digest=meta["digest"],
         batch=slices.batch,
         window=window,
@@ -162,23 +163,16 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
 
 
 def _artefact(path: Path) -> Denoiser:
-    from ldct_jax.export import onnx, stablehlo
+    from ldct_jax.export import artefacts
 
-    kind = {".stablehlo": stablehlo, ".onnx": onnx}[path.suffix]
-    compute, card, digest = kind.load(path)
-    if card is None:
-        raise CheckpointError(
-            f"{path} doesn't say that ldct_jax made it, nor its window: export it with `ldct export`"
-        )
-    import sys
-
-    on_gpu = "jax" in sys.modules and sys.modules["jax"].default_backend() != "cpu"
+    artefact = artefacts.load(path)
+    card = artefact.card
     return Denoiser(
         name=card.name,
-        digest=digest,
-        batch=8 if on_gpu else 1,
+        digest=artefact.digest,
+        batch=artefact.batch,
         window=card.window,
         trained_on=card.trained_on,
         learned=True,
-        compute=compute,
+        compute=artefact.compute,
     )

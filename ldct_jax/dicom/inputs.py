@@ -11,8 +11,17 @@ import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
-from ldct_jax.dicom.header import DEFLATED, Header, Unusable, looks_like_dicom, read_header
-from ldct_jax.dicom.header import careful, transfer_syntax
+from ldct_jax.dicom.derive import is_derived
+from ldct_jax.dicom.header import (
+    DEFLATED,
+    LONG_VALUE,
+    Header,
+    Unusable,
+    careful,
+    looks_like_dicom,
+    read_header,
+    transfer_syntax,
+)
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.dicom.read import SAME_PLACE_MM, gaps_of
 
@@ -23,13 +32,16 @@ BIG_ENDIAN = "1.2.840.10008.1.2.2"
 class InputSeries:
     """The slices of one series, orientation, matrix and pixel size, ordered along the normal.
 
-    ``notes`` tell gaps and duplicates. ``number`` is the source's SeriesNumber. Exposure doesn't
-    split a series: tube current follows the patient.
+    ``notes`` tell gaps and duplicates. ``number`` and ``description`` are the source's
+    SeriesNumber and SeriesDescription, ``is_derived`` whether this package made it. Exposure
+    doesn't split a series: tube current follows the patient.
     """
 
     headers: tuple[Header, ...] = dataclasses.field(repr=False)
     notes: tuple[str, ...]
     number: int | None
+    description: str = dataclasses.field(repr=False)
+    is_derived: bool
 
     @property
     def first(self) -> Header:
@@ -65,8 +77,7 @@ def survey(files: Iterable[Path]) -> Inputs:
     Raises nothing for a file that can't be used: it is in :attr:`Inputs.rejected`.
     """
     groups: dict[tuple, list[Header]] = {}
-    numbers: dict[str, int | None] = {}
-    rejected, others = [], set()
+    rejected, numbers = [], set()
     for path in files:
         try:
             if not looks_like_dicom(path):
@@ -74,14 +85,12 @@ def survey(files: Iterable[Path]) -> Inputs:
             header = _checked(path)
         except Unusable as error:
             rejected.append(Rejected(path, error.reason, error.damaged))
-            others.add(_series_number(path))
+            numbers.add(_read_more(path)[0])
             continue
         groups.setdefault(_identity(header), []).append(header)
-        if header.series_uid not in numbers:
-            numbers[header.series_uid] = _series_number(path)
-    series = tuple(_ordered(headers, numbers) for headers in groups.values())
-    used = {n for n in (*numbers.values(), *others) if n is not None}
-    return Inputs(series, tuple(rejected), frozenset(used))
+    series = tuple(_ordered(headers) for headers in groups.values())
+    numbers |= {s.number for s in series}
+    return Inputs(series, tuple(rejected), frozenset(numbers - {None}))
 
 
 def _checked(path: Path) -> Header:
@@ -107,7 +116,7 @@ def _identity(header: Header) -> tuple:
     )
 
 
-def _ordered(headers: list[Header], numbers: dict[str, int | None]) -> InputSeries:
+def _ordered(headers: list[Header]) -> InputSeries:
     """Sorted along the normal; of several files with one SOP instance UID the first is taken."""
     headers = sorted(
         headers, key=lambda h: (h.along_mm, h.instance_number, h.instance_uid, str(h.path))
@@ -124,21 +133,27 @@ def _ordered(headers: list[Header], numbers: dict[str, int | None]) -> InputSeri
     if again := len(kept) - len(positions):
         notes.append(f"{again} more image{'s' * (again > 1)} at a position that has one")
     notes += gaps_of(positions)
-    return InputSeries(tuple(kept), tuple(notes), numbers[kept[0].series_uid])
+    return InputSeries(tuple(kept), tuple(notes), *_read_more(kept[0].path))
 
 
-def _series_number(path: Path) -> int | None:
-    """SeriesNumber of any DICOM file that is safe to parse; None where there is none."""
+def _read_more(path: Path) -> tuple[int | None, str, bool]:
+    """SeriesNumber, SeriesDescription and whether this package made the file.
+
+    Of any DICOM file that is safe to parse; (None, "", False) of others.
+    """
     import pydicom
 
     try:
         if transfer_syntax(path) in DEFLATED:
-            return None
+            return None, "", False
         with careful(path):
-            image = pydicom.dcmread(
-                str(path), stop_before_pixels=True, specific_tags=["SeriesNumber"]
-            )
+            image = pydicom.dcmread(str(path), stop_before_pixels=True, defer_size=LONG_VALUE)
             number = image.get("SeriesNumber", None)
-            return None if number is None else int(number)
+            description = image.get("SeriesDescription", None)
+            return (
+                None if number is None else int(number),
+                "" if description is None else str(description),
+                is_derived(image),
+            )
     except Unusable:
-        return None
+        return None, "", False

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from ldct_jax.data import patches as p
-from ldct_jax.data.augment import augment
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.errors import DataError, UsageError
+from ldct_jax.errors import DataError
 from tests import tiny
 
 pytestmark = pytest.mark.core
@@ -66,24 +65,6 @@ def test_the_feeder_gives_low_and_full_of_the_same_place():
             np.testing.assert_array_equal(batch.low_hu[k], pairs.low_hu[place])
             np.testing.assert_array_equal(batch.full_hu[k], pairs.full_hu[place])
     assert sorted(seen) == list(range(feeder.n_patches))
-
-
-def test_dihedral_turns_pairs_together_and_by_index_not_by_batch():
-    low = np.random.default_rng(0).normal(size=(6, 8, 8)).astype(np.float32)
-    key, index = jax.random.key(0), np.arange(6)
-    a, b = augment("dihedral", key, 1, index, low, low + 1)
-    np.testing.assert_allclose(np.asarray(b) - np.asarray(a), 1, rtol=1e-5)
-    moved = [not np.array_equal(x, y) for x, y in zip(a, low, strict=True)]
-    assert any(moved)
-    for x, y in zip(a, low, strict=True):
-        turns = [np.rot90(f, k) for f in (y, y[:, ::-1]) for k in range(4)]
-        assert any(np.array_equal(x, t) for t in turns)
-    back, _ = augment("dihedral", key, 1, index[::-1].copy(), low[::-1].copy(), low)
-    np.testing.assert_array_equal(back[::-1], a)
-    other, _ = augment("dihedral", key, 2, index, low, low)
-    assert not np.array_equal(other, a)
-    with pytest.raises(UsageError, match="dihedral"):
-        augment("flip", key, 0, index, low, low)
 
 
 def test_patches_larger_than_the_slices_are_refused():

@@ -24,7 +24,7 @@ from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 RATE, STEPS = 1e-3, 10
 # The last level of UNet on the image it is made for: one pixel, no normalisation.
 BOTTLENECK = "down3"
-clones = functools.partial(ClonesNet, n_filters=4, n_clones=3, n_layers=6)
+clones = functools.partial(ClonesNet, n_filters=4, n_clones=3, n_layers=4)
 scn = functools.partial(clones, transfer="image", coupled=False, residual="incremental")
 SIZE = (2, 15, 17, 1)
 NETWORKS = {
@@ -35,7 +35,7 @@ NETWORKS = {
         clones(shortcuts=False, first_transfer="zeros", kernel_size=5, n_clones=2),
         SIZE,
     ),
-    "pcn_cpce": (clones(backbone="cpce"), SIZE),
+    "pcn_cpce": (clones(backbone="cpce", n_layers=6), SIZE),
     "pcn_image": (clones(transfer="image"), SIZE),
     "scn": (scn(), SIZE),
     "scn_coupled": (scn(coupled=True), SIZE),
@@ -49,7 +49,6 @@ NETWORKS = {
     "drl": (DRL(n_filters=6), (3, 15, 17, 1)),
     "wgan_vgg": (WGANVGG(n_filters=6), (2, 21, 25, 1)),
     "cnn_l1": (CNNL1(n_filters=6), SIZE),
-    "dcscn": (DCSCN(widths=(6, 5, 4), a1=4, b1=3), SIZE),
     "dcscn_prelu": (DCSCN(widths=(6, 5, 4), a1=4, b1=3, activation="prelu"), SIZE),
     "hrnet": (HRNet(widths=(4, 5, 6)), (2, 21, 19, 1)),
     "unet": (UNet(widths=(4, 6)), (2, 16, 32, 1)),

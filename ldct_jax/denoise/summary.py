@@ -1,0 +1,141 @@
+"""What happened to the images: HU before and after, clipped pixels, warnings; for people and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Moments:
+    """Mean and standard deviation of values that come in pieces (Chan et al. 1979)."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, values: np.ndarray) -> None:
+        if not values.size:
+            return
+        values = values.astype(np.float64, copy=False)
+        n, mean = values.size, float(values.mean())
+        squares = float(np.square(values - mean).sum())
+        step, total = mean - self.mean, self.n + n
+        self.squares += squares + step * step * self.n * n / total
+        self.mean += step * n / total
+        self.n = total
+
+    @property
+    def sd(self) -> float:
+        return math.sqrt(self.squares / self.n) if self.n else math.nan
+
+
+@dataclasses.dataclass
+class Result:
+    """One series or volume. Statistics are of the pixels outside padding, in HU.
+
+    ``clipped``: pixels cut to the stored range. ``moved``: pixels taken off the padding value.
+    ``cut_by_window``: pixels outside the window of a model that clips its input. ``written`` and
+    ``kept``: slices written now, and found finished from an earlier run.
+    """
+
+    name: str
+    slices: int
+    matrix: tuple[int, int]
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    before: Moments = dataclasses.field(default_factory=Moments)
+    after: Moments = dataclasses.field(default_factory=Moments)
+    change: Moments = dataclasses.field(default_factory=Moments)
+    clipped: int = 0
+    moved: int = 0
+    cut_by_window: int = 0
+    written: int = 0
+    kept: int = 0
+    seconds: float = 0.0
+
+    def add(self, before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> None:
+        """Count HU before and after where ``inside``."""
+        before, after = before[inside], after[inside]
+        self.before.add(before)
+        self.after.add(after)
+        self.change.add(after.astype(np.float64) - before)
+        self.written += 1
+
+    def row(self) -> dict:
+        """Plain numbers for JSON, HU rounded to thousandths."""
+
+        def number(value: float) -> float | None:
+            return round(value, 3) if math.isfinite(value) else None
+
+        statistics = {
+            f"{what}_hu_{name}": number(value) if moments.n else None
+            for what in ("before", "after", "change")
+            for moments in (getattr(self, what),)
+            for name, value in (("mean", moments.mean), ("sd", moments.sd))
+        }
+        return {
+            "name": self.name,
+            "slices": self.slices,
+            "matrix": list(self.matrix),
+            "written": self.written,
+            "kept": self.kept,
+            **statistics,
+            "clipped_pixels": self.clipped,
+            "moved_off_padding_pixels": self.moved,
+            "outside_window_pixels": self.cut_by_window,
+            "seconds": round(self.seconds, 2),
+            "warnings": self.warnings,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """A whole run: results, and (path, reason) of the files that were left out."""
+
+    model: str
+    digest: str
+    blend: float
+    results: tuple[Result, ...]
+    left_out: tuple[tuple[str, str], ...]
+    damaged: int
+
+    def record(self) -> dict:
+        """For ``--json``."""
+        return {
+            "model": self.model,
+            "digest": self.digest,
+            "blend": self.blend,
+            "results": [r.row() for r in self.results],
+            "left_out": [{"file": f, "reason": r} for f, r in self.left_out],
+        }
+
+    def text(self) -> str:
+        """The table that ends the command."""
+        lines = [f"model {self.model}, sha256 {self.digest[:16]}…, blend {self.blend:g}"]
+        head = ("series", "slices", "matrix", "HU before", "HU after", "change", "clipped px")
+        rows = [head]
+        for r in self.results:
+            rows.append(
+                (
+                    r.name,
+                    f"{r.slices}" + (f" ({r.kept} kept)" if r.kept else ""),
+                    f"{r.matrix[0]}x{r.matrix[1]}",
+                    *(_pair(m) for m in (r.before, r.after, r.change)),
+                    str(r.clipped + r.moved),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        for row in rows:
+            lines.append("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+        lines.append("HU: mean ± sd over the pixels outside padding")
+        lines += [f"warning: {r.name}: {w}" for r in self.results for w in r.warnings]
+        lines += [f"left out: {file}: {reason}" for file, reason in self.left_out[:10]]
+        if len(self.left_out) > 10:
+            lines.append(f"left out: {len(self.left_out) - 10} more files")
+        return "\n".join(lines)
+
+
+def _pair(moments: Moments) -> str:
+    return f"{moments.mean:.1f} ± {moments.sd:.1f}" if moments.n else "–"
