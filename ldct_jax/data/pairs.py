@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -47,6 +48,14 @@ class PairedSlices:
             raise DataError(
                 f"slices must be int16 HU, not {self.low_hu.dtype} and {self.full_hu.dtype}"
             )
+
+    def digest(self) -> str:
+        """sha256 of all pixels, slice by slice, so that stacks on the disk needn't fit memory."""
+        found = hashlib.sha256(repr((self.low_hu.shape, self.patients)).encode())
+        for stack in (self.low_hu, self.full_hu):
+            for i in range(len(stack)):
+                found.update(np.ascontiguousarray(stack[i]).data)
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.patients)

@@ -34,15 +34,18 @@ class Resident:
     call that runs ``count`` steps of the epoch from step ``first`` on, ``specs()`` → how those
     arrays are spread over devices (True = split along its batch axis, False = whole on each), and
     ``batch(inputs, step)`` → :class:`Batch`, called inside the compiled program with ``step``
-    counted within the epoch.
+    counted within the epoch; ``most_steps``, how many steps one call may have, or None.
     """
+
+    # No limit of its own: an epoch's inputs are the same arrays for every call.
+    most_steps = None
 
     def __init__(self, pairs: PairedSlices, patches: p.Patches, seed: int):
         self.grid = p.Grid(*pairs.low_hu.shape, patches.size, patches.stride)
         self.batch_size, self.seed = patches.batch, seed
         self.steps_per_epoch = -(-len(self.grid) // patches.batch)
         self.n_patches = len(self.grid)
-        self._slices = (pairs.low_hu, pairs.full_hu)
+        self._slices = (np.asarray(pairs.low_hu), np.asarray(pairs.full_hu))
         self._placed: Any = None
         self._order: tuple[int, Any] | None = None
 

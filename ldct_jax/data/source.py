@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+from ldct_jax.data.feed import host_memory
 from ldct_jax.data.low_dose import LowDose
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import (
@@ -19,6 +21,8 @@ from ldct_jax.data.unfinished import finished
 from ldct_jax.errors import DataError
 
 SAMPLE = "sample"
+# Stores larger than this share of the machine's memory stay on the disk and are read by slice.
+IN_MEMORY_SHARE = 0.3
 
 
 def open_store(
@@ -87,11 +91,12 @@ def load_pairs(
     matrix: int | None = None,
     attribution: str = "",
 ) -> PairedSlices:
-    """The paired slices that ``data`` names, in memory; see :func:`load_store`.
+    """The paired slices that ``data`` names; see :func:`load_store`.
 
     Args:
       matrix: keep only series of ``matrix`` x ``matrix`` pixels. Series of several sizes without
         it are a DataError: cropping or padding would change what a network sees at the border.
     """
     store = load_store(data, low=low, cache=cache, selection=selection, attribution=attribution)
-    return store.pairs(matrix=matrix)
+    total = sum(2 * math.prod(a.shape) for a in store.array_records())
+    return store.pairs(matrix=matrix, mapped=total > IN_MEMORY_SHARE * host_memory())

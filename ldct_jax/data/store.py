@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
 from ldct_jax.progress import Progress
@@ -169,11 +170,12 @@ class Store:
     def _map(self, record: ArrayRecord) -> np.ndarray:
         return np.load(self.folder / record.file, mmap_mode="r", allow_pickle=False)
 
-    def pairs(self, *, matrix: int | None = None) -> PairedSlices:
-        """All pairs in memory, series by series.
+    def pairs(self, *, matrix: int | None = None, mapped: bool = False) -> PairedSlices:
+        """All pairs, series by series, in memory or (``mapped``) left on the disk.
 
         Args:
           matrix: keep only series of ``matrix`` x ``matrix`` pixels.
+          mapped: stacks read slice by slice from the files, for stores larger than memory.
 
         Raises:
           DataError: series without low dose, or of several matrix sizes with no ``matrix`` given.
@@ -194,13 +196,14 @@ class Store:
                 f"{self.folder}: {lacking} of {len(chosen)} series have normal dose only; simulate "
                 "their low dose first (`ldct data simulate`)"
             )
+        stack = MappedStack if mapped else np.concatenate
         records = [self.series[i] for i in chosen]
         counts = [r.full.shape[0] for r in records]
         doses = {r.dose for r in records}
         how = "; ".join(dict.fromkeys(r.dose_source for r in records if r.dose_source))
         return PairedSlices(
-            low_hu=np.concatenate([self.low(i) for i in chosen]),
-            full_hu=np.concatenate([self.full(i) for i in chosen]),
+            low_hu=stack([self.low(i) for i in chosen]),
+            full_hu=stack([self.full(i) for i in chosen]),
             patients=tuple(
                 r.patient for r, n in zip(records, counts, strict=True) for _ in range(n)
             ),

@@ -55,13 +55,15 @@ class Result:
     kept: int = 0
     seconds: float = 0.0
 
-    def add(self, before: np.ndarray, after: np.ndarray, inside: np.ndarray) -> None:
-        """Count HU before and after where ``inside``."""
+    def add(
+        self, before: np.ndarray, after: np.ndarray, inside: np.ndarray, slices: int = 1
+    ) -> None:
+        """Count the HU of so many slices before and after, where ``inside``."""
         before, after = before[inside], after[inside]
         self.before.add(before)
         self.after.add(after)
         self.change.add(after.astype(np.float64) - before)
-        self.written += 1
+        self.written += slices
 
     def row(self) -> dict:
         """Plain numbers for JSON, HU rounded to thousandths."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,15 @@ from ldct_jax.denoise.denoisers import Denoiser
 from ldct_jax.denoise.files import check_target, sha256_of, write_whole
 from ldct_jax.denoise.summary import Result
 from ldct_jax.dicom.derive import Processing
+from ldct_jax.dicom.pixels import AIR_HU
 from ldct_jax.errors import DataError, LdctError
 
 ENDINGS = (".npy", ".nii", ".nii.gz")
 NO_DATA_BELOW_HU = -1500
-AIR_HU = -1024.0
 MAX_SIDE = 4096
-MAX_SLICES = 20_000
+MAX_VOXELS = 2**30
+LEAST_HU_RANGE = 10
+"""HU without any value beyond this are more likely network units."""
 
 
 def is_volume(path: Path) -> bool:
@@ -33,30 +35,29 @@ def is_volume(path: Path) -> bool:
 
 
 class VolumeJob:
-    """One file to be denoised into ``out``. ``finished`` maps results to the keys they have.
+    """One file to be denoised into the folder ``out``; ``root`` is the IN that names are kept of.
 
-    The constructor checks the file (raises DataError); ``plan`` and ``run`` are those of a series.
+    The constructor reads the file once; it raises DataError for what can't be used.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        root: Path,
-        out: Path,
-        *,
-        overwrite: bool = False,
-    ):
+    def __init__(self, path: Path, root: Path, out: Path, *, overwrite: bool = False):
         self.path, self.out, self.overwrite = path, out, overwrite
         relative = path.relative_to(root) if root.is_dir() else Path(path.name)
-        self.target = out / relative
-        self.name = relative.as_posix()
-        self.volume = _Npy(path) if path.suffix == ".npy" else _Nifti(path)
+        self.target, self.name = out / relative, relative.as_posix()
+        self.volume = _Npy(path) if path.name.lower().endswith(".npy") else _Nifti(path)
         n, *matrix = self.volume.shape
         self.result = Result(name=self.name, slices=n, matrix=tuple(matrix))
+        if not _finite(self.volume.slices()):
+            raise DataError(f"{path} holds NaN or infinite values; replace them first")
+        if self.volume.largest() < LEAST_HU_RANGE:
+            self.result.warnings.append("its values hardly differ from 0: are they HU?")
         self.key = ""
 
     def plan(self, processing: Processing, finished: dict[str, str]) -> int:
-        """How many slices are left to do; raises LdctError where another file is in the way."""
+        """How many slices are left to do; ``finished`` maps results to the keys they have.
+
+        Raises LdctError where another file is in the way.
+        """
         check_target(self.target, self.out)
         self.key = processing.uid("volume", sha256_of(self.path))
         if self.target.exists() and not self.overwrite:
@@ -66,43 +67,38 @@ class VolumeJob:
                     "say --overwrite"
                 )
             self.result.kept = self.result.slices
-            return 0
-        return self.result.slices
+        return self.result.slices - self.result.kept
 
     def run(
         self, denoiser: Denoiser, processing: Processing, advance: Callable[[], None]
     ) -> Result:
-        """Denoise the file slice by slice; NumericsError for NaN leaves nothing behind."""
+        """Denoise the file a few slices at a time; NumericsError for NaN leaves nothing behind."""
         if self.result.kept:
             return self.result
         began = time.monotonic()
 
-        def write(part: Path) -> None:
-            self.volume.write(part, lambda hu: self._slices(hu, denoiser, processing, advance))
+        def results() -> Iterator[np.ndarray]:
+            slices = self.volume.slices()
+            for k in range(0, len(slices), denoiser.batch):
+                yield self._denoised(slices[k : k + denoiser.batch], denoiser, processing.blend)
+                advance(len(slices[k : k + denoiser.batch]))
 
-        write_whole(self.target, write)
+        write_whole(self.target, lambda part: self.volume.write(part, results()))
         self.result.seconds = time.monotonic() - began
         return self.result
 
-    def _slices(self, hu: np.ndarray, denoiser: Denoiser, processing, advance) -> np.ndarray:
+    def _denoised(self, hu: np.ndarray, denoiser: Denoiser, blend: float) -> np.ndarray:
         """A few slices (B, H, W) → float32; counts their statistics."""
         before = np.asarray(hu, np.float32)
-        if not np.isfinite(before).all():
-            raise DataError(f"{self.path} holds NaN or infinite values; replace them first")
         inside = before >= NO_DATA_BELOW_HU
         filled = np.where(inside, before, np.float32(AIR_HU))
-        result = filled + np.float32(processing.blend) * (denoiser.run(filled) - filled)
+        result = filled + np.float32(blend) * (denoiser.run(filled) - filled)
         after = np.where(inside, result, before)
-        for b, a, i in zip(before, after, inside, strict=True):
-            self.result.add(b, a, i)
-            if denoiser.window is not None and denoiser.window.clip:
-                outside = (b < denoiser.window.low) | (b > denoiser.window.high)
-                self.result.cut_by_window += int(np.count_nonzero(outside & i))
-            advance()
+        self.result.add(before, after, inside, slices=len(before))
+        if denoiser.window is not None and denoiser.window.clip:
+            outside = (before < denoiser.window.low) | (before > denoiser.window.high)
+            self.result.cut_by_window += int(np.count_nonzero(outside & inside))
         return after
-
-    def batch(self, denoiser: Denoiser) -> int:
-        return denoiser.batch
 
 
 class _Npy:
@@ -110,18 +106,23 @@ class _Npy:
 
     def __init__(self, path: Path):
         try:
-            self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+            self.array = np.lib.format.open_memmap(path, "r")
         except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
             raise DataError(f"{path} is no usable .npy file: {_line(error)}") from None
-        _check_array(path, self.array.shape, self.array.dtype)
-        h, w = self.array.shape[-2:]
-        self.shape = (1 if self.array.ndim == 2 else len(self.array), h, w)
+        shape = self.array.shape
+        self.shape = (1, *shape) if len(shape) == 2 else shape
+        _check_array(path, self.shape, self.array.dtype)
 
-    def write(self, part: Path, denoise: Callable[[np.ndarray], np.ndarray], batch=1) -> None:
+    def slices(self) -> np.ndarray:
+        """(N, H, W), not yet read."""
+        return self.array.reshape(self.shape)
+
+    def largest(self) -> float:
+        return max(float(np.abs(image.astype(np.float64)).max()) for image in self.slices())
+
+    def write(self, part: Path, results: Iterator[np.ndarray]) -> None:
         out = np.lib.format.open_memmap(part, "w+", np.float32, self.array.shape)
-        slices, results = self.array.reshape(self.shape), out.reshape(self.shape)
-        for k in range(0, len(slices), batch):
-            results[k : k + batch] = denoise(slices[k : k + batch])
+        _fill(out.reshape(self.shape), results)
         out.flush()
 
 
@@ -146,28 +147,33 @@ class _Nifti:
         self.path = path
         if len(shape) != 3:
             raise DataError(f"{path} is {len(shape)}-dimensional: a volume has 3 dimensions")
-        along = [i for i, code in enumerate(axes) if code in ("S", "I")]
-        if len(along) != 1:
+        # Slices first, then rows (front to back) and columns, as DICOM has them.
+        order = [i for codes in ("SI", "AP", "LR") for i, c in enumerate(axes) if c and c in codes]
+        if len(order) != 3:
             raise DataError(f"{path}: its affine doesn't tell which axis runs along the body")
-        # Slices first, then rows (back to front) and columns (right to left), as DICOM has them.
-        rows = [i for i, code in enumerate(axes) if code in ("A", "P")]
-        columns = [i for i, code in enumerate(axes) if code in ("L", "R")]
-        self.order = (*along, *rows, *columns)
+        self.order = tuple(order)
         self.shape = tuple(int(shape[i]) for i in self.order)
         _check_array(path, self.shape, dtype)
 
-    def write(self, part: Path, denoise: Callable[[np.ndarray], np.ndarray], batch=1) -> None:
-        import nibabel
-
+    def slices(self) -> np.ndarray:
+        """(N, H, W) HU, read anew each time: a folder of volumes doesn't pile up in memory."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = np.asanyarray(self.image.dataobj).transpose(self.order)
+                values = np.asanyarray(self.image.dataobj)
         except Exception as error:
             raise DataError(f"{self.path} is no usable NIfTI file: {_line(error)}") from None
+        return values.transpose(self.order)
+
+    def largest(self) -> float:
+        values = self.slices()
+        return max(abs(float(values.max())), abs(float(values.min())))
+
+    def write(self, part: Path, results: Iterator[np.ndarray]) -> None:
+        import nibabel
+
         out = np.empty(self.shape, np.float32)
-        for k in range(0, len(values), batch):
-            out[k : k + batch] = denoise(values[k : k + batch])
+        _fill(out, results)
         header = self.image.header.copy()
         header.set_data_dtype(np.float32)
         header.set_slope_inter(1, 0)
@@ -181,15 +187,27 @@ class _Nifti:
             named.unlink(missing_ok=True)
 
 
+def _fill(out: np.ndarray, results: Iterator[np.ndarray]) -> None:
+    at = 0
+    for result in results:
+        out[at : at + len(result)] = result
+        at += len(result)
+
+
+def _finite(slices: np.ndarray) -> bool:
+    return slices.dtype.kind != "f" or all(np.isfinite(image).all() for image in slices)
+
+
 def _check_array(path: Path, shape: tuple[int, ...], dtype) -> None:
     if np.dtype(dtype).kind not in "iuf":
         raise DataError(f"{path} holds {dtype}, not HU")
-    if len(shape) not in (2, 3):
+    if len(shape) != 3:
         raise DataError(f"{path} has the shape {shape}: give (H, W) or (N, H, W)")
-    if not all(1 <= side <= MAX_SIDE for side in shape[-2:]):
-        raise DataError(f"{path}: {shape[-2]} x {shape[-1]} pixels, but 1 to {MAX_SIDE} are possible")
-    if len(shape) == 3 and not 1 <= shape[0] <= MAX_SLICES:
-        raise DataError(f"{path}: {shape[0]} slices, but 1 to {MAX_SLICES} are possible")
+    slices, rows, columns = shape
+    if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE):
+        raise DataError(f"{path}: {rows} x {columns} pixels, but 1 to {MAX_SIDE} are possible")
+    if slices < 1 or slices * rows * columns > MAX_VOXELS:
+        raise DataError(f"{path}: {slices} slices of {rows} x {columns} pixels are not possible")
 
 
 def _line(error: Exception) -> str:

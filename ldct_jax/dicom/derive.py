@@ -151,7 +151,7 @@ def derive(
         derivation = f"{derivation}; source: {old}"[:1024]
     image.DerivationDescription = derivation
     image.DerivationCodeSequence = Sequence(
-        [*image.get("DerivationCodeSequence", None) or [], _code(*_SMOOTHING)]
+        [*(image.get("DerivationCodeSequence", None) or []), _code(*_SMOOTHING)]
     )
 
     reference = Dataset()
@@ -169,7 +169,7 @@ def derive(
     equipment.ContributionDateTime = now.strftime("%Y%m%d%H%M%S.%f%z")
     equipment.ContributionDescription = processing.description
     image.ContributingEquipmentSequence = Sequence(
-        [*image.get("ContributingEquipmentSequence", None) or [], equipment]
+        [*(image.get("ContributingEquipmentSequence", None) or []), equipment]
     )
 
     local = now.astimezone(_zone(image, now))

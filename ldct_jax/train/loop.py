@@ -180,7 +180,7 @@ def train(
         ):
             while done < total:
                 left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
-                count = min(pace.steps(), left_in_epoch)
+                count = min(pace.steps(), left_in_epoch, feeder.most_steps or left_in_epoch)
                 with clock.section("train"):
                     pace.dispatched(idle=pending is None)
                     state, metrics = run(state, *arguments(done, count))

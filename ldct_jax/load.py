@@ -1,0 +1,23 @@
+"""``ldct_jax.load``: a model in one line, as a function HU → HU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldct_jax.denoise.denoisers import Denoiser, find
+
+
+def load(model: str | Path | None = None) -> Denoiser:
+    """The denoiser of that name or path; call it with HU.
+
+    Args:
+      model: a run folder or checkpoint, an exported ``.stablehlo`` or ``.onnx`` file, a filter's
+        name (``gaussian``, ``median``, …) or ``identity``; None for the model that ships.
+
+    Returns: a function of (H, W) or (N, H, W) HU that gives float32 HU of that shape; it also has
+      ``name``, ``digest``, ``window`` and ``trained_on``.
+
+    Raises:
+      UsageError: nothing of that name. CheckpointError: a damaged checkpoint or artefact.
+    """
+    return find(model).open()

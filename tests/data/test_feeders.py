@@ -1,0 +1,109 @@
+"""Grain and resident feeders: the same batches, and the same training bit for bit."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from ldct_jax.data import feed
+from ldct_jax.data.feed import make_feeder
+from ldct_jax.data.mapped import MappedStack
+from ldct_jax.data.patches import Patches
+from ldct_jax.data.pipeline import GrainFeeder
+from ldct_jax.data.resident import Resident
+from ldct_jax.errors import UsageError
+from ldct_jax.train import loop
+from ldct_jax.train.checkpoint import load_arrays
+from ldct_jax.train.interrupt import Interrupted
+from ldct_jax.train.parallel import DataParallel
+from tests import tiny
+from tests.train.test_loop import StopAfter
+
+PATCHES = Patches(size=16, stride=8, batch=5, slices_per_patient=None)
+
+
+def mapped(pairs, folder):
+    """The same pairs as stacks of memory-mapped files."""
+
+    def stack(name, array):
+        parts = []
+        for i, part in enumerate(np.array_split(array, 2)):
+            np.save(folder / f"{name}{i}.npy", part)
+            parts.append(np.load(folder / f"{name}{i}.npy", mmap_mode="r", allow_pickle=False))
+        return MappedStack(parts)
+
+    return dataclasses.replace(
+        pairs, low_hu=stack("low", pairs.low_hu), full_hu=stack("full", pairs.full_hu)
+    )
+
+
+def batches(feeder, epoch, first=0):
+    found, step = [], first
+    while step < feeder.steps_per_epoch:
+        count = min(3, feeder.steps_per_epoch - step)
+        inputs = feeder.inputs(epoch, step, count)
+        found += [feeder.batch(inputs, s) for s in range(step, step + count)]
+        step += count
+    return found
+
+
+@pytest.mark.core
+def test_both_feeders_give_the_same_batches_in_the_same_order(tmp_path):
+    resident = Resident(tiny.pairs(), PATCHES, seed=1)
+    grain = GrainFeeder(mapped(tiny.pairs(), tmp_path), PATCHES, seed=1)
+    for epoch, first in ((0, 0), (1, 0), (1, 4)):
+        a, b = batches(resident, epoch, first), batches(grain, epoch, first)
+        assert len(a) == len(b) == resident.steps_per_epoch - first
+        for x, y in zip(a, b, strict=True):
+            for field in ("low_hu", "full_hu", "index", "weight"):
+                np.testing.assert_array_equal(getattr(x, field), getattr(y, field))
+
+
+def test_a_training_through_grain_is_the_resident_one_bit_for_bit(tmp_path, monkeypatch):
+    job = tiny.job(augment="dihedral")
+    one = DataParallel(jax.devices()[:1])
+
+    def run(kind, folder, stop=None):
+        loop.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
+
+    run(Resident, tmp_path / "resident")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        run(GrainFeeder, tmp_path / "grain", StopAfter(patch, 3))
+    run(GrainFeeder, tmp_path / "grain")
+    a, b = (load_arrays(tmp_path / f)[0] for f in ("resident", "grain"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
+    logs = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("resident", "grain")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.core
+def test_the_feeder_is_chosen_by_memory_and_said(monkeypatch, capsys):
+    pairs = tiny.pairs()
+    assert isinstance(make_feeder("auto", pairs, PATCHES, 0), Resident)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(feed, "device_memory", lambda: 1000)
+    assert isinstance(make_feeder("auto", pairs, PATCHES, 0), GrainFeeder)
+    assert "Grain" in capsys.readouterr().err
+    assert isinstance(make_feeder("resident", pairs, PATCHES, 0), Resident)
+    with pytest.raises(UsageError, match="auto, resident, grain"):
+        make_feeder("disk", pairs, PATCHES, 0)
+
+
+@pytest.mark.core
+def test_a_mapped_stack_reads_like_an_array(tmp_path):
+    pairs = tiny.pairs(patients=5)
+    stack = mapped(pairs, tmp_path).low_hu
+    assert (stack.shape, stack.dtype, stack.nbytes) == (
+        pairs.low_hu.shape,
+        pairs.low_hu.dtype,
+        pairs.low_hu.nbytes,
+    )
+    np.testing.assert_array_equal(stack, pairs.low_hu)
+    np.testing.assert_array_equal(stack[3], pairs.low_hu[3])
+    np.testing.assert_array_equal(stack[1:4], pairs.low_hu[1:4])
+    np.testing.assert_array_equal(stack[np.array([4, 0])], pairs.low_hu[[4, 0]])
+    assert mapped(pairs, tmp_path).digest() == pairs.digest()
+    taken = mapped(pairs, tmp_path).of(["p1", "p4"])
+    assert isinstance(taken.low_hu, MappedStack)
+    np.testing.assert_array_equal(taken.full_hu, pairs.of(["p1", "p4"]).full_hu)
