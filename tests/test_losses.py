@@ -153,7 +153,9 @@ def test_gradient_penalty_takes_the_norm_over_all_pixels_of_an_image():
 
 def test_gradient_penalty_of_a_dead_critic_has_a_finite_gradient():
     def penalty(scale):
-        dead = lambda x: scale * jnp.sum(jax.nn.relu(x - 10.0), axis=(1, 2, 3))  # noqa: E731
+        def dead(x):
+            return jnp.sum(jax.nn.relu(scale * x - 10.0), axis=(1, 2, 3))
+
         return losses.gradient_penalty(dead, IMAGE, TARGET, jnp.full(3, 0.5)).sum()
 
     value, grad = jax.value_and_grad(penalty)(1.0)

