@@ -20,7 +20,7 @@ LAYERS = [
     {"data"},
     {"optim"},
     {"train"},
-    {"evaluate", "results", "denoise", "export", "report", "bench"},
+    {"evaluate", "results", "compare", "denoise", "load", "export", "report", "bench"},
     {"experiment"},
     {"study"},
     {"scripts"},

@@ -21,6 +21,7 @@ COMMANDS = {
     "data": "ldct_jax.cli.data:data",
     "physics": "ldct_jax.cli.physics:physics",
     "train": "ldct_jax.cli.train:train",
+    "denoise": "ldct_jax.cli.denoise:denoise",
     "evaluate": "ldct_jax.cli.evaluate:evaluate",
     "report": "ldct_jax.cli.report:report",
 }

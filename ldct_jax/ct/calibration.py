@@ -28,6 +28,28 @@ class Calibration:
     how: str
 
 
+LONGEST_TURN_S = 3.0  # no scanner takes longer for a rotation
+USUAL_TURN_S = 0.8
+
+
+def rotation_mas(exposure_mas: float, tube_current_ma: float) -> tuple[float, str]:
+    """mAs of one rotation from the tags Exposure and XRayTubeCurrent (NaN: absent), and how.
+
+    Some scanners (GE) write the exposure of the whole scan: more than any rotation's at that
+    current. Then, or without Exposure, a rotation of 0.8 s is assumed.
+    """
+    known = np.isfinite(exposure_mas) and exposure_mas > 0
+    has_current = np.isfinite(tube_current_ma) and tube_current_ma > 0
+    if known and not (has_current and exposure_mas > LONGEST_TURN_S * tube_current_ma):
+        return float(exposure_mas), f"{exposure_mas:.0f} mAs"
+    if has_current:
+        mas = USUAL_TURN_S * tube_current_ma
+        return mas, f"{tube_current_ma:.0f} mA for {USUAL_TURN_S:g} s (assumed)"
+    raise DataError(
+        "the tags hold neither exposure nor tube current: calibrate N0 on the measured noise"
+    )
+
+
 def n0_from_tags(
     *, mas: float, slice_mm: float, kvp: float = 120.0, geometry: FanBeam | None = None
 ) -> Calibration:

@@ -101,7 +101,9 @@ def check_target(path: Path, out: Path) -> None:
     """Refuse a target that a link in OUT leads elsewhere."""
     parent = path.parent.resolve()
     if out.resolve() not in (parent, *parent.parents):
-        raise UsageError(f"{path.parent} leads out of {out}: remove that link or choose another OUT")
+        raise UsageError(
+            f"{path.parent} leads out of {out}: remove that link or choose another OUT"
+        )
 
 
 def sha256_of(path: Path) -> str:

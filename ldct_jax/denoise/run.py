@@ -186,7 +186,9 @@ class _Run:
         if series.is_derived:
             found.append("is a result of ldct_jax already: it would be denoised twice")
         if denoiser.learned and denoiser.trained_on is None:
-            found.append("the model doesn't say on which kernels and slice thickness it was trained")
+            found.append(
+                "the model doesn't say on which kernels and slice thickness it was trained"
+            )
         elif denoiser.trained_on is not None:
             found += denoiser.trained_on.outside(
                 kernel=first.kernel,
@@ -269,5 +271,3 @@ def _nothing(source: Path, inputs: Inputs) -> str:
 
 def _shown(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if root.is_dir() else path.name
-
-

@@ -232,4 +232,3 @@ def name_of(series: InputSeries, root: Path) -> str:
     folder = series.first.path.parent.relative_to(root)
     number = "" if series.number is None else f" #{series.number}"
     return f"{folder if folder.parts else root.resolve().name}{number}"
-

@@ -103,9 +103,44 @@ def encode(
         image.HighBit = header.stored - 1
         image.PixelData = stored.astype("<i2" if header.signed else "<u2").tobytes()
         image["PixelData"].VR = "OW"
+        if image.original_encoding[0]:
+            _make_explicit(image)
         buffer = io.BytesIO()
         image.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def _make_explicit(image) -> None:
+    """Give every element of an implicit-VR data set its VR, and keep its bytes.
+
+    pydicom would decode and encode each of them, and so tidy up the patient's name or fail at a
+    number that nobody looks at.
+    """
+    from pydicom.filewriter import correct_ambiguous_vr
+
+    _name_vrs(image)
+    correct_ambiguous_vr(image, True)
+
+
+def _name_vrs(image) -> None:
+    from pydicom.datadict import dictionary_VR
+
+    for tag in list(image.keys()):
+        element = image.get_item(tag)
+        vr = element.VR
+        if vr is None:
+            try:
+                vr = dictionary_VR(tag)
+            except KeyError:
+                vr = "UN"
+        if vr == "SQ":
+            for item in image[tag].value or []:
+                _name_vrs(item)
+        elif len(vr) > 2:
+            image[tag]  # "US or SS": decoded here, settled by pydicom
+        elif element.is_raw:
+            image[tag] = element._replace(VR=vr, is_implicit_VR=False)
+    image.set_original_encoding(False, True, image.original_character_set)
 
 
 def instance_uid(path: Path) -> str | None:

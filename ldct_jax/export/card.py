@@ -1,0 +1,83 @@
+"""What travels with an exported artefact: where it comes from, its window, how it was verified."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from ldct_jax import __version__, spec
+from ldct_jax.denoise.trained import Trained
+from ldct_jax.errors import CheckpointError
+from ldct_jax.hu import Window
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The description of an artefact; JSON beside a StableHLO file, metadata inside an ONNX one.
+
+    Args:
+      name: of the network. kind: stablehlo, onnx or safetensors.
+      checkpoint: digest of the checkpoint it was made of.
+      model, window: their records (:mod:`ldct_jax.spec`); trained_on as in the checkpoint.
+      size: (H, W) that the artefact takes, or None for any.
+      verified: largest differences from the checkpoint's network, HU, by the images' name.
+      sha256: of the artefact's bytes; empty where it is inside of them.
+    """
+
+    name: str
+    kind: str
+    checkpoint: str
+    model: dict
+    window_record: dict
+    trained_record: dict | None
+    size: tuple[int, int] | None
+    verified: dict[str, float] = dataclasses.field(default_factory=dict)
+    sha256: str = ""
+
+    @property
+    def window(self) -> Window:
+        return spec.from_record(self.window_record)
+
+    @property
+    def trained_on(self) -> Trained | None:
+        return Trained.from_record(self.trained_record)
+
+    def text(self) -> str:
+        """JSON, with words for a reader who has nothing else."""
+        record: dict[str, Any] = {
+            "format": FORMAT,
+            "made_by": f"ldct_jax {__version__}",
+            "function": "low-dose CT in HU -> denoised CT in HU, (batch, height, width) float32; "
+            "the window and the padding rule are inside",
+            "use": "research only",
+            **dataclasses.asdict(self),
+        }
+        if self.kind == "safetensors":
+            record["function"] = (
+                "parameters only: network units are (HU - low) / (high - low) of the window"
+            )
+        return json.dumps(record, indent=1, sort_keys=True)
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Card:
+        """The inverse of :meth:`text`; raises CheckpointError that names ``where``."""
+        try:
+            record = json.loads(text)
+            if record["format"] != FORMAT:
+                raise CheckpointError(
+                    f"{where} has format {record['format']}, this version reads {FORMAT}"
+                )
+            fields = {f.name: record[f.name] for f in dataclasses.fields(cls)}
+            size = fields["size"]
+            card = cls(**{**fields, "size": None if size is None else tuple(size)})
+            if not isinstance(card.window, Window):
+                raise KeyError("window")
+            return card
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{where} isn't one that ldct_jax wrote ({type(error).__name__}): export it again "
+                "with `ldct export`"
+            ) from None

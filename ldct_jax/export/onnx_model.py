@@ -1,0 +1,145 @@
+"""Checkpoint → ONNX through jax2onnx, from the network's twin with Python loops.
+
+Running it needs onnxruntime and numpy:
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    (denoised_hu,) = session.run(None, {"hu": hu})  # (batch, height, width) float32
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+from ldct_jax.denoise.files import write_bytes
+from ldct_jax.errors import LdctError, UsageError
+from ldct_jax.export import verify
+from ldct_jax.export.card import Card
+from ldct_jax.export.source import Source, twin_for_onnx
+
+OPSET = 21
+MOST_HU = 0.05
+"""What float32 arithmetic in another order may amount to."""
+CARD = "ldct_jax"
+"""The metadata entry that holds the card."""
+
+
+def export(
+    source: Source, path: Path, *, size: tuple[int, int] | None, check: Path | None = None
+) -> Card:
+    """Write ``path``, verified in onnxruntime: within MOST_HU of the network in float32.
+
+    ``size``: (H, W), or None for any, which networks that pad every layer allow. The batch is
+    free either way.
+
+    Raises:
+      UsageError: a package of the extra ``export`` is missing; a network that needs a size.
+      LdctError: the converter can't convert it, or the result differs.
+    """
+    import jax
+
+    twin = twin_for_onnx(source.model)
+    model = converted(source.function(twin), size)
+    stacks = verify.images(size, check)
+    with verify.on_cpu():
+        try:
+            session = open_session(model.SerializeToString(), str(path))
+            differences = verify.compare(
+                jax.jit(source.function(twin)),
+                lambda hu: session.run(None, {"hu": hu})[0],
+                stacks,
+                most_hu=MOST_HU,
+            )
+        except LdctError:
+            raise
+        except Exception as error:  # onnxruntime's own kinds of error
+            raise LdctError(
+                f"onnxruntime can't run the converted network ({_line(error)}): nothing was "
+                "written; try --format stablehlo"
+            ) from None
+    card = source.card("onnx", size, verified=differences)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = CARD, card.text()
+    write_bytes(path, model.SerializeToString())
+    return card
+
+
+def open_session(data: bytes, where: str):
+    """An onnxruntime session on whatever device this installation has; raises LdctError."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError("ONNX needs onnxruntime: pip install 'ldct-jax[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(
+            data, options, providers=onnxruntime.get_available_providers()
+        )
+    except Exception as error:  # onnxruntime's own kinds of error
+        raise LdctError(f"{where} is no usable ONNX file ({_line(error)})") from None
+
+
+def converted(function, size: tuple[int, int] | None):
+    """The onnx.ModelProto of a (B, H, W) → (B, H, W), input ``hu``, output ``denoised_hu``."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from jax2onnx import to_onnx
+    except ImportError:
+        raise UsageError("exporting ONNX needs jax2onnx: pip install 'ldct-jax[export]'") from None
+    shape = ("batch", *size) if size else ("batch", "height", "width")
+    quiet = logging.getLogger("jax2onnx")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = to_onnx(
+                function,
+                [shape],
+                model_name="ldct_jax",
+                opset=OPSET,
+                input_names=["hu"],
+                output_names=["denoised_hu"],
+            )
+    except Exception as error:  # anything a network it doesn't know leads the converter to
+        if size is None:
+            raise UsageError(
+                "this network can't be converted for any slice size: give one, as --size 512x512"
+            ) from error
+        raise LdctError(
+            f"jax2onnx can't convert this network ({_line(error)}): try --format stablehlo"
+        ) from error
+    finally:
+        quiet.setLevel(level)
+    _share_constants(model)
+    return model
+
+
+def _share_constants(model) -> None:
+    """Keep one copy of equal initialisers: the clones' weights are shared, the twin repeats them."""
+    graph, kept, renamed = model.graph, {}, {}
+    for tensor in list(graph.initializer):
+        key = (tensor.data_type, tuple(tensor.dims), _content(tensor))
+        if key in kept:
+            renamed[tensor.name] = kept[key]
+            graph.initializer.remove(tensor)
+        else:
+            kept[key] = tensor.name
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
+    del graph.value_info[:]  # inferred again by whoever needs it
+
+
+def _content(tensor) -> bytes:
+    name, tensor.name = tensor.name, ""
+    content = tensor.SerializeToString(deterministic=True)
+    tensor.name = name
+    return content
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
