@@ -60,7 +60,7 @@ class Denoiser:
         return out.reshape(hu.shape)
 
     def run(self, hu_bhw: np.ndarray) -> np.ndarray:
-        """A few slices (B, H, W) → float32 (B, H, W); raises NumericsError for NaN on either side."""
+        """A few slices (B, H, W) → float32 (B, H, W); NumericsError for NaN on either side."""
         hu_bhw = np.asarray(hu_bhw, np.float32)
         if not np.isfinite(hu_bhw).all():
             raise NumericsError("the image holds NaN or infinite values; replace them first")

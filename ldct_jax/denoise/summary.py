@@ -1,4 +1,4 @@
-"""What happened to the images: HU before and after, clipped pixels, warnings; for people and JSON."""
+"""What happened to the images, for people and JSON: HU before and after, clipped pixels."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Trained:
     def outside(
         self, *, kernel: str, thickness_mm: float, field_of_view_mm: float, kvp: float
     ) -> list[str]:
-        """What of one series differs from the training images, in words; NaN is unknown: no word."""
+        """What of one series differs from the training images, in words; NaN is unknown."""
         found = []
         if kernel and self.kernels and kernel.upper() not in {k.upper() for k in self.kernels}:
             found.append(f"kernel {kernel}, trained on {', '.join(self.kernels)}")

@@ -15,7 +15,7 @@ from ldct_jax.export.card import Card
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """``compute``: (B, H, W) float32 HU → HU; ``digest``: sha256 of the file; ``batch``: at best."""
+    """``compute``: (B, H, W) float32 HU → HU, ``batch`` slices at best; ``digest``: the file's."""
 
     compute: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
     card: Card

@@ -16,6 +16,7 @@ from ldct_jax.provenance import device
 
 WARM_UP = 2
 REPEATS = 7
+_LINE = "{:<12}{:<24}{:>12}{:>12}{:>24}{:>10}"
 
 
 def measure(
@@ -71,13 +72,18 @@ def table(measured: dict) -> str:
     lines = [
         f"one call, {measured['batch']} slice(s) of {h}x{w}, HU in and out of host memory; median "
         f"of {measured['repeats']} (min - max); {where['kind']}, {where['cores']} cores",
-        f"{'form':<12}{'where':<24}{'first call':>12}{'median':>12}{'min - max':>24}{'slices/s':>10}",
+        _LINE.format("form", "where", "first call", "median", "min - max", "slices/s"),
     ]
     for row in measured["rows"]:
-        span = f"{row['min_ms']:.1f} - {row['max_ms']:.1f} ms"
         lines.append(
-            f"{row['form']:<12}{row['where']:<24}{row['first_s']:>10.2f} s{row['median_ms']:>9.1f} ms"
-            f"{span:>24}{row['slices_per_s']:>10.2f}"
+            _LINE.format(
+                row["form"],
+                row["where"],
+                f"{row['first_s']:.2f} s",
+                f"{row['median_ms']:.1f} ms",
+                f"{row['min_ms']:.1f} - {row['max_ms']:.1f} ms",
+                f"{row['slices_per_s']:.2f}",
+            )
         )
     return "\n".join(lines)
 

@@ -21,6 +21,7 @@ from ldct_jax.export.source import Source, twin_for_onnx
 OPSET = 21
 MOST_HU = 0.05
 """What float32 arithmetic in another order may amount to."""
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
 CARD = "ldct_jax"
 """The metadata entry that holds the card."""
 
@@ -73,10 +74,9 @@ def open_session(data: bytes, where: str):
         raise UsageError("ONNX needs onnxruntime: pip install 'ldct-jax[export]'") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    providers = [p for p in PROVIDERS if p in onnxruntime.get_available_providers()]
     try:
-        return onnxruntime.InferenceSession(
-            data, options, providers=onnxruntime.get_available_providers()
-        )
+        return onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception as error:  # onnxruntime's own kinds of error
         raise LdctError(f"{where} is no usable ONNX file ({_line(error)})") from None
 
@@ -119,7 +119,7 @@ def converted(function, size: tuple[int, int] | None):
 
 
 def _share_constants(model) -> None:
-    """Keep one copy of equal initialisers: the clones' weights are shared, the twin repeats them."""
+    """Keep one copy of equal initialisers: the twin repeats the weights that its clones share."""
     graph, kept, renamed = model.graph, {}, {}
     for tensor in list(graph.initializer):
         key = (tensor.data_type, tuple(tensor.dims), _content(tensor))

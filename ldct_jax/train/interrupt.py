@@ -28,10 +28,25 @@ class Interrupted(BaseException):
 
 
 class StopRequest:
-    """A context in which the first signal only sets :attr:`number`."""
+    """What the first signal means while :meth:`watching`.
+
+    Inside :meth:`deferring` (the training loop) it only sets :attr:`number`: the loop saves and
+    then calls :meth:`check`. Elsewhere (data, evaluation, report: nothing to save that a restart
+    doesn't make again) it raises :class:`Interrupted` at once. A second signal ends the process.
+    """
 
     def __init__(self):
         self.number: int | None = None
+        self._deferred = 0
+
+    @contextlib.contextmanager
+    def deferring(self):
+        """Let a signal wait until :meth:`check` is called."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
 
     def check(self) -> None:
         """Raise :class:`Interrupted` where a stop was asked for."""
@@ -45,7 +60,7 @@ class StopRequest:
             return
         read_end, write_end = os.pipe()
         os.set_blocking(write_end, False)
-        old_handlers = {s: signal.signal(s, lambda *_: None) for s in SIGNALS}
+        old_handlers = {s: signal.signal(s, self._handle) for s in SIGNALS}
         old_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         watcher = threading.Thread(target=self._watch, args=(read_end,), daemon=True)
         watcher.start()
@@ -58,16 +73,25 @@ class StopRequest:
             os.close(write_end)
             watcher.join(timeout=1.0)
 
+    def _handle(self, number: int, frame) -> None:
+        self.number = number
+        if not self._deferred:
+            raise Interrupted(number)
+
     def _watch(self, read_end: int) -> None:
+        # The handler may run before this thread wakes up, so it counts for itself.
+        seen = 0
         with os.fdopen(read_end, "rb", buffering=0) as pipe:
             while data := pipe.read(1):
                 if data[0] not in SIGNALS:
                     continue
-                if self.number is not None:
+                seen += 1
+                if seen > 1:
                     os._exit(128 + data[0])
                 self.number = data[0]
                 print(
-                    f"{signal.Signals(data[0]).name}: saving and stopping "
+                    f"{signal.Signals(data[0]).name}: stopping "
+                    f"{'when the state is saved ' if self._deferred else ''}"
                     "(once more to leave at once)",
                     file=sys.stderr,
                     flush=True,

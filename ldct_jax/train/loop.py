@@ -173,6 +173,7 @@ def train(
     log = MetricsLog(folder, from_step=done)
     try:
         with (
+            stop.deferring(),
             Progress(
                 name, total * feeder.batch_size, "patches", done=done * feeder.batch_size
             ) as progress,

@@ -24,7 +24,7 @@ def test_the_spectrum_is_the_filter():
     ring = np.rint(f * size * pixel).astype(int).ravel()
     peaks = {}
     for spectrum in ("sqrt_f_mtf", "mtf"):
-        noise = sample_noise((40, size, size), 10.0, pixel, 5, spectrum=spectrum)
+        noise = sample_noise((20, size, size), 10.0, pixel, 5, spectrum=spectrum)
         power = (np.abs(np.fft.fft2(noise)) ** 2).mean(axis=0).ravel()
         radial = np.bincount(ring, power) / np.bincount(ring)
         frequency = np.arange(len(radial)) / (size * pixel)
@@ -33,7 +33,7 @@ def test_the_spectrum_is_the_filter():
             expected = expected * frequency
         keep = (frequency > 0.04) & (frequency < 0.6)
         a, b = radial[keep] / radial[keep].sum(), expected[keep] / expected[keep].sum()
-        assert np.abs(a - b).max() < 0.12 * b.max()
+        assert np.abs(a - b).max() < 0.15 * b.max()
         peaks[spectrum] = frequency[keep][a.argmax()]
     assert 0.18 < peaks["sqrt_f_mtf"] < 0.26  # data.md: measured peak at 0.22 /mm
     assert peaks["mtf"] < 0.12
