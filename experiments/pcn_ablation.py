@@ -108,7 +108,7 @@ def variants(scale: str) -> dict[str, Experiment]:
 
 def report(results) -> page.Report:
     protocol = parts.protocol_of(results)
-    undenoised = results.reference("undenoised", protocol)
+    undenoised = results.summary("undenoised", protocol)
     sections = [
         page.Section(
             "Table I: image quality on test patients",

@@ -84,6 +84,11 @@ class Scale:
       test_slices: slices of a test patient that are scored, evenly spread; None for all.
       monitor_slices: slices of each validation and test patient looked at during training.
       monitor_every: epochs between such looks.
+      doses: several simulated low doses to be tested, as fractions of the normal dose, in place
+        of the data's own one.
+      training_doses: those that are trained on; empty for ``doses``.
+      dose_rule: how the noise grows with less dose: ``physics`` (SD as 1/√dose) or ``paper``
+        (dncnn_dose: SD as 1/dose).
     """
 
     name: str
@@ -95,3 +100,45 @@ class Scale:
     test_slices: int | None = None
     monitor_slices: int = 1
     monitor_every: int = 1
+    doses: tuple[float, ...] = ()
+    training_doses: tuple[float, ...] = ()
+    dose_rule: str = "physics"
+
+    @property
+    def all_doses(self) -> tuple[float, ...]:
+        """Every dose that is needed; empty where the data's own one is used."""
+        return tuple(dict.fromkeys((*self.doses, *self.training_doses)))
+
+    def but(self, **changes: Any) -> Scale:
+        """A copy with fields changed; names of the phantoms' fields change the phantoms."""
+        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
+        rest = {k: v for k, v in changes.items() if k not in own}
+        if rest:
+            own["phantoms"] = dataclasses.replace(own.get("phantoms", self.phantoms), **rest)
+        return dataclasses.replace(self, **own)
+
+
+# What most experiments run at; their scripts say in ``words`` what they change.
+DEMO = Scale(
+    "demo",
+    "small networks and minutes of training on random phantoms",
+    phantoms=Phantoms(patients=7, slices=4),
+    test_patients=2,
+    test_slices=2,
+    monitor_every=2,
+)
+PAPER = Scale(
+    "paper",
+    "the paper's protocol",
+    phantoms=Phantoms(patients=10, slices=20, size=512, pixel_mm=0.74),
+)
+SMOKE = Scale(
+    "smoke",
+    "a few steps of tiny networks: it shows only that everything runs",
+    phantoms=Phantoms(patients=3, slices=1, size=96, pixel_mm=4.0),
+)
+
+
+def scales(*several: Scale) -> dict[str, Scale]:
+    """Scales by name: those given, and :data:`SMOKE` where none of them is called so."""
+    return {scale.name: scale for scale in (*several, SMOKE)} | {s.name: s for s in several}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
 from ldct_jax.metrics.protocols import Protocol, Scores, Summary, table
 from ldct_jax.train.log import read as read_log
@@ -49,7 +51,11 @@ class Run:
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
-        """``clones`` (T, H, W), ``low``, ``full`` (H, W): one test slice in HU."""
+        """``clones`` (T, H, W), ``low``, ``full`` (H, W): one test slice in HU.
+
+        With several doses (D, T, H, W) and (D, H, W), in the order of the study's doses; and what
+        the study's ``measure`` kept.
+        """
         with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
             return {k: arrays[k] for k in arrays.files}
 
@@ -69,13 +75,42 @@ class Results:
     def of(self, variant: str) -> tuple[Run, ...]:
         return tuple(r for r in self.runs if r.variant == variant)
 
-    def summary(self, variant: str, protocol: Protocol, *, clone: int = -1) -> Summary:
-        """Mean ± SD over the test patients of all repeats; ``clone`` counts from the end."""
-        return _summary([r.result["test"][clone] for r in self.of(variant)], protocol)
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The rows that aren't trained."""
+        return tuple(next(iter(self.study["references"].values())))
 
-    def reference(self, name: str, protocol: Protocol) -> Summary:
-        """The same for a row that isn't trained: ``undenoised`` or ``gaussian``."""
-        return _summary([rows[name] for rows in self.study["references"].values()], protocol)
+    def rows(
+        self,
+        label: str,
+        *,
+        clone: int = -1,
+        further: str | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[list[dict]]:
+        """The per-slice scores of a variant or a reference, one list a repeat.
+
+        ``clone`` counts from the end; ``further``: other scored images of the run by that name;
+        ``where``: only rows with these values, as in ``{"dose": 0.1}``.
+        """
+        if label in self.references:
+            repeats = [rows[label] for rows in self.study["references"].values()]
+        elif further is not None:
+            repeats = [r.result["further"][further] for r in self.of(label)]
+        else:
+            repeats = [r.result["test"][clone] for r in self.of(label)]
+        wanted = (where or {}).items()
+        return [[x for x in rows if all(x.get(k) == v for k, v in wanted)] for rows in repeats]
+
+    def summary(self, label: str, protocol: Protocol, **which: Any) -> Summary:
+        """Mean ± SD over the test patients of all repeats; ``which`` as in :meth:`rows`."""
+        return _summary(self.rows(label, **which), protocol)
+
+    def numbers(self, label: str) -> list[dict]:
+        """What the study's ``measure`` found, one record a repeat."""
+        if label in self.references:
+            return [numbers[label] for numbers in self.study["reference_numbers"].values()]
+        return [r.result["numbers"] for r in self.of(label)]
 
 
 def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:
@@ -84,9 +119,12 @@ def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:
     return table(Scores(protocol, **columns), [row["patient"] for row in rows])
 
 
-def score_rows(scores: Scores, patients) -> list[dict]:
-    """Per-slice scores as plain rows for JSON; :class:`Results` reads them back."""
-    return [
+def score_rows(scores: Scores, pairs: PairedSlices) -> list[dict]:
+    """Per-slice scores as plain rows for JSON; :class:`Results` reads them back.
+
+    A row says its ``dose`` where the slices have several.
+    """
+    rows = [
         {
             "patient": patient,
             "psnr_db": float(scores.psnr_db[i]),
@@ -94,8 +132,12 @@ def score_rows(scores: Scores, patients) -> list[dict]:
             "rmse": float(scores.rmse[i]),
             "peak": float(scores.peak[i]),
         }
-        for i, patient in enumerate(patients)
+        for i, patient in enumerate(pairs.patients)
     ]
+    if pairs.doses is not None:
+        for row, dose in zip(rows, pairs.doses, strict=True):
+            row["dose"] = float(dose)
+    return rows
 
 
 def load(folder: Path | str) -> Results:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldct_jax import provenance, results, spec
-from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data import vgg as fetched
+from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.resident import Resident
 from ldct_jax.data.splits import Split, random_split
 from ldct_jax.errors import CheckpointError, LdctError, NumericsError, UsageError
-from ldct_jax.evaluate import WholeSlices, gaussian_blur
+from ldct_jax.evaluate import WholeSlices
 from ldct_jax.experiment import Experiment, Scale
-from ldct_jax.metrics.protocols import Protocol, pcn
+from ldct_jax.metrics.protocols import Protocol, Scores, pcn
+from ldct_jax.models import vgg
+from ldct_jax.models.filters import Gaussian, Identity
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.interrupt import StopRequest
 from ldct_jax.train.loop import Job, train
@@ -29,11 +31,31 @@ from ldct_jax.train.parallel import DataParallel
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an experiment measures beside the test slices' scores.
+
+    numbers: for JSON. scores: of other images than the denoised ones, by name. images: arrays
+    that figures need, kept with the run's samples.
+    """
+
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+Denoise = Callable[[np.ndarray], np.ndarray]
+FILTERS = {"undenoised": Identity(), "gaussian": Gaussian(1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """A table or figure of a paper as runs and a report.
 
     ``variants`` maps a scale's name to the runs; ``report`` makes a page of what they left.
-    ``protocol`` gives the evaluation protocol for the window of an experiment.
+    ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
+    rows that aren't trained (filters of :mod:`ldct_jax.models.filters`). ``measure`` takes a
+    denoiser (N, H, W) HU → the same, the test slices and the protocol, for what a table of scores
+    doesn't say; it is called for every run and every filter.
     """
 
     name: str
@@ -43,6 +65,8 @@ class Study:
     variants: Callable[[str], dict[str, Experiment]]
     report: Callable[[results.Results], Any]
     protocol: Callable[[Any], Protocol] = pcn
+    filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
+    measure: Callable[[Denoise, PairedSlices, Protocol], Measured] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +109,8 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
     scale = study.scales[request.scale]
     out = request.out
     with _locked(out), StopRequest().watching() as stop:
+        if any(vgg.needs_fetched(experiment.loss) for experiment in experiments.values()):
+            fetched.fetch()
         parallel = DataParallel()
         for experiment in experiments.values():
             parallel.check_batch(experiment.patches.batch)
@@ -129,9 +155,7 @@ class _Session:
 
     def __post_init__(self):
         self._feeders: dict = {}
-        digest = hashlib.sha256(np.ascontiguousarray(self.pairs.low_hu).data)
-        digest.update(np.ascontiguousarray(self.pairs.full_hu).data)
-        self._data_digest = digest.hexdigest()
+        self._data_digest = self.pairs.digest()
 
     # ---- what all runs share --------------------------------------------------------------------
 
@@ -163,10 +187,16 @@ class _Session:
                     "patients": len(self.pairs.patient_names),
                     "slices": len(self.pairs),
                     "matrix": list(self.pairs.low_hu.shape[1:]),
+                    "pixel_mm": float(np.median(self.pairs.pixel_mm)),
+                    "doses": list(self.scale.doses),
                     "sha256": self._data_digest,
                 },
                 "splits": [dataclasses.asdict(s) for s in self.splits],
-                "references": old.get("references") or self._references(protocol),
+                **(
+                    {k: old[k] for k in ("references", "reference_numbers")}
+                    if "references" in old
+                    else self._references(protocol)
+                ),
                 "command": self.request.command,
                 "versions": provenance.versions(),
                 "device": provenance.device(),
@@ -176,20 +206,34 @@ class _Session:
         )
 
     def _references(self, protocol: Protocol) -> dict:
-        rows = {}
+        """Scores and measurements of the filters, by repeat and name."""
+        rows: dict = {}
+        numbers: dict = {}
         for repeat, split in enumerate(self.splits):
             test = self._test(split)
-            rows[str(repeat)] = {
-                name: results.score_rows(protocol.score(images, test.full_hu), test.patients)
-                for name, images in (
-                    ("undenoised", test.low_hu),
-                    ("gaussian", gaussian_blur(test.low_hu)),
-                )
-            }
-        return rows
+            for name, filtered in self.study.filters.items():
+
+                def denoise(hu, filtered=filtered):
+                    return filtered(np.asarray(hu)[..., None])[..., 0]
+
+                scores = protocol.score(denoise(test.low_hu), test.full_hu)
+                rows.setdefault(str(repeat), {})[name] = results.score_rows(scores, test)
+                if self.study.measure is not None:
+                    measured = self.study.measure(denoise, test, protocol)
+                    numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
+        return {"references": rows, "reference_numbers": numbers}
 
     def _test(self, split: Split) -> PairedSlices:
-        return _spread(self.pairs.of(split.test), self.scale.test_slices)
+        return _spread(self._tested(self.pairs.of(split.test)), self.scale.test_slices)
+
+    def _tested(self, pairs: PairedSlices) -> PairedSlices:
+        """The slices at the doses that are tested."""
+        return concatenate([pairs.at(d) for d in self.scale.doses or pairs.dose_levels])
+
+    def _trained(self, pairs: PairedSlices) -> PairedSlices:
+        """The slices at the doses that are trained on."""
+        doses = self.scale.training_doses or self.scale.doses or pairs.dose_levels
+        return concatenate([pairs.at(d) for d in doses])
 
     def _feeder(self, repeat: int, split: Split, experiment: Experiment) -> Resident:
         """One feeder for all variants that see the same patches: its slices stay on the device."""
@@ -200,7 +244,7 @@ class _Session:
         key = (repeat, patches, experiment.seed, experiment.images)
         if key not in self._feeders:
             if experiment.images is None:
-                train_pairs = self.pairs.of(split.train)
+                train_pairs = self._trained(self.pairs.of(split.train))
             else:
                 train_pairs = experiment.images.pairs(experiment.window)
             if patches.slices_per_patient is not None:
@@ -279,15 +323,15 @@ class _Session:
         test = self._test(split)
         images = slices.clones(variables, test.low_hu)
         scores = [
-            results.score_rows(protocol.score(clone, test.full_hu), test.patients)
-            for clone in images
+            results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images
         ]
-        middle = len(test) // 2
+        measured = Measured()
+        if self.study.measure is not None:
+            measured = self.study.measure(
+                lambda hu: slices(variables, np.asarray(hu)), test, protocol
+            )
         np.savez_compressed(
-            folder / results.SAMPLES,
-            clones=np.rint(images[:, middle]).astype(np.int16),
-            low=test.low_hu[middle],
-            full=test.full_hu[middle],
+            folder / results.SAMPLES, **_samples(images, test), **dict(measured.images)
         )
         seconds = dict(outcome.seconds)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
@@ -303,6 +347,8 @@ class _Session:
                 "best_validation_psnr": outcome.best,
                 "protocol": protocol.name,
                 "test": scores,
+                "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
+                "numbers": dict(measured.numbers),
                 "seconds": seconds,
             },
         )
@@ -341,7 +387,7 @@ class _Session:
     def _monitor(self, slices: WholeSlices, protocol: Protocol, split: Split):
         """PSNR and RMSE of a few validation and test slices; only the former may select."""
         parts = {
-            name: _spread(self.pairs.of(patients), self.scale.monitor_slices)
+            name: _spread(self._tested(self.pairs.of(patients)), self.scale.monitor_slices)
             for name, patients in (("validation", split.validation), ("test", split.test))
             if patients
         }
@@ -377,15 +423,34 @@ def _run_name(variant: str, repeat: int) -> str:
 
 
 def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:
-    """Evenly spread slices of each patient: ``per_patient`` of them, or all."""
+    """Evenly spread slices of each patient (and dose): ``per_patient`` of them, or all."""
     if per_patient is None:
         return pairs
+    if pairs.doses is not None:
+        return concatenate([_spread(pairs.at(d), per_patient) for d in pairs.dose_levels])
     chosen: list[int] = []
     for name in pairs.patient_names:
         own = [i for i, p in enumerate(pairs.patients) if p == name]
         steps = np.linspace(0, len(own) - 1, min(per_patient, len(own)) + 2)[1:-1]
         chosen += [own[round(s)] for s in steps]
     return pairs.take(dict.fromkeys(chosen))
+
+
+def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:
+    """One test slice for figures: ``clones`` (T, H, W), ``low``, ``full`` (H, W), HU.
+
+    Where there are several doses, (D, …) with one entry for each.
+    """
+    levels = test.dose_levels
+    per_dose = len(test) // len(levels)
+    # The stacks of the doses stand one after the other and hold the same slices.
+    places = [k * per_dose + per_dose // 2 for k in range(len(levels))]
+    samples = {
+        "clones": np.rint(images[:, places]).astype(np.int16).swapaxes(0, 1),
+        "low": np.stack([test.low_hu[i] for i in places]),
+        "full": np.stack([test.full_hu[i] for i in places]),
+    }
+    return samples if len(levels) > 1 else {k: v[0] for k, v in samples.items()}
 
 
 def _leaves(tree):

@@ -58,15 +58,18 @@ def _loader(data: str | None, dose: float, added_sd: float | None):
     def embedded(scale):
         from ldct_jax.data.embedded import phantom_pairs
 
-        return phantom_pairs(scale.phantoms)
+        return phantom_pairs(scale.phantoms, scale.all_doses, scale.dose_rule)
 
     def given(scale):
         from ldct_jax.backend import cache_folder
         from ldct_jax.data.low_dose import LowDose
-        from ldct_jax.data.source import load_pairs
+        from ldct_jax.data.source import load_doses, load_pairs
 
+        cache = cache_folder() / "stores"
+        if scale.all_doses:
+            return load_doses(data, doses=scale.all_doses, rule=scale.dose_rule, cache=cache)
         low = LowDose(fraction=dose, added_sd_hu=added_sd)
-        return load_pairs(data, low=low, cache=cache_folder() / "stores")
+        return load_pairs(data, low=low, cache=cache)
 
     return embedded if data is None else given
 

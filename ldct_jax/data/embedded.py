@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.progress import track
+
+
+# Between the seeds of a patient's doses: more than there are patients.
+SEEDS_A_DOSE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +45,22 @@ class Phantoms:
         return self.added_sd_hu / (1 / self.dose - 1) ** 0.5
 
 
-def phantom_pairs(spec: Phantoms) -> PairedSlices:
-    """The pairs that ``spec`` describes; the same on every machine."""
-    from ldct_jax.ct.dose import insert_image_domain, sample_noise
+def phantom_pairs(
+    spec: Phantoms, doses: Sequence[float] = (), rule: str = "physics"
+) -> PairedSlices:
+    """The pairs that ``spec`` describes; the same on every machine.
+
+    Args:
+      doses: several low doses of every slice in place of the one of ``spec``; 1 is the normal
+        dose itself. The normal dose and its noise stay those of ``spec``.
+      rule: how the noise grows there, see :func:`ldct_jax.ct.dose.noise_ratio`.
+    """
+    from ldct_jax.ct.dose import added_sd, insert_image_domain, sample_noise
     from ldct_jax.ct.phantom import random_patient
 
+    added = {spec.dose: spec.added_sd_hu}
+    if doses:
+        added = {dose: added_sd(dose, spec.full_sd_hu, rule) for dose in doses}
     low, full, labels = [], [], []
     for i in track(range(spec.patients), "phantoms", "patients"):
         seed = spec.seed + i
@@ -59,13 +75,21 @@ def phantom_pairs(spec: Phantoms) -> PairedSlices:
         normal = anatomy.hu + sample_noise(
             anatomy.hu.shape, spec.full_sd_hu, spec.pixel_mm, seed=2 * seed
         )
-        reduced = insert_image_domain(
-            normal, seed=2 * seed + 1, added_sd_hu=spec.added_sd_hu, pixel_mm=spec.pixel_mm
-        )
-        full.append(_int16(normal))
-        low.append(_int16(reduced))
-        labels += [f"phantom-{i + 1:02d}"] * spec.slices
+        for k, sd_hu in enumerate(added.values()):
+            # Every dose has noise of its own.
+            noise_seed = 2 * (seed + k * SEEDS_A_DOSE) + 1
+            reduced = insert_image_domain(
+                normal, seed=noise_seed, added_sd_hu=sd_hu, pixel_mm=spec.pixel_mm
+            )
+            full.append(_int16(normal))
+            low.append(_int16(reduced))
+            labels += [f"phantom-{i + 1:02d}"] * spec.slices
     n = len(labels)
+    several = len(added) > 1
+    simulated = f"{spec.dose:.0%} dose simulated in the image domain by adding "
+    simulated += f"{spec.added_sd_hu:.0f} HU"
+    if doses:
+        simulated = dose_words(doses, rule)
     return PairedSlices(
         low_hu=np.concatenate(low),
         full_hu=np.concatenate(full),
@@ -75,11 +99,18 @@ def phantom_pairs(spec: Phantoms) -> PairedSlices:
         source=(
             f"embedded data: {spec.patients} random {spec.region} phantoms (no patients), "
             f"{spec.slices} slices of {spec.size}x{spec.size} pixels ({spec.pixel_mm:g} mm) each; "
-            f"normal dose with {spec.full_sd_hu:.0f} HU of noise, {spec.dose:.0%} dose simulated "
-            f"in the image domain by adding {spec.added_sd_hu:.0f} HU"
+            f"normal dose with {spec.full_sd_hu:.0f} HU of noise, {simulated}"
         ),
-        dose=spec.dose,
+        dose=None if several else next(iter(added)),
+        doses=np.tile(np.repeat(list(added), spec.slices), spec.patients) if several else None,
     )
+
+
+def dose_words(doses: Sequence[float], rule: str) -> str:
+    """Several simulated doses, for the words that stand under figures and tables."""
+    listed = ", ".join(f"{dose:.0%}" for dose in doses)
+    grows = {"physics": "1/√dose", "paper": "1/dose"}[rule]
+    return f"doses of {listed} simulated in the image domain (noise SD grows as {grows})"
 
 
 def _int16(hu: np.ndarray) -> np.ndarray:

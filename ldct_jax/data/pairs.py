@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ldct_jax.data.mapped import MappedStack
 from ldct_jax.errors import DataError
 
 
@@ -24,6 +25,7 @@ class PairedSlices:
       source: what the images are and how the low dose was made, in words for a report.
       attribution: whom to cite where images or figures of them are shown; may be empty.
       dose: low dose as a fraction of the normal dose, or None where the data don't say.
+      doses: (N,) the low dose of each slice, where several doses stand together; else None.
     """
 
     low_hu: np.ndarray
@@ -34,6 +36,7 @@ class PairedSlices:
     source: str
     attribution: str = ""
     dose: float | None = None
+    doses: np.ndarray | None = None
 
     def __post_init__(self):
         n = len(self.patients)
@@ -44,6 +47,8 @@ class PairedSlices:
             )
         if n == 0 or len(self.low_hu) != n:
             raise DataError(f"{len(self.low_hu)} slices but {n} patient labels")
+        if self.doses is not None and self.doses.shape != (n,):
+            raise DataError(f"{n} slices but {self.doses.shape} doses: one a slice is needed")
         if self.low_hu.dtype != np.int16 or self.full_hu.dtype != np.int16:
             raise DataError(
                 f"slices must be int16 HU, not {self.low_hu.dtype} and {self.full_hu.dtype}"
@@ -75,6 +80,7 @@ class PairedSlices:
             patients=tuple(self.patients[i] for i in index),
             pixel_mm=self.pixel_mm[index],
             slice_mm=self.slice_mm[index],
+            doses=None if self.doses is None else self.doses[index],
         )
 
     def of(self, patients: Iterable[str]) -> PairedSlices:
@@ -87,11 +93,63 @@ class PairedSlices:
             )
         return self.take(i for i, p in enumerate(self.patients) if p in wanted)
 
+    @property
+    def dose_levels(self) -> tuple[float | None, ...]:
+        """The distinct low doses in order of first appearance; one, where all slices have it."""
+        return (self.dose,) if self.doses is None else tuple(dict.fromkeys(self.doses.tolist()))
+
+    def at(self, dose: float | None) -> PairedSlices:
+        """The slices of one of :attr:`dose_levels`."""
+        if dose not in self.dose_levels:
+            raise DataError(f"no slices at dose {dose}; there are {self.dose_levels}")
+        if self.doses is None:
+            return self
+        return dataclasses.replace(
+            self.take(np.flatnonzero(self.doses == dose)), dose=dose, doses=None
+        )
+
+    def _doses_of_slices(self) -> np.ndarray:
+        """(N,) the dose of each slice, NaN where the data don't say."""
+        if self.doses is not None:
+            return self.doses
+        return np.full(len(self), np.nan if self.dose is None else self.dose)
+
     def sample(self, per_patient: int, seed: int) -> PairedSlices:
-        """``per_patient`` random slices of each patient (all, where there are fewer)."""
+        """``per_patient`` random slices of each patient (all, where there are fewer).
+
+        Where there are several doses: the same slices at every dose.
+        """
+        if self.doses is not None:
+            return concatenate([self.at(d).sample(per_patient, seed) for d in self.dose_levels])
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
         for name in self.patient_names:
             own = [i for i, p in enumerate(self.patients) if p == name]
             chosen += sorted(rng.permutation(own)[:per_patient].tolist())
         return self.take(chosen)
+
+
+def concatenate(parts: Sequence[PairedSlices]) -> PairedSlices:
+    """The slices of several stacks, one stack after the other; every slice keeps its dose.
+
+    Words and attribution are those of the first. Stacks on the disk stay there.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if len({p.low_hu.shape[1:] for p in parts}) > 1:
+        raise DataError("only slices of one matrix size can be put together")
+    on_disk = any(isinstance(p.low_hu, MappedStack) for p in parts)
+    stack = MappedStack if on_disk else np.concatenate
+    doses = np.concatenate([p._doses_of_slices() for p in parts])
+    one = len(set(doses.tolist())) == 1 or np.isnan(doses).all()
+    return dataclasses.replace(
+        first,
+        low_hu=stack([p.low_hu for p in parts]),
+        full_hu=stack([p.full_hu for p in parts]),
+        patients=tuple(name for p in parts for name in p.patients),
+        pixel_mm=np.concatenate([p.pixel_mm for p in parts]),
+        slice_mm=np.concatenate([p.slice_mm for p in parts]),
+        dose=first.dose if one else None,
+        doses=None if one else doses,
+    )

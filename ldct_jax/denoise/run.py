@@ -19,11 +19,11 @@ from ldct_jax.denoise.volumes import VolumeJob, is_volume
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.inputs import Inputs, InputSeries, Rejected, survey
 from ldct_jax.dicom.read import walk
-from ldct_jax.errors import DataError, UsageError
+from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.progress import Progress
 
-RECORD = "denoise.json"
-"""In OUT: what was done to which file, and how an interrupted run knows finished volumes."""
+RECORD = "ldct_denoise.json"
+"""In OUT: what was done to what, and how an interrupted run knows finished volumes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +99,13 @@ def denoise_path(
       warn: is told every warning as it is found.
       start: called before jax is first needed.
 
-    Returns: what happened; files that could not be used are listed in it.
+    Returns: what happened. Files that could not be used and series that failed (a result with NaN
+      or infinite values; nothing of such a series is written) are listed in it and don't keep
+      the others from being denoised: :func:`check_complete` raises for them.
 
     Raises:
       UsageError, DataError: see :func:`judge`; with ``strict`` also for damaged files, images
         outside the training range, gaps and the like.
-      NumericsError: NaN or infinite values in a result: nothing of that series is written.
       LdctError: files in the way, a full disk.
     """
     source, out = Path(source), Path(out)
@@ -124,6 +125,8 @@ class _Run:
     def __init__(self, judged: Judged, out: Path, denoiser: Denoiser, options: Options, warn):
         self.judged, self.out, self.denoiser = judged, out, denoiser
         self.options, self.warn = options, warn
+        self.volumes_done: dict[str, str] = {}
+        self.failed: list[tuple[str, str]] = []
         trained = denoiser.trained_on
         self.processing = Processing(
             model=denoiser.name,
@@ -137,7 +140,7 @@ class _Run:
         jobs = self._series_jobs() + self._volume_jobs()
         self._tell_warnings(jobs)
         with locked(self.out):
-            finished = self._finished()
+            _, finished = self._earlier()
             plans = [
                 job.plan() if isinstance(job, SeriesJob) else job.plan(self.processing, finished)
                 for job in jobs
@@ -145,11 +148,19 @@ class _Run:
             results = []
             with Progress("denoising", sum(plans), "slices") as progress:
                 for job in jobs:
-                    result = self._run_one(job, progress)
+                    try:
+                        result = self._run_one(job, progress)
+                    except LdctError as error:
+                        if isinstance(error.__cause__, OSError):
+                            raise  # the disk's state is that of the next series too
+                        self.failed.append((job.result.name, str(error)))
+                        continue
                     self._after(job, result)
                     results.append(result)
-                    finished |= {job.name: job.key} if isinstance(job, VolumeJob) else {}
-                    self._write_record(results, finished)
+                    if result.written:
+                        if isinstance(job, VolumeJob):
+                            self.volumes_done[job.name] = job.key
+                        self._write_record(results)
             return self._summary(results)
 
     def _series_jobs(self) -> list:
@@ -221,14 +232,23 @@ class _Run:
                 result.warnings.append(f"{count} pixel{'s' * (count > 1)} {what}")
                 self.warn(f"{result.name}: {result.warnings[-1]}")
 
-    def _finished(self) -> dict[str, str]:
+    def _earlier(self) -> tuple[list[dict], dict[str, str]]:
+        """The rows and finished volumes that runs before this one recorded in OUT."""
         try:
-            return dict(json.loads((self.out / RECORD).read_text())["volumes"])
+            record = json.loads((self.out / RECORD).read_text())
+            return list(record["results"]), dict(record["volumes"])
         except (OSError, ValueError, KeyError, TypeError):
-            return {}
+            return [], {}
 
-    def _write_record(self, results: list[Result], volumes: dict[str, str]) -> None:
-        record = self._summary(results).record() | {"volumes": volumes}
+    def _write_record(self, results: list[Result]) -> None:
+        """Add what was written now to what was recorded before."""
+        rows, volumes = self._earlier()
+        summary = self._summary([r for r in results if r.written]).record()
+        new = {r["name"] for r in summary["results"]}
+        shared = {k: summary[k] for k in ("model", "digest", "blend")}
+        rows = [r for r in rows if r.get("name") not in new]
+        rows += [shared | r for r in summary["results"]]
+        record = {"results": rows, "volumes": volumes | self.volumes_done}
         write_bytes(self.out / RECORD, json.dumps(record, indent=1).encode())
 
     def _summary(self, results: list[Result]) -> Summary:
@@ -240,11 +260,16 @@ class _Run:
             results=tuple(results),
             left_out=tuple((_shown(r.path, self.judged.root), r.reason) for r in rejected),
             damaged=len(self.judged.damaged),
+            failed=tuple(self.failed),
         )
 
 
 def check_complete(summary: Summary) -> None:
-    """Raise DataError where damaged files had to be left out, after the rest was done."""
+    """Raise LdctError where a series failed or damaged files were left out; the rest is done."""
+    if summary.failed:
+        name, why = summary.failed[0]
+        more = f" ({len(summary.failed) - 1} more failed)" if len(summary.failed) > 1 else ""
+        raise LdctError(f"{name}: {why}{more}; nothing of it was written")
     if summary.damaged:
         files = f"{summary.damaged} damaged file{'s' * (summary.damaged > 1)}"
         raise DataError(f"{files} left out (see above); everything else was denoised")

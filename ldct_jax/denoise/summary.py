@@ -94,7 +94,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A whole run: results, and (path, reason) of the files that were left out."""
+    """A whole run: results, and (name, reason) of the files left out and of what failed."""
 
     model: str
     digest: str
@@ -102,6 +102,7 @@ class Summary:
     results: tuple[Result, ...]
     left_out: tuple[tuple[str, str], ...]
     damaged: int
+    failed: tuple[tuple[str, str], ...] = ()
 
     def record(self) -> dict:
         """For ``--json``."""
@@ -111,10 +112,11 @@ class Summary:
             "blend": self.blend,
             "results": [r.row() for r in self.results],
             "left_out": [{"file": f, "reason": r} for f, r in self.left_out],
+            "failed": [{"name": n, "reason": r} for n, r in self.failed],
         }
 
     def text(self) -> str:
-        """The table that ends the command."""
+        """The table that ends the command; warnings were told as they were found."""
         lines = [f"model {self.model}, sha256 {self.digest[:16]}…, blend {self.blend:g}"]
         head = ("series", "slices", "matrix", "HU before", "HU after", "change", "clipped px")
         rows = [head]
@@ -132,8 +134,8 @@ class Summary:
         for row in rows:
             lines.append("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
         lines.append("HU: mean ± sd over the pixels outside padding")
-        lines += [f"warning: {r.name}: {w}" for r in self.results for w in r.warnings]
         lines += [f"left out: {file}: {reason}" for file, reason in self.left_out[:10]]
+        lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
         if len(self.left_out) > 10:
             lines.append(f"left out: {len(self.left_out) - 10} more files")
         return "\n".join(lines)

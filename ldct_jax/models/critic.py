@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ldct_jax.errors import UsageError
 from ldct_jax.models.layers import Conv, check_images, initializers
 
-LAYERS = ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1), (256, 2))
+STRIDES = (1, 2, 1, 2, 1, 2)
 
 
 class Critic(nn.Module):
@@ -23,12 +23,15 @@ class Critic(nn.Module):
     Args:
       size: side of the images; the flattened critic is bound to it (17,923,521 parameters at 64,
         27,360,705 at 80). Unused without ``flatten``.
+      widths, hidden: channels of the six convolutions and units of the dense layer.
       flatten: False: the dense layers act on each place of the last map (1,408,449 parameters,
         what the code of MAP-NN does) and the score is the mean over the places; any size.
     """
 
     size: int = 64
     flatten: bool = True
+    widths: tuple[int, ...] = (64, 64, 128, 128, 256, 256)
+    hidden: int = 1024
     initialization: str = "lecun"
     dtype: Any = jnp.float32
 
@@ -45,7 +48,9 @@ class Critic(nn.Module):
                 "or take flatten=False"
             )
         h = x_bhw1
-        for i, (features, stride) in enumerate(LAYERS, start=1):
+        if len(self.widths) != len(STRIDES):
+            raise UsageError(f"the critic has {len(STRIDES)} convolutions, not {len(self.widths)}")
+        for i, (features, stride) in enumerate(zip(self.widths, STRIDES, strict=True), start=1):
             h = Conv(
                 h.shape[-1],
                 features,
@@ -58,7 +63,7 @@ class Critic(nn.Module):
             h = nn.leaky_relu(h, 0.2)
         if self.flatten:
             h = h.reshape(h.shape[0], -1)
-        h = nn.leaky_relu(self._dense("dense1", h, 1024), 0.2)
+        h = nn.leaky_relu(self._dense("dense1", h, self.hidden), 0.2)
         h = self._dense("dense2", h, 1).astype(jnp.float32)
         return jnp.mean(h.reshape(h.shape[0], -1), axis=1)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ldct_jax.backend import cache_folder
 from ldct_jax.errors import UsageError
 from ldct_jax.models.layers import Conv, max_pool2
 from ldct_jax.models.tensor_files import FileTensors, read_tensors
@@ -25,6 +28,9 @@ CHANNELS = (64, 128, 256, 512, 512)
 # The four of cascade_drl, III-C; and what stands for VGG-19's 16th convolution in VGG-16.
 BLOCKS_1_TO_4 = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3")
 DEEPEST = {16: ("block5_conv3",), 19: ("block5_conv4",)}
+
+# A weights name that begins so is the sha256 of the tensors in the user's cache folder.
+BY_DIGEST = "sha256:"
 
 # Channel means and deviations of images in [0, 1]; caffe's channels come in the order B, G, R.
 PREPROCESSING = {
@@ -114,7 +120,9 @@ class VGGFeatures:
     For :class:`ldct_jax.losses.Perceptual`. The grey channel is repeated three times.
 
     Args:
-      weights: a file of one of the kinds that :func:`load_vgg` reads.
+      weights: ``sha256:…`` of the tensors that ``ldct data vgg`` keeps in the user's cache folder
+        (so that a run's record names no folder of one machine), or a file of one of the kinds
+        that :func:`load_vgg` reads.
       layers: which outputs, after their ReLU.
       depth: 16 or 19.
       preprocessing: ``caffe``, ``imagenet`` or ``none``, needed where the file doesn't say.
@@ -134,6 +142,31 @@ class VGGFeatures:
         network = self.network()
         params, kind = load_vgg(self.weights, network, self.preprocessing)
         return network.apply({"params": params}, preprocess(x_bhw1, kind))
+
+
+def needs_fetched(loss: Any) -> bool:
+    """Whether a loss, or any loss inside it, needs the weights that ``ldct data vgg`` keeps."""
+    if isinstance(loss, VGGFeatures):
+        return loss.weights.startswith(BY_DIGEST)
+    if isinstance(loss, tuple):
+        return any(needs_fetched(part) for part in loss)
+    if not dataclasses.is_dataclass(loss):
+        return False
+    return any(needs_fetched(getattr(loss, field.name)) for field in dataclasses.fields(loss))
+
+
+def kept_file() -> Path:
+    """Where fetched weights are kept: ``vgg16.npz`` in the user's cache folder of this package."""
+    return cache_folder() / "vgg16.npz"
+
+
+def tensors_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """sha256 of VGG-16's kernels and biases (``block1_conv1/kernel``, …) in their order."""
+    sha = hashlib.sha256()
+    for name in layer_names(16):
+        for part in ("kernel", "bias"):
+            sha.update(np.ascontiguousarray(arrays[f"{name}/{part}"], "<f4").tobytes())
+    return sha.hexdigest()
 
 
 def load_vgg(path: str | Path, network: VGG, preprocessing: str | None = None) -> tuple[dict, str]:
@@ -158,11 +191,16 @@ def load_vgg(path: str | Path, network: VGG, preprocessing: str | None = None) -
 
 @functools.lru_cache(maxsize=2)
 def _load(path: str, depth: int, needed: tuple[str, ...]) -> tuple[dict, str | None]:
+    wanted = path.removeprefix(BY_DIGEST) if path.startswith(BY_DIGEST) else None
+    if wanted is not None:
+        path = str(kept_file())
     if not Path(path).is_file():
         raise UsageError(
             f"no VGG weights at {path}: `ldct data vgg` fetches VGG-16's, or name a file of yours"
         )
     tensors = read_tensors(path)
+    if wanted is not None and tensors_digest(tensors.arrays) != wanted:
+        raise UsageError(f"{path} holds other weights than the {wanted[:12]}… of this run")
     shapes = dict(zip(layer_names(depth), _shapes(depth), strict=True))
     params = {}
     for index, name in enumerate(layer_names(depth)):

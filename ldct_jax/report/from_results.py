@@ -40,7 +40,7 @@ def quality_table(
     protocol = protocol_of(results)
     rows = []
     for label in ("undenoised", "gaussian"):
-        s = results.reference(label, protocol)
+        s = results.summary(label, protocol)
         text = "undenoised low dose" if label == "undenoised" else "Gaussian blur, σ = 1 pixel"
         rows.append([text, None, s.psnr_db, s.ssim, s.rmse, None, None, None, None])
     for variant in results.variants:
@@ -163,7 +163,7 @@ def compare(
 def unlearnt(results: Results, variants: Sequence[str]) -> str:
     """Why a claim about these variants can't be tested; empty where it can."""
     protocol = protocol_of(results)
-    undenoised = results.reference("undenoised", protocol).psnr_db.mean
+    undenoised = results.summary("undenoised", protocol).psnr_db.mean
     for v in variants:
         if not results.of(v):
             return f"{v} was not run"

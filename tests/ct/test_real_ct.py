@@ -52,6 +52,9 @@ def test_flat_tissue_and_regions_of_a_drawing():
     flat = checks.flat_tissue(body + rng.normal(0, 12, body.shape), pixel)
     assert flat.sum() > 500
     assert not flat[body < 0].any()
+    halves = body + np.where(np.arange(128) < 64, 0, 90)
+    flat = checks.flat_tissue(halves + rng.normal(0, 12, body.shape), pixel)
+    assert flat.sum() > 500 and not flat[:, 62:66].any()  # no window across the border
     _, sd = checks.local_sd(rng.normal(0, 12, (128, 128)), pixel)
     np.testing.assert_allclose(np.sqrt(np.mean(sd**2)), 12, rtol=0.05)
     assert checks.body_region(body, pixel) == "abdomen"
