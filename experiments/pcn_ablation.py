@@ -16,66 +16,14 @@ PI 44.03/0.9718/0.0060, full PCN 45.42/0.9846/0.0054.
 
 import itertools
 
-from ldct_jax.data.embedded import Phantoms
-from ldct_jax.data.patches import Patches
-from ldct_jax.experiment import Experiment, Scale
-from ldct_jax.losses import every_clone, last_clone, mse
+from ldct_jax.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.losses import last_clone, mse
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.models.clones import ClonesNet
-from ldct_jax.optim import Adam, Exponential
 from ldct_jax.report import claims, figures, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 
-SCALES = {
-    "demo": Scale(
-        "demo",
-        "16 filters instead of 48, a few hundred steps instead of hundreds of thousands, initial "
-        "learning rate 2e-3 instead of 1e-4: it shows the machinery and the first minutes of "
-        "learning, not the paper's converged numbers",
-        phantoms=Phantoms(patients=7, slices=4),
-        test_patients=2,
-        test_slices=2,
-        monitor_every=2,
-    ),
-    "paper": Scale(
-        "paper",
-        "the paper's protocol: 55x55 patches at stride 4 from ten slices a training patient, batch "
-        "128, Adam 1e-4 to 1e-5, 60 epochs, one test patient, three repeats; one of the paper's "
-        "nine training patients is held out for validation",
-        phantoms=Phantoms(patients=10, slices=20, size=512, pixel_mm=0.74),
-        repeats=3,
-    ),
-    "smoke": Scale(
-        "smoke",
-        "a few steps of tiny networks: it shows only that everything runs",
-        phantoms=Phantoms(patients=3, slices=1, size=96, pixel_mm=4.0),
-    ),
-}
-
-BASE = {
-    "paper": Experiment(
-        model=ClonesNet(n_filters=48, n_clones=4, n_layers=10),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(1e-4, to=1e-5)),
-        patches=Patches(size=55, stride=4, batch=128, slices_per_patient=10),
-        epochs=60,
-    ),
-    "demo": Experiment(
-        model=ClonesNet(n_filters=16, n_clones=4, n_layers=10, initialization="zero_last"),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(2e-3, to=2e-4)),
-        patches=Patches(size=55, stride=25, batch=16, slices_per_patient=1),
-        epochs=8,
-    ),
-    "smoke": Experiment(
-        model=ClonesNet(n_filters=4, n_clones=2, n_layers=4, initialization="zero_last"),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(1e-3, to=1e-4)),
-        patches=Patches(size=24, stride=24, batch=8, slices_per_patient=1),
-        epochs=2,
-    ),
-}
+SCALES, BASE = pcn_scales(), PCN
 
 IMAGE = ("SCN", "SCN+PO", "SCN+PO+CI", "PCN (image)")
 FEATURE = ("SCN", "SCN+FT", "FT+PO", "FT+PI", "full PCN")
@@ -112,8 +60,7 @@ def report(results) -> page.Report:
     sections = [
         page.Section(
             "Table I: image quality on test patients",
-            "The paper's rows imply a maximum value between 0.92 and 1.04: its PSNR and RMSE share "
-            "no single range (by RMSE, PCN beats RED-CNN by 0.32 dB, not by 1.25).",
+            parts.ONE_RANGE,
             tables=[
                 parts.quality_table(
                     results,
@@ -148,15 +95,7 @@ def report(results) -> page.Report:
             figures=[parts.panel(results, SHOWN, name="fig_6", title="Fig 6: a test slice")],
         ),
     ]
-    return page.Report(
-        title=results.study["title"],
-        intro=f"Reproduces {results.study['reproduces']} at the {results.study['scale']['name']} "
-        f"scale. {results.study['scale']['words'].capitalize()}.",
-        sections=sections,
-        claims=_claims(results),
-        provenance=parts.provenance(results),
-        viewer=parts.viewer(results, SHOWN),
-    )
+    return parts.standard(results, sections, _claims(results), shown=SHOWN)
 
 
 SHOWN = {"SCN": "SCN", "FT+PO": "PCN, PO only", "FT+PI": "PCN, PI only", "full PCN": "full PCN"}

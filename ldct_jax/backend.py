@@ -28,7 +28,8 @@ def start() -> None:
     Raises LdctError where there is a GPU that jax doesn't see, unless ``ACCEL=cpu`` is set in the
     environment: training on the CPU by accident costs a day before anyone notices.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs what it also raises, with a traceback; its errors reach the user as one line.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     if os.environ.get(ACCEL) == "cpu":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax

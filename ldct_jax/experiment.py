@@ -13,7 +13,8 @@ from ldct_jax.data.patches import Patches
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import FULL, Window
 from ldct_jax.losses import every_clone, mse
-from ldct_jax.optim import Adam
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.optim import Adam, Exponential
 from ldct_jax.train.gan import WassersteinGAN
 
 SELECTIONS = ("last", "best")
@@ -26,7 +27,7 @@ class Experiment:
     ``gan``: an adversary beside the loss. ``starts_from``: the variant whose trained parameters
     this one begins with (fine-tuning; the earlier stages of a cascade). ``images``: train on these
     instead of the study's CT. ``select``: the tables use the parameters of the ``last`` epoch, as
-    the papers do, or the ``best`` by the validation patient; never anything that saw a test patient.
+    the papers do, or the ``best`` by the validation patient; never one that saw a test patient.
     """
 
     model: Any
@@ -142,3 +143,46 @@ SMOKE = Scale(
 def scales(*several: Scale) -> dict[str, Scale]:
     """Scales by name: those given, and :data:`SMOKE` where none of them is called so."""
     return {scale.name: scale for scale in (*several, SMOKE)} | {s.name: s for s in several}
+
+
+# The clone networks' paper, for all experiments that reproduce a part of it.
+PCN = {
+    "paper": Experiment(
+        model=ClonesNet(n_filters=48, n_clones=4, n_layers=10),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(1e-4, to=1e-5)),
+        patches=Patches(size=55, stride=4, batch=128, slices_per_patient=10),
+        epochs=60,
+    ),
+    "demo": Experiment(
+        model=ClonesNet(n_filters=16, n_clones=4, n_layers=10, initialization="zero_last"),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(2e-3, to=2e-4)),
+        patches=Patches(size=55, stride=25, batch=16, slices_per_patient=1),
+        epochs=8,
+    ),
+    "smoke": Experiment(
+        model=ClonesNet(n_filters=4, n_clones=2, n_layers=4, initialization="zero_last"),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(1e-3, to=1e-4)),
+        patches=Patches(size=24, stride=24, batch=8, slices_per_patient=1),
+        epochs=2,
+    ),
+}
+
+
+def pcn_scales(demo: str = "16 filters instead of 48") -> dict[str, Scale]:
+    """The scales of :data:`PCN`; ``demo``: how much smaller the networks are, in words."""
+    return scales(
+        DEMO.but(
+            words=f"{demo}, a few hundred steps instead of hundreds of thousands, initial learning "
+            "rate 2e-3 instead of 1e-4: it shows the machinery and the first minutes of learning, "
+            "not the paper's converged numbers"
+        ),
+        PAPER.but(
+            words="the paper's protocol: 55x55 patches at stride 4 from ten slices a training "
+            "patient, batch 128, Adam 1e-4 to 1e-5, 60 epochs, one test patient, three repeats; "
+            "one of the paper's nine training patients is held out for validation",
+            repeats=3,
+        ),
+    )

@@ -43,10 +43,14 @@ class Run:
     @cached_property
     def training_rmse(self) -> dict[int, float]:
         """RMSE of the final image on the training patches, network units, mean by epoch from 1."""
+        return self.training_mean("rmse")
+
+    def training_mean(self, metric: str) -> dict[int, float]:
+        """The mean of a metric of the steps by epoch, counted from 1; empty where it is none."""
         by_epoch: dict[int, list[float]] = {}
         for row in read_log(self.folder / "metrics.jsonl"):
-            if "rmse" in row:
-                by_epoch.setdefault(row["epoch"] + 1, []).append(row["rmse"])
+            if metric in row:
+                by_epoch.setdefault(row["epoch"] + 1, []).append(row[metric])
         return {e: float(np.mean(v)) for e, v in by_epoch.items()}
 
     @cached_property

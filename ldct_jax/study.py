@@ -43,7 +43,20 @@ class Measured:
     images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-Denoise = Callable[[np.ndarray], np.ndarray]
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What an experiment's ``measure`` looks at.
+
+    pairs: the test slices. denoised: (N, H, W) HU, the results. denoise: the denoiser itself,
+    (N, H, W) HU → the same. protocol: the study's.
+    """
+
+    pairs: PairedSlices
+    denoised: np.ndarray
+    denoise: Callable[[np.ndarray], np.ndarray]
+    protocol: Protocol
+
+
 FILTERS = {"undenoised": Identity(), "gaussian": Gaussian(1.0)}
 
 
@@ -53,9 +66,8 @@ class Study:
 
     ``variants`` maps a scale's name to the runs; ``report`` makes a page of what they left.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
-    rows that aren't trained (filters of :mod:`ldct_jax.models.filters`). ``measure`` takes a
-    denoiser (N, H, W) HU → the same, the test slices and the protocol, for what a table of scores
-    doesn't say; it is called for every run and every filter.
+    rows that aren't trained (filters of :mod:`ldct_jax.models.filters`). ``measure``: what the
+    test slices' scores don't say; it is called for every run and every filter.
     """
 
     name: str
@@ -66,7 +78,7 @@ class Study:
     report: Callable[[results.Results], Any]
     protocol: Callable[[Any], Protocol] = pcn
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
-    measure: Callable[[Denoise, PairedSlices, Protocol], Measured] | None = None
+    measure: Callable[[Tested], Measured] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,10 +228,11 @@ class _Session:
                 def denoise(hu, filtered=filtered):
                     return filtered(np.asarray(hu)[..., None])[..., 0]
 
-                scores = protocol.score(denoise(test.low_hu), test.full_hu)
+                denoised = denoise(test.low_hu)
+                scores = protocol.score(denoised, test.full_hu)
                 rows.setdefault(str(repeat), {})[name] = results.score_rows(scores, test)
                 if self.study.measure is not None:
-                    measured = self.study.measure(denoise, test, protocol)
+                    measured = self.study.measure(Tested(test, denoised, denoise, protocol))
                     numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
         return {"references": rows, "reference_numbers": numbers}
 
@@ -322,13 +335,11 @@ class _Session:
             variables = load_model(folder / "checkpoints" / "best")[1]
         test = self._test(split)
         images = slices.clones(variables, test.low_hu)
-        scores = [
-            results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images
-        ]
+        scores = [results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images]
         measured = Measured()
         if self.study.measure is not None:
             measured = self.study.measure(
-                lambda hu: slices(variables, np.asarray(hu)), test, protocol
+                Tested(test, images[-1], lambda hu: slices(variables, hu), protocol)
             )
         np.savez_compressed(
             folder / results.SAMPLES, **_samples(images, test), **dict(measured.images)

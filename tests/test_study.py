@@ -184,3 +184,43 @@ def test_the_papers_protocol_at_paper_scale():
         for e in runs.values()
     }
     assert len(wirings) == 8
+
+
+def test_a_profile_is_a_trace_in_the_run_folder(tmp_path):
+    assert train("--variant", "SCN", "--set", "epochs=1", "--profile", out=tmp_path) == 0
+    assert list((tmp_path / "scn" / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    """A tiny file system, which only root can mount."""
+    import os
+    import subprocess
+    import sys
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        command = [sys.executable, "-m", "ldct_jax", "train", "pcn_ablation", "--scale", "smoke"]
+        command += ["--variant", "full PCN", "--set", "model.n_filters=24", "--out"]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        done = subprocess.run(
+            [*command, str(disk / "runs")],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=200,
+        )
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+    assert done.returncode == 1, done.stderr
+    # The checkpoint library's threads may print about their closed event loop above it.
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "space" in last, done.stderr[-1500:]

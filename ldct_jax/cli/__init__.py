@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 
 import click
@@ -60,7 +61,14 @@ def ldct():
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if code not in (0, 2):
+        # Leave without the interpreter's farewell: threads of a library whose disk is full would
+        # print tracebacks of their own below the one line that says what is wrong.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -58,7 +58,9 @@ def _loader(data: str | None, dose: float, added_sd: float | None):
     def embedded(scale):
         from ldct_jax.data.embedded import phantom_pairs
 
-        return phantom_pairs(scale.phantoms, scale.all_doses, scale.dose_rule)
+        if scale.all_doses:
+            return phantom_pairs(scale.phantoms, scale.all_doses, scale.dose_rule)
+        return phantom_pairs(scale.phantoms)
 
     def given(scale):
         from ldct_jax.backend import cache_folder

@@ -125,6 +125,8 @@ class SeriesJob:
                     shutil.rmtree(self.staging, ignore_errors=True)
                 raise
             self._move(todo)
+        with contextlib.suppress(OSError):
+            shutil.rmtree(self.staging)
         self.result.seconds = time.monotonic() - began
         return self.result
 
@@ -143,23 +145,18 @@ class SeriesJob:
         # pydicom runs in one thread only (its warnings are hushed for the whole process); the
         # slow part of writing, waiting for the disk, has another.
         with ThreadPoolExecutor(1) as dicom, ThreadPoolExecutor(1) as disk:
+            # An interruption waits for both, so that what was computed is written.
             pending: deque[Future] = deque()
-            try:
-                for targets, slices in _read_ahead(missing, denoiser.batch, dicom):
-                    results = denoiser.run(np.stack([s.hu for s in slices]))
-                    for target, source, result in zip(targets, slices, results, strict=True):
-                        data = dicom.submit(self._finish, target, source, result, denoiser, now)
-                        staged = self._staged(target)
-                        pending.append(disk.submit(_write_result, staged, data))
-                        while len(pending) > WRITE_BEHIND:
-                            pending.popleft().result()
-                        advance()
-                while pending:
-                    pending.popleft().result()
-            except BaseException:
-                for executor in (dicom, disk):
-                    executor.shutdown(wait=True, cancel_futures=True)
-                raise
+            for targets, slices in _read_ahead(missing, denoiser.batch, dicom):
+                results = denoiser.run(np.stack([s.hu for s in slices]))
+                for target, source, result in zip(targets, slices, results, strict=True):
+                    data = dicom.submit(self._finish, target, source, result, denoiser, now)
+                    pending.append(disk.submit(_write_result, self._staged(target), data))
+                    while len(pending) > WRITE_BEHIND:
+                        pending.popleft().result()
+                    advance()
+            while pending:
+                pending.popleft().result()
 
     def _finish(self, target: Target, source: Slice, result, denoiser: Denoiser, now) -> bytes:
         """The derived file's bytes; counts what happened to the pixels."""
@@ -192,8 +189,6 @@ class SeriesJob:
         for folder in folders:
             with telling(folder / "."):
                 sync_folder(folder)
-        with contextlib.suppress(OSError):
-            shutil.rmtree(self.staging)
 
 
 def _read_ahead(

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ldct_jax import spec
-from ldct_jax.evaluate import gaussian_blur
-from ldct_jax.metrics.protocols import Protocol, pcn
+from ldct_jax.metrics.protocols import Protocol, named, pcn
 from ldct_jax.metrics.statistics import MeanSD
+from ldct_jax.models.filters import Gaussian
 from ldct_jax.report import claims, figures, images, page, tables
-from ldct_jax.results import Results
+from ldct_jax.results import Results, Run
 
 # A quarter of the image's side around its centre, a little to the left: the liver, mostly.
 ZOOM = (0.36, 0.22, 0.25, 0.25)
 
 
+ROW_WORDS = {
+    "undenoised": "undenoised low dose",
+    "gaussian": "Gaussian blur, σ = 1 pixel",
+    "median": "median filter, 3x3 pixels",
+    "wiener": "Wiener filter, 5x5 pixels",
+}
+
+# Beside Tables I to III of the clone networks' paper.
+ONE_RANGE = (
+    "The paper's rows imply a maximum value between 0.92 and 1.04: its PSNR and RMSE share no "
+    "single range (by RMSE, PCN beats RED-CNN by 0.32 dB, not by 1.25)."
+)
+
+PaperRow = Sequence[MeanSD | float | None]
+"""PSNR, SSIM and RMSE as a paper prints them; None where it doesn't."""
+
+
 def protocol_of(results: Results) -> Protocol:
     """The protocol that the study's numbers were taken under."""
-    return pcn(spec.from_record(results.study["window"]))
+    name, own = results.study["protocol"], pcn(spec.from_record(results.study["window"]))
+    return own if own.name == name else named(name)
 
 
 def data_words(results: Results) -> str:
@@ -28,28 +47,58 @@ def data_words(results: Results) -> str:
     return data["source"] + (f"; {data['attribution']}" if data["attribution"] else "")
 
 
+def standard(
+    results: Results,
+    sections: Sequence[page.Section],
+    judged: Sequence[claims.Claim],
+    *,
+    shown: Mapping[str, str],
+) -> page.Report:
+    """A report with the usual head, provenance, and a viewer of ``shown`` (variant → label)."""
+    study = results.study
+    return page.Report(
+        title=study["title"],
+        intro=f"Reproduces {study['reproduces']} at the {study['scale']['name']} scale. "
+        f"{study['scale']['words'].capitalize()}.",
+        sections=sections,
+        claims=judged,
+        provenance=provenance(results),
+        viewer=viewer(results, shown),
+    )
+
+
 def quality_table(
     results: Results,
     *,
     name: str,
     title: str,
-    paper: Mapping[str, tuple[MeanSD, MeanSD, MeanSD]],
+    paper: Mapping[str, PaperRow],
     note: str = "",
+    where: Mapping[str, Any] | None = None,
+    further: Mapping[str, tuple[str, str]] | None = None,
 ) -> tables.Table:
-    """PSNR, SSIM and RMSE by variant beside the paper's, with the rows that aren't trained."""
+    """PSNR, SSIM and RMSE by row beside the paper's, the rows that aren't trained first.
+
+    paper: by variant, or by the name of a row that isn't trained. further: text → (variant, name
+    of the images that its run scored beside its result).
+    """
     protocol = protocol_of(results)
     rows = []
-    for label in ("undenoised", "gaussian"):
-        s = results.summary(label, protocol)
-        text = "undenoised low dose" if label == "undenoised" else "Gaussian blur, σ = 1 pixel"
-        rows.append([text, None, s.psnr_db, s.ssim, s.rmse, None, None, None, None])
+
+    def add(text, label, parameters, minutes, **which):
+        s = results.summary(label, protocol, where=where, **which)
+        theirs = paper.get(text, paper.get(label, ())) or (None, None, None)
+        rows.append([text, parameters, s.psnr_db, s.ssim, s.rmse, *theirs, minutes])
+
+    for label in results.references:
+        add(ROW_WORDS.get(label, label), label, None, None)
     for variant in results.variants:
-        s = results.summary(variant, protocol)
         runs = results.of(variant)
-        theirs = paper.get(variant, (None, None, None))
         minutes = sum(r.result["seconds"]["total"] for r in runs) / 60
-        parameters = runs[0].result["parameters"]
-        rows.append([variant, parameters, s.psnr_db, s.ssim, s.rmse, *theirs, minutes])
+        add(variant, variant, runs[0].result["parameters"], minutes)
+    for text, (variant, images_name) in (further or {}).items():
+        if runs := results.of(variant):
+            add(text, variant, runs[0].result["parameters"], None, further=images_name)
     n = len({row["patient"] for r in results.runs for row in r.result["test"][-1]})
     return tables.Table(
         name=name,
@@ -59,10 +108,10 @@ def quality_table(
             tables.Column("parameters", digits=0),
             tables.Column("PSNR", "dB", 2),
             tables.Column("SSIM", digits=4),
-            tables.Column("RMSE", protocol.unit, 5),
+            tables.Column("RMSE", protocol.unit, 2 if protocol.rmse_in_hu else 5),
             tables.Column("PSNR, paper", "dB", 2, paper=True),
             tables.Column("SSIM, paper", digits=4, paper=True),
-            tables.Column("RMSE, paper", digits=4, paper=True),
+            tables.Column("RMSE, paper", digits=2 if protocol.rmse_in_hu else 4, paper=True),
             tables.Column("time", "min", 1),
         ],
         rows=rows,
@@ -76,6 +125,46 @@ def training_curves(results: Results, variants: Sequence[str]) -> list[figures.C
     """RMSE on the training patches against the epoch, mean over repeats."""
     return [
         _mean_curve(v, [r.training_rmse for r in results.of(v)]) for v in variants if results.of(v)
+    ]
+
+
+def training_figures(
+    results: Results, variants: Sequence[str], name: str, what: str
+) -> list[figures.Figure]:
+    """Training RMSE against the epoch; no figure where no row was run."""
+    curves = training_curves(results, variants)
+    if not curves:
+        return []
+    unit = protocol_of(results).window.width
+    return [
+        figures.convergence(
+            name,
+            f"Training RMSE, {what}",
+            curves,
+            f"RMSE [1 = {unit:g} HU]",
+            caption=f"The result's RMSE on the patches of an epoch, mean over repeats; "
+            f"{data_words(results)}.",
+        )
+    ]
+
+
+def wasserstein_figure(results: Results) -> list[figures.Figure]:
+    """The critics' estimate of the Wasserstein distance by epoch; no figure without a GAN."""
+    curves = []
+    for variant in results.variants:
+        by_run = [r.training_mean("wasserstein") for r in results.of(variant)]
+        if any(by_run):
+            curves.append(_mean_curve(variant, by_run))
+    if not curves:
+        return []
+    return [
+        figures.convergence(
+            "wasserstein",
+            "The critics' estimate of the Wasserstein distance",
+            curves,
+            "D(normal dose) - D(denoised)",
+            caption=f"Mean over the last critic steps of an epoch; {data_words(results)}.",
+        )
     ]
 
 
@@ -108,18 +197,21 @@ def psnr_by_clone(results: Results, variants: Sequence[str]) -> dict[str, list[f
     return found
 
 
-def panel(results: Results, labels: Mapping[str, str], *, name: str, title: str) -> figures.Figure:
-    """Reference, low dose, blur and the outputs of ``labels`` (variant → label) on a test slice."""
-    first = results.runs[0].samples
-    shown = {
-        "normal dose": first["full"],
-        "low dose": first["low"],
-        "Gaussian blur": gaussian_blur(first["low"][None])[0],
-    }
-    for variant, label in labels.items():
-        if results.of(variant):
-            shown[label] = results.of(variant)[0].samples["clones"][-1]
-    height, width = first["full"].shape
+def panel(
+    results: Results,
+    labels: Mapping[str, str],
+    *,
+    name: str,
+    title: str,
+    filters: Mapping[str, Any] | None = None,
+    dose: float | None = None,
+) -> figures.Figure:
+    """Reference, low dose, blur and the outputs of ``labels`` (variant → label) on a test slice.
+
+    filters: label → filter, in place of the blur. dose: which of the study's doses.
+    """
+    shown = slice_images(results, labels, filters=filters, dose=dose)
+    height, width = next(iter(shown.values())).shape
     zoom = tuple(round(part * side) for part, side in zip(ZOOM, (height, width) * 2, strict=True))
     return images.panels(
         name,
@@ -130,15 +222,49 @@ def panel(results: Results, labels: Mapping[str, str], *, name: str, title: str)
     )
 
 
+def slice_images(
+    results: Results,
+    labels: Mapping[str, str],
+    *,
+    filters: Mapping[str, Any] | None = None,
+    dose: float | None = None,
+) -> dict[str, np.ndarray]:
+    """One test slice, (H, W) HU: normal dose, low dose, filtered, and denoised by ``labels``."""
+    first = sample(results.runs[0], results, dose)
+    shown = {"normal dose": first["full"], "low dose": first["low"]}
+    low = first["low"].astype(np.float32)[None, ..., None]
+    for label, filtered in (filters or {"Gaussian blur": Gaussian(1.0)}).items():
+        shown[label] = filtered(low)[0, ..., 0]
+    for variant, label in labels.items():
+        if results.of(variant):
+            shown[label] = sample(results.of(variant)[0], results, dose)["clones"][-1]
+    return shown
+
+
+def sample(run: Run, results: Results, dose: float | None = None) -> dict[str, np.ndarray]:
+    """A run's sample slice: ``clones`` (T, H, W), ``low``, ``full`` (H, W); by default the last
+    of the study's doses, where it has several."""
+    doses = results.study["data"]["doses"]
+    if len(doses) < 2:
+        return run.samples
+    place = doses.index(dose) if dose is not None else len(doses) - 1
+    return {k: run.samples[k][place] for k in ("clones", "low", "full")}
+
+
 def viewer(results: Results, labels: Mapping[str, str]) -> page.Viewer:
     """Low dose, the outputs of ``labels`` and the reference, to be compared by hand."""
-    first = results.runs[0].samples
+    first = sample(results.runs[0], results)
     stacks = {"low dose": first["low"][None]}
     for variant, label in labels.items():
         if results.of(variant):
-            stacks[label] = results.of(variant)[0].samples["clones"][-1][None]
+            stacks[label] = sample(results.of(variant)[0], results)["clones"][-1][None]
     stacks["normal dose"] = first["full"][None]
     return page.Viewer(stacks, caption=f"The middle test slice. Data: {data_words(results)}.")
+
+
+# ---- claims -------------------------------------------------------------------------------------
+
+WORDS = {"psnr_db": ("PSNR", "dB"), "ssim": ("SSIM", ""), "rmse": ("RMSE", None)}
 
 
 def compare(
@@ -148,36 +274,85 @@ def compare(
     worse: str,
     *,
     measured: str | None = None,
+    metric: str = "psnr_db",
+    where: Mapping[str, Any] | None = None,
+    learnt_where: Mapping[str, Any] | None = None,
 ) -> claims.Claim:
-    """A claim that one variant has the higher test PSNR than another; one number a repeat."""
-    measured = measured or f"PSNR of {better} minus {worse}"
-    if reason := unlearnt(results, (better, worse)):
+    """A claim that one row has the better ``metric`` than another on test patients.
+
+    One number a repeat. ``where``: on which rows (a dose); ``learnt_where``: on which both rows
+    must beat the undenoised image for the claim to be tested, where those are others.
+    """
+    if reason := unlearnt(results, (better, worse), where=learnt_where or where):
         return claims.untested(claim, reason)
-    differences = [
-        _psnr(a.result["test"][-1]) - _psnr(b.result["test"][-1])
-        for a, b in zip(results.of(better), results.of(worse), strict=True)
-    ]
-    return claims.judge(claim, f"{measured} ({protocol_of(results).name})", differences, "dB")
-
-
-def unlearnt(results: Results, variants: Sequence[str]) -> str:
-    """Why a claim about these variants can't be tested; empty where it can."""
+    name, unit = WORDS[metric]
     protocol = protocol_of(results)
-    undenoised = results.summary("undenoised", protocol).psnr_db.mean
-    for v in variants:
-        if not results.of(v):
-            return f"{v} was not run"
-        found = results.summary(v, protocol).psnr_db.mean
+    differences = differences_of(results, better, worse, metric, where)
+    if metric == "rmse":
+        differences, unit = [-d for d in differences], protocol.unit
+        measured = measured or f"RMSE of {worse} minus {better}"
+    measured = measured or f"{name} of {better} minus {worse}"
+    return claims.judge(claim, f"{measured} ({protocol.name})", differences, unit)
+
+
+def small_difference(
+    results: Results, claim: str, a: str, b: str, *, limit_db: float
+) -> claims.Claim:
+    """A claim that two rows differ little: by less than ``limit_db`` in PSNR."""
+    if reason := unlearnt(results, (a, b)):
+        return claims.untested(claim, reason)
+    difference = abs(float(np.mean(differences_of(results, a, b))))
+    measured = f"|PSNR of {a} minus {b}| ({protocol_of(results).name})"
+    return claims.judge(claim, measured, difference, "dB", threshold=limit_db, above=False)
+
+
+def best_of(
+    results: Results, claim: str, best: str, others: Sequence[str], *, metric: str = "psnr_db"
+) -> claims.Claim:
+    """A claim that one row has the highest ``metric`` of several: its least lead over another."""
+    if reason := unlearnt(results, (best, *others)):
+        return claims.untested(claim, reason)
+    name, unit = WORDS[metric]
+    leads = {o: float(np.mean(differences_of(results, best, o, metric))) for o in others}
+    rival = min(leads, key=leads.get)
+    measured = f"{name} of {best} minus the next, {rival} ({protocol_of(results).name})"
+    return claims.judge(claim, measured, differences_of(results, best, rival, metric), unit)
+
+
+def differences_of(
+    results: Results,
+    a: str,
+    b: str,
+    metric: str = "psnr_db",
+    where: Mapping[str, Any] | None = None,
+) -> list[float]:
+    """``metric`` of row ``a`` minus that of ``b``, one number a repeat."""
+    pairs = zip(results.rows(a, where=where), results.rows(b, where=where), strict=True)
+    return [_by_patient(x, metric) - _by_patient(y, metric) for x, y in pairs]
+
+
+def unlearnt(
+    results: Results, labels: Sequence[str], *, where: Mapping[str, Any] | None = None
+) -> str:
+    """Why a claim about these rows can't be tested; empty where it can."""
+    protocol = protocol_of(results)
+    undenoised = results.summary("undenoised", protocol, where=where).psnr_db.mean
+    for label in labels:
+        if label in results.references:
+            continue
+        if not results.of(label):
+            return f"{label} was not run"
+        found = results.summary(label, protocol, where=where).psnr_db.mean
         if not found > undenoised:
-            return f"{v} ended at {found:.2f} dB, not above the undenoised {undenoised:.2f} dB"
+            return f"{label} ended at {found:.2f} dB, not above the undenoised {undenoised:.2f} dB"
     return ""
 
 
-def _psnr(rows: Sequence[dict]) -> float:
-    """Mean over patients of the mean over slices, dB."""
+def _by_patient(rows: Sequence[dict], metric: str) -> float:
+    """Mean over patients of the mean over slices."""
     by_patient: dict[str, list[float]] = {}
     for row in rows:
-        by_patient.setdefault(row["patient"], []).append(row["psnr_db"])
+        by_patient.setdefault(row["patient"], []).append(row[metric])
     return float(np.mean([np.mean(v) for v in by_patient.values()]))
 
 

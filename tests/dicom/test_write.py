@@ -76,12 +76,10 @@ def test_another_model_blend_or_allow_list_gives_other_uids(source, tmp_path):
 
 def test_one_series_uid_for_a_series_whether_whole_or_in_part(tmp_path):
     paths = write_series(tmp_path / "in", anatomy(0))
-    whole = [denoise_path(tmp_path / "in", tmp_path / "a", find("identity"))]
-    assert whole[0].results[0].slices == 6
+    denoise_path(tmp_path / "in", tmp_path / "a", find("identity"))
     images = [pydicom.dcmread(tmp_path / "a" / p.name) for p in paths]
     assert len({i.SeriesInstanceUID for i in images}) == 1
     assert len({i.SOPInstanceUID for i in images}) == 6
-    assert derived(paths[2], tmp_path / "b", "identity") == images[2] or True
     alone = derived(paths[2], tmp_path / "c", "identity")
     assert alone.SeriesInstanceUID == images[2].SeriesInstanceUID
     assert alone.SOPInstanceUID == images[2].SOPInstanceUID
@@ -288,8 +286,6 @@ def test_the_allow_list_keeps_creators_and_overlays(source, tmp_path):
 
 
 def test_rescale_stays_and_fits_its_sixteen_characters(tmp_path):
-    from pydicom.valuerep import DSfloat
-
     odd = slice_of(tmp_path / "in" / "a.dcm", RescaleSlope="001.000000E+00")
     assert derived(odd, tmp_path / "a").get_item("RescaleSlope").value.strip() == b"001.000000E+00"
     too_long = b"1.0000000000000000001 "
@@ -299,8 +295,8 @@ def test_rescale_stays_and_fits_its_sixteen_characters(tmp_path):
     value = b"DS" + len(too_long).to_bytes(2, "little") + too_long
     path.write_bytes(data[: at + 4] + value + data[at + 10 :])
     image = derived(path, tmp_path / "b")
-    assert isinstance(image.RescaleSlope, DSfloat)
-    assert len(image.get_item("RescaleSlope").value) <= 16 and image.RescaleSlope == 1
+    assert len(image.get_item("RescaleSlope").value) <= 16
+    assert image.RescaleSlope == 1
 
 
 def test_the_preamble_is_zeroed(source, tmp_path):
