@@ -87,6 +87,22 @@ def dose_table(out, size, views, data, slices, seed, attribution):
 
 @physics.command()
 @click.argument("out", type=FOLDER)
+@click.option("--data", default="sample", show_default=True, help="'sample', a store, or DICOM.")
+def sample(out, data):
+    """A page of the CT series in DATA: three slices of each, geometry, kernel, noise.
+
+    
+    Example:
+      ldct physics sample reports/sample
+    """
+    from ldct_jax.cli.physics_sample import sample_report
+
+    tables, figures = sample_report(data)
+    _write(out, "sample", {"data": data if data == "sample" else "…"}, tables, figures)
+
+
+@physics.command()
+@click.argument("out", type=FOLDER)
 @click.option("--patients", default=6, show_default=True, help="Of each region.")
 @click.option("--size", default=512, show_default=True, help="Matrix size.")
 @click.option("--seed", default=1, show_default=True, help="Of the first patient.")

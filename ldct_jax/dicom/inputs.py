@@ -15,6 +15,7 @@ from ldct_jax.dicom.derive import is_derived
 from ldct_jax.dicom.header import (
     DEFLATED,
     LONG_VALUE,
+    NATIVE,
     Header,
     Unusable,
     careful,
@@ -24,6 +25,7 @@ from ldct_jax.dicom.header import (
 )
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.dicom.read import SAME_PLACE_MM, gaps_of
+from ldct_jax.dicom.trial import Trials
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 
@@ -78,22 +80,23 @@ def survey(files: Iterable[Path]) -> Inputs:
     """
     groups: dict[tuple, list[Header]] = {}
     rejected, numbers = [], set()
-    for path in files:
-        try:
-            if not looks_like_dicom(path):
+    with Trials() as trials:
+        for path in files:
+            try:
+                if not looks_like_dicom(path):
+                    continue
+                header = _checked(path, trials)
+            except Unusable as error:
+                rejected.append(Rejected(path, error.reason, error.damaged))
+                numbers.add(_read_more(path)[0])
                 continue
-            header = _checked(path)
-        except Unusable as error:
-            rejected.append(Rejected(path, error.reason, error.damaged))
-            numbers.add(_read_more(path)[0])
-            continue
-        groups.setdefault(_identity(header), []).append(header)
+            groups.setdefault(_identity(header), []).append(header)
     series = tuple(_ordered(headers) for headers in groups.values())
     numbers |= {s.number for s in series}
     return Inputs(series, tuple(rejected), frozenset(numbers - {None}))
 
 
-def _checked(path: Path) -> Header:
+def _checked(path: Path, trials: Trials) -> Header:
     """The header of a slice whose pixels were decoded once; raises Unusable."""
     if transfer_syntax(path) == BIG_ENDIAN:
         raise Unusable(
@@ -103,7 +106,10 @@ def _checked(path: Path) -> Header:
     for name, value in (("SOP instance", header.instance_uid), ("series", header.series_uid)):
         if not value:
             raise Unusable(path, f"its {name} UID is missing", damaged=True)
-    read_stored(header)
+    if header.transfer_syntax in NATIVE:
+        read_stored(header)
+    else:
+        trials.check(header)
     return header
 
 

@@ -118,7 +118,8 @@ class ClonesNet(nn.Module):
         (eq. 23/28).
       first_transfer: what stands for the transferred item at t = 1: ``f0`` (F_0, or y with image
         transfer), or ``zeros``, which needs ``coupled``.
-      backbone: the clone's CNN: ``redcnn`` (shortcuts are added) or ``cpce`` (concatenated and projected).
+      backbone: the clone's CNN: ``redcnn`` (shortcuts are added) or ``cpce`` (concatenated and
+        projected).
       initialization: see :func:`ldct_jax.models.layers.initializers`.
       final_relu: end each clone with a ReLU (eq. 30). Turn it off where the window's lower end
         must not cut the image.

@@ -71,3 +71,12 @@ def test_mistakes_are_one_line(tmp_path, capfd):
     assert "error:" in capfd.readouterr().err
     assert run(["physics", "noise", str(tmp_path), "--n0", "-1"]) == 2
     assert "n0=" in capfd.readouterr().err
+
+
+def test_sample_page_shows_every_series_of_a_store(tmp_path, capfd):
+    store, out = tmp_path / "store", tmp_path / "out"
+    small = ["--patients", "2", "--slices", "3", "--size", "64", "--pixel-mm", "6"]
+    assert run(["data", "phantom", str(store), *small]) == 0
+    assert run(["physics", "sample", str(out), "--data", str(store)]) == 0
+    assert sorted(p.name for p in out.glob("*.png")) == ["sample_1.png", "sample_2.png"]
+    assert "own noise" in capfd.readouterr().out

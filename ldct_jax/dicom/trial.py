@@ -1,0 +1,98 @@
+"""Compressed pixels decoded on trial, in a process that may die.
+
+Decoders are C and C++: on a damaged codestream they have been seen to abort the whole interpreter
+and to compute for seconds. What survives here can be decoded in the main process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ldct_jax.dicom.header import Header, Unusable, read_header
+from ldct_jax.dicom.pixels import read_stored
+
+MEMORY = 2 << 30
+"""Bytes of address space that the decoding process may have."""
+SECONDS = 1.0
+SECONDS_PER_MEGAPIXEL = 2.0
+"""Processor time for one image; healthy ones take a fiftieth of it."""
+
+
+class Trials:
+    """A context with one decoding process, started when it is first needed and after each death."""
+
+    def __init__(self):
+        self._process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stop()
+
+    def check(self, header: Header) -> None:
+        """Decode the image of ``header``; raises Unusable where that fails, hangs or crashes."""
+        process = self._running()
+        seconds = SECONDS + SECONDS_PER_MEGAPIXEL * header.rows * header.columns / 1e6
+        try:
+            process.stdin.write(json.dumps([str(header.path), seconds]) + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer.endswith("\n"):
+            code = self._stop()
+            how = "never ends with" if code == -signal.SIGPROF else "crashes at"
+            raise Unusable(
+                header.path, f"damaged: the decoder {how} its compressed pixels", damaged=True
+            )
+        verdict = json.loads(answer)
+        if verdict is not None:
+            raise Unusable(header.path, verdict["reason"], damaged=verdict["damaged"])
+
+    def _running(self) -> subprocess.Popen:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from ldct_jax.dicom.trial import main; main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        return self._process
+
+    def _stop(self) -> int | None:
+        """End the process; its exit code, negative for the signal that it died of."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        try:
+            process.stdin.close()
+        except BrokenPipeError:
+            pass
+        process.stdout.close()
+        return process.wait()
+
+
+def main() -> None:
+    """The decoding process: a path and a time limit a line in, a verdict a line out."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for line in sys.stdin:
+        path, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process
+        verdict = None
+        try:
+            read_stored(read_header(Path(path)))
+        except Unusable as error:
+            verdict = {"reason": error.reason, "damaged": error.damaged}
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps(verdict), flush=True)
