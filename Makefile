@@ -1,7 +1,7 @@
 # The front door. Every target makes the environment when it is missing, then calls `ldct`.
 #
 #   make train EXP=pcn_ablation [DATA=...] [SCALE=demo|paper] [VARIANT=...] [SET="a.b=c ..."]
-#              [OUT=...] [INIT=...] [PROFILE=1]
+#              [OUT=...] [INIT=...] [FEED=grain] [PROFILE=1]
 #   make test | test-core | test-long | lint | smoke
 #   make export RUN=... | denoise IN=... OUT=... | bench
 #
@@ -51,7 +51,7 @@ train: $(READY)
 	@test -n "$(EXP)" || { echo "error: which experiment? make train EXP=pcn_ablation"; exit 2; }
 	@$(BIN)/ldct train $(EXP) $(if $(DATA),--data "$(DATA)") $(if $(SCALE),--scale $(SCALE)) \
 		$(if $(VARIANT),--variant "$(VARIANT)") $(if $(SET),--set "$(SET)") \
-		$(if $(OUT),--out "$(OUT)") $(if $(INIT),--init "$(INIT)") $(if $(PROFILE),--profile)
+		$(if $(OUT),--out "$(OUT)") $(if $(INIT),--init "$(INIT)") $(if $(FEED),--feed $(FEED)) $(if $(PROFILE),--profile)
 
 # Two workers; -W error is in pyproject.toml.
 test: $(READY)

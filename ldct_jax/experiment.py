@@ -90,6 +90,7 @@ class Scale:
       training_doses: those that are trained on; empty for ``doses``.
       dose_rule: how the noise grows with less dose: ``physics`` (SD as 1/√dose) or ``paper``
         (dncnn_dose: SD as 1/dose).
+      training_crop: (height, width) of the central region that patches are cut from; None for all.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Scale:
     doses: tuple[float, ...] = ()
     training_doses: tuple[float, ...] = ()
     dose_rule: str = "physics"
+    training_crop: tuple[int, int] | None = None
 
     @property
     def all_doses(self) -> tuple[float, ...]:

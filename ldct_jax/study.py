@@ -15,8 +15,8 @@ import numpy as np
 
 from ldct_jax import provenance, results, spec
 from ldct_jax.data import vgg as fetched
+from ldct_jax.data.feed import make_feeder
 from ldct_jax.data.pairs import PairedSlices, concatenate
-from ldct_jax.data.resident import Resident
 from ldct_jax.data.splits import Split, random_split
 from ldct_jax.errors import CheckpointError, LdctError, NumericsError, UsageError
 from ldct_jax.evaluate import WholeSlices
@@ -91,6 +91,7 @@ class Request:
     settings: tuple[str, ...] = ()
     init: Path | None = None
     profile: bool = False
+    feed: str = "auto"
     command: str = ""
 
 
@@ -248,7 +249,7 @@ class _Session:
         doses = self.scale.training_doses or self.scale.doses or pairs.dose_levels
         return concatenate([pairs.at(d) for d in doses])
 
-    def _feeder(self, repeat: int, split: Split, experiment: Experiment) -> Resident:
+    def _feeder(self, repeat: int, split: Split, experiment: Experiment):
         """One feeder for all variants that see the same patches: its slices stay on the device."""
         patches = experiment.patches
         if experiment.gan is not None:
@@ -262,7 +263,10 @@ class _Session:
                 train_pairs = experiment.images.pairs(experiment.window)
             if patches.slices_per_patient is not None:
                 train_pairs = train_pairs.sample(patches.slices_per_patient, experiment.seed)
-            self._feeders = {key: Resident(train_pairs, patches, experiment.seed)}
+            if experiment.images is None and self.scale.training_crop is not None:
+                train_pairs = train_pairs.central(*self.scale.training_crop)
+            feeder = make_feeder(self.request.feed, train_pairs, patches, experiment.seed)
+            self._feeders = {key: feeder}
         return self._feeders[key]
 
     # ---- the runs -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from tests.dicom_fixtures import anatomy, noisy, write_slice
 
 HU = noisy(anatomy(3, n=1), 20, 3)[0]
-OUTSIDE = np.hypot(*np.mgrid[-1 : 1 : 64j, -1 : 1 : 64j]) > 1
+OUTSIDE = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) > 1
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 

@@ -224,3 +224,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     # The checkpoint library's threads may print about their closed event loop above it.
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "space" in last, done.stderr[-1500:]
+
+
+def test_feeding_through_grain_gives_the_same_losses_bit_for_bit(finished, tmp_path):
+    assert train("--variant", "SCN", "--feed", "grain", out=tmp_path) == 0
+    logs = [(folder / "scn" / "metrics.jsonl").read_text() for folder in (finished, tmp_path)]
+    assert logs[0] == logs[1]

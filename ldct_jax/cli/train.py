@@ -17,8 +17,9 @@ import click
 @click.option("--init", type=click.Path(path_type=Path), help="Start from this checkpoint or run.")
 @click.option("--dose", type=float, default=0.25, show_default=True, help="Simulated dose.")
 @click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
+@click.option("--feed", default="auto", show_default=True, help="auto, resident or grain.")
 @click.option("--profile", is_flag=True, help="Write a jax.profiler trace into each run folder.")
-def train(experiment, data, scale, variants, settings, out, init, dose, added_sd, profile):
+def train(experiment, data, scale, variants, settings, out, init, dose, added_sd, feed, profile):
     """Train the variants of EXP, evaluate them, and write a report.
 
     EXP is an experiment's name (see `ldct experiments`) or a Python file that defines STUDY.
@@ -42,6 +43,7 @@ def train(experiment, data, scale, variants, settings, out, init, dose, added_sd
         settings=tuple(s for setting in settings for s in setting.split()),
         init=init,
         profile=profile,
+        feed=feed,
         command=_command(study.name, data, scale, variants, settings),
     )
     chosen_variants(study, request)  # wrong names fail before anything is loaded

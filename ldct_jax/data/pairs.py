@@ -93,6 +93,18 @@ class PairedSlices:
             )
         return self.take(i for i, p in enumerate(self.patients) if p in wanted)
 
+    def central(self, height: int, width: int) -> PairedSlices:
+        """The central ``height`` x ``width`` pixels of every slice, in memory."""
+        h, w = self.low_hu.shape[1:]
+        if height > h or width > w:
+            raise DataError(f"{height}x{width} pixels can't be cut from slices of {h}x{w}")
+        top, left = (h - height) // 2, (w - width) // 2
+        place = np.s_[:, top : top + height, left : left + width]
+        low, full = (
+            np.ascontiguousarray(np.asarray(s)[place]) for s in (self.low_hu, self.full_hu)
+        )
+        return dataclasses.replace(self, low_hu=low, full_hu=full)
+
     @property
     def dose_levels(self) -> tuple[float | None, ...]:
         """The distinct low doses in order of first appearance; one, where all slices have it."""

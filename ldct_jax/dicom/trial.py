@@ -6,6 +6,7 @@ and to compute for seconds. What survives here can be decoded in the main proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -72,10 +73,8 @@ class Trials:
         process, self._process = self._process, None
         if process is None:
             return None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        except BrokenPipeError:
-            pass
         process.stdout.close()
         return process.wait()
 

@@ -56,11 +56,11 @@ def _stablehlo(path: Path, data: bytes) -> tuple:
 
 
 def _onnx(path: Path, data: bytes) -> tuple:
-    from ldct_jax.export import onnx_model
+    from ldct_jax.export.onnx_session import CARD, open_session
 
-    session = onnx_model.open_session(data, str(path))
+    session = open_session(data, str(path))
     entries = session.get_modelmeta().custom_metadata_map
-    card = Card.from_text(entries.get(onnx_model.CARD, ""), str(path))
+    card = Card.from_text(entries.get(CARD, ""), str(path))
     name = session.get_inputs()[0].name
     batch = 1 if session.get_providers()[0] == "CPUExecutionProvider" else 8
     return lambda hu: session.run(None, {name: hu})[0], card, batch

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.export import onnx_model, stablehlo
+from ldct_jax.export.onnx_session import open_session
 from ldct_jax.export.source import Source, twin_for_onnx
 from ldct_jax.provenance import device
 
@@ -93,7 +94,7 @@ def _forms(source: Source, size: tuple[int, int]) -> dict[str, tuple[Callable, s
     exported = stablehlo.deserialized(stablehlo.serialized(function, size), "the export")
     call = jax.jit(exported.call)
     model = onnx_model.converted(source.function(twin_for_onnx(source.model)), size)
-    session = onnx_model.open_session(model.SerializeToString(), "the export")
+    session = open_session(model.SerializeToString(), "the export")
     name = session.get_inputs()[0].name
     kind = jax.devices()[0].device_kind
     return {

@@ -16,14 +16,12 @@ from ldct_jax.denoise.files import write_bytes
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card
+from ldct_jax.export.onnx_session import CARD, line, open_session
 from ldct_jax.export.source import Source, twin_for_onnx
 
 OPSET = 21
 MOST_HU = 0.05
 """What float32 arithmetic in another order may amount to."""
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-CARD = "ldct_jax"
-"""The metadata entry that holds the card."""
 
 
 def export(
@@ -56,7 +54,7 @@ def export(
             raise
         except Exception as error:  # onnxruntime's own kinds of error
             raise LdctError(
-                f"onnxruntime can't run the converted network ({_line(error)}): nothing was "
+                f"onnxruntime can't run the converted network ({line(error)}): nothing was "
                 "written; try --format stablehlo"
             ) from None
     card = source.card("onnx", size, verified=differences)
@@ -64,21 +62,6 @@ def export(
     entry.key, entry.value = CARD, card.text()
     write_bytes(path, model.SerializeToString())
     return card
-
-
-def open_session(data: bytes, where: str):
-    """An onnxruntime session on whatever device this installation has; raises LdctError."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UsageError("ONNX needs onnxruntime: pip install 'ldct-jax[export]'") from None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    providers = [p for p in PROVIDERS if p in onnxruntime.get_available_providers()]
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
-    except Exception as error:  # onnxruntime's own kinds of error
-        raise LdctError(f"{where} is no usable ONNX file ({_line(error)})") from None
 
 
 def converted(function, size: tuple[int, int] | None):
@@ -110,7 +93,7 @@ def converted(function, size: tuple[int, int] | None):
                 "this network can't be converted for any slice size: give one, as --size 512x512"
             ) from error
         raise LdctError(
-            f"jax2onnx can't convert this network ({_line(error)}): try --format stablehlo"
+            f"jax2onnx can't convert this network ({line(error)}): try --format stablehlo"
         ) from error
     finally:
         quiet.setLevel(level)
@@ -139,7 +122,3 @@ def _content(tensor) -> bytes:
     content = tensor.SerializeToString(deterministic=True)
     tensor.name = name
     return content
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -283,6 +283,8 @@ def compare(
     One number a repeat. ``where``: on which rows (a dose); ``learnt_where``: on which both rows
     must beat the undenoised image for the claim to be tested, where those are others.
     """
+    if "dose" in (where or {}) and where["dose"] not in results.study["data"]["doses"]:
+        return claims.untested(claim, f"{where['dose']:.0%} of the dose was not tested")
     if reason := unlearnt(results, (better, worse), where=learnt_where or where):
         return claims.untested(claim, reason)
     name, unit = WORDS[metric]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.derived_fixtures import BIG_ENDIAN, slice_of
+from tests.derived_fixtures import BIG_ENDIAN, IDENTITY, slice_of
 from tests.dicom.test_hostile import deflate_bomb
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
@@ -104,6 +104,25 @@ def damaged_rle(path: Path) -> Path:
     return path
 
 
+def crashing_jpeg2000(path: Path) -> Path:
+    """A codestream that claims 65535 components; gdcm 3.2 aborts the whole process at it."""
+    IDENTITY["JPEG 2000"](path)
+    data = bytearray(path.read_bytes())
+    siz = data.index(b"\xff\x4f\xff\x51")
+    data[siz + 40 : siz + 44] = b"\xff" * 4
+    path.write_bytes(data)
+    return path
+
+
+def endless_jpeg_ls(path: Path) -> Path:
+    """Two bytes too many; one of the decoders computes for seconds on them."""
+    IDENTITY["JPEG-LS"](path)
+    data = path.read_bytes()
+    at = data.index(b"\xff\xd8\xff\xf7") + 2091
+    path.write_bytes(data[:at] + b"\x00\x0f" + data[at:])
+    return path
+
+
 def npy(path: Path, header: bytes, body: bytes = b"") -> Path:
     path = path.with_suffix(".npy")
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + body)
@@ -151,6 +170,8 @@ CASES = {
         "compressed|while it was read",
     ),
     "RLE damaged": (damaged_rle, "compressed|while it was read"),
+    "JPEG 2000 that crashes a decoder": (crashing_jpeg2000, "compressed"),
+    "JPEG-LS that holds a decoder up": (endless_jpeg_ls, "compressed"),
     "no rows": (lambda p: slice_of(p, Rows=0), "0 x 64 pixels"),
     "no pixel data": (without_pixels, "no integer pixel data"),
     "float pixel data": (float_pixels, "no integer pixel data|shorter than its pixels"),

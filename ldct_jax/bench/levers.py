@@ -1,0 +1,44 @@
+"""Variants of the networks that only the benchmark runs, to see whether they pay."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldct_jax.models.clones import ClonesNet
+
+
+class RematClones(ClonesNet):
+    """Clones whose inner activations are computed again for the gradients instead of kept.
+
+    Same parameters, same function; only what a clone receives and hands on is stored.
+    """
+
+    def _repeat(self, step, carry):
+        again = nn.remat(lambda body, carry: step(body, carry), prevent_cse=False)
+        return super()._repeat(again, carry)
+
+
+class FixedBatch:
+    """A feeder that gives the same batch for every step: training without its input pipeline."""
+
+    most_steps = None
+
+    def __init__(self, feeder):
+        self.batch_size, self.steps_per_epoch = feeder.batch_size, feeder.steps_per_epoch
+        self._feeder = feeder
+
+    def specs(self) -> dict:
+        return {name: True for name in ("low_hu", "full_hu", "index", "weight")}
+
+    def inputs(self, epoch: int, first: int, count: int, place) -> dict:
+        """The first batch of the epoch, each array (1, B, …) on the devices."""
+        inputs = self._feeder.inputs(epoch, 0, 1)
+        batch = jax.jit(self._feeder.batch)(inputs, jnp.int32(0))
+        return {n: place(jax.device_get(getattr(batch, n))[None], True) for n in self.specs()}
+
+    def batch(self, inputs: dict, step):
+        from ldct_jax.data.resident import Batch
+
+        return Batch(**{name: array[0] for name, array in inputs.items()})

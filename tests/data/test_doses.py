@@ -1,0 +1,96 @@
+"""Slices at several doses: how they are made, kept together, chosen and scored."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from ldct_jax import results
+from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.data.mapped import MappedStack
+from ldct_jax.data.pairs import concatenate
+from ldct_jax.data.prepare import write_phantoms
+from ldct_jax.data.source import load_doses
+from ldct_jax.errors import DataError
+from ldct_jax.metrics.protocols import PCN
+
+SPEC = Phantoms(patients=2, slices=2, size=64, pixel_mm=6.0, dose=0.5, added_sd_hu=20.0)
+DOSES = (0.5, 0.1)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return phantom_pairs(SPEC, DOSES, "paper")
+
+
+def added_sd(pairs) -> float:
+    """SD of the added noise where nothing is cut off at -1024 HU."""
+    body = pairs.full_hu > -500
+    return float(np.std((pairs.low_hu.astype(float) - pairs.full_hu)[body]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "ratio"), [("paper", (99 / 3) ** 0.5), ("physics", (9 / 1) ** 0.5)]
+)
+def test_noise_grows_by_the_rule(rule, ratio):
+    pairs = phantom_pairs(SPEC, DOSES, rule)
+    assert pairs.dose_levels == DOSES and pairs.dose is None and len(pairs) == 8
+    half, tenth = (pairs.at(d) for d in DOSES)
+    assert (half.dose, half.doses) == (0.5, None)
+    np.testing.assert_array_equal(half.full_hu, tenth.full_hu)
+    assert added_sd(tenth) / added_sd(half) == pytest.approx(ratio, rel=0.05)
+    one = phantom_pairs(SPEC)
+    np.testing.assert_array_equal(one.full_hu, half.full_hu)
+
+
+def test_the_same_slices_are_drawn_at_every_dose(pairs):
+    drawn = pairs.sample(1, seed=3)
+    assert drawn.dose_levels == DOSES and len(drawn) == 4
+    np.testing.assert_array_equal(drawn.at(0.5).full_hu, drawn.at(0.1).full_hu)
+    assert drawn.at(0.5).patients == pairs.patient_names
+    own = pairs.of(["phantom-02"])
+    assert own.dose_levels == DOSES and set(own.patients) == {"phantom-02"}
+    with pytest.raises(DataError, match=r"0\.2"):
+        pairs.at(0.2)
+
+
+def test_concatenated_stacks_keep_their_doses_and_stay_on_the_disk(pairs):
+    half, tenth = (pairs.at(d) for d in DOSES)
+    both = concatenate([tenth, half])
+    assert both.dose_levels == (0.1, 0.5)
+    np.testing.assert_array_equal(both.at(0.5).low_hu, half.low_hu)
+    assert concatenate([half, half]).dose == 0.5 and concatenate([half, half]).doses is None
+    mapped = dataclasses.replace(
+        half, low_hu=MappedStack([half.low_hu]), full_hu=MappedStack([half.full_hu])
+    )
+    on_disk = concatenate([mapped, mapped])
+    assert isinstance(on_disk.low_hu, MappedStack)
+    np.testing.assert_array_equal(np.asarray(on_disk.low_hu)[4:], half.low_hu)
+    with pytest.raises(DataError, match="matrix"):
+        concatenate([half, half.central(32, 32)])
+
+
+def test_the_central_region(pairs):
+    part = pairs.central(20, 30)
+    assert part.low_hu.shape == (8, 20, 30)
+    np.testing.assert_array_equal(part.full_hu, pairs.full_hu[:, 22:42, 17:47])
+    with pytest.raises(DataError, match="100x20"):
+        pairs.central(100, 20)
+
+
+def test_rows_carry_their_dose(pairs):
+    rows = results.score_rows(PCN.score(pairs.low_hu, pairs.full_hu), pairs)
+    assert [row["dose"] for row in rows] == pairs.doses.tolist()
+    half = pairs.at(0.5)
+    assert "dose" not in results.score_rows(PCN.score(half.low_hu, half.full_hu), half)[0]
+
+
+def test_doses_of_a_store_are_simulated_from_its_normal_dose(tmp_path):
+    write_phantoms(SPEC, tmp_path / "store")
+    pairs = load_doses(
+        tmp_path / "store", doses=(1.0, 0.5, 0.25), rule="paper", cache=tmp_path / "cache"
+    )
+    assert set(pairs.dose_levels) == {1.0, 0.5, 0.25} and "1/dose" in pairs.source
+    np.testing.assert_array_equal(pairs.at(1.0).low_hu, pairs.at(1.0).full_hu)
+    ratio = added_sd(pairs.at(0.25)) / added_sd(pairs.at(0.5))
+    assert ratio == pytest.approx((15 / 3) ** 0.5, rel=0.07)
