@@ -72,5 +72,13 @@ smoke: $(READY)
 	@for exp in $$($(BIN)/ldct experiments | cut -d' ' -f1); do \
 		$(BIN)/ldct train $$exp --scale smoke --out runs/smoke/$$exp || exit 1; done
 
+export: $(READY)
+	@test -n "$(RUN)" || { echo "error: which run? make export RUN=runs/pcn_ablation/full-pcn OUT=exported"; exit 2; }
+	@$(BIN)/ldct export "$(RUN)" "$(or $(OUT),exported)"
+
+denoise: $(READY)
+	@test -n "$(IN)" -a -n "$(OUT)" || { echo "error: make denoise IN=scans OUT=denoised MODEL=runs/EXP/VARIANT"; exit 2; }
+	@$(BIN)/ldct denoise "$(IN)" "$(OUT)" $(if $(MODEL),--model "$(MODEL)")
+
 clean-venv:
 	rm -rf $(VENV)

@@ -1,3 +1,18 @@
-"""Low-dose CT denoising networks in JAX/Flax."""
+"""Low-dose CT denoising networks in JAX/Flax.
+
+    import ldct_jax
+    denoise = ldct_jax.load("runs/pcn_ablation/full-pcn")   # a run, an artefact, or a filter's name
+    clean_hu = denoise(noisy_hu)                             # (H, W) or (N, H, W) HU → float32 HU
+"""
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str):
+    # Late, so that `import ldct_jax` and `ldct --help` cost nothing.
+    if name == "load":
+        from ldct_jax.loading import load
+
+        return load
+    raise AttributeError(f"module 'ldct_jax' has no attribute {name!r}")

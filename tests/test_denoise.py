@@ -24,7 +24,7 @@ from ldct_jax.dicom.pixels import read_stored, to_hu
 from ldct_jax.errors import DataError, LdctError, NumericsError, UsageError
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.hu import DCSWGAN, FULL
-from ldct_jax.load import load
+from ldct_jax.loading import load
 from ldct_jax.train.checkpoint import load_model
 from tests.derived_fixtures import OUTSIDE, slice_of
 from tests.dicom_fixtures import anatomy, noisy, write_series

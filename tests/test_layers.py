@@ -20,7 +20,7 @@ LAYERS = [
     {"data"},
     {"optim"},
     {"train"},
-    {"evaluate", "results", "compare", "denoise", "load", "export", "report", "bench"},
+    {"evaluate", "results", "compare", "denoise", "loading", "export", "report", "bench"},
     {"experiment"},
     {"study"},
     {"scripts"},

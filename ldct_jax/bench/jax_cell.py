@@ -26,7 +26,7 @@ from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build
 from ldct_jax.bench.serve import Prepared, Refused, serve
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.patches import Grid, Patches
+from ldct_jax.data.patches import Patches
 from ldct_jax.data.resident import Resident
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldct_jax.data.resident import Batch
 from ldct_jax.models.clones import ClonesNet
 
 
@@ -27,18 +28,18 @@ class FixedBatch:
 
     def __init__(self, feeder):
         self.batch_size, self.steps_per_epoch = feeder.batch_size, feeder.steps_per_epoch
-        self._feeder = feeder
+        self._feeder, self._inputs = feeder, None
 
     def specs(self) -> dict:
-        return {name: True for name in ("low_hu", "full_hu", "index", "weight")}
+        return dict.fromkeys(("low_hu", "full_hu", "index", "weight"), True)
 
     def inputs(self, epoch: int, first: int, count: int, place) -> dict:
         """The first batch of the epoch, each array (1, B, …) on the devices."""
-        inputs = self._feeder.inputs(epoch, 0, 1)
-        batch = jax.jit(self._feeder.batch)(inputs, jnp.int32(0))
-        return {n: place(jax.device_get(getattr(batch, n))[None], True) for n in self.specs()}
+        if self._inputs is None:
+            batch = jax.jit(self._feeder.batch)(self._feeder.inputs(0, 0, 1, place), jnp.int32(0))
+            arrays = {n: jax.device_get(getattr(batch, n))[None] for n in self.specs()}
+            self._inputs = {n: place(array, True) for n, array in arrays.items()}
+        return self._inputs
 
     def batch(self, inputs: dict, step):
-        from ldct_jax.data.resident import Batch
-
         return Batch(**{name: array[0] for name, array in inputs.items()})

@@ -73,9 +73,7 @@ def gpu() -> Plan:
             "PCN without the algebraic shortcuts",
             (
                 _ours(train, "plain form", **_GPU_STEPS, shortcuts=False),
-                _theirs(
-                    train, "plain form, one CUDA graph a step", {**_GRAPH, "shortcuts": False}
-                ),
+                _theirs(train, "plain form, one CUDA graph a step", {**_GRAPH, "shortcuts": False}),
             ),
         ),
         Group(
@@ -125,7 +123,9 @@ def cpu() -> Plan:
             for name in ("redcnn", "dncnn17", "mapnn")
         ),
         Group(
-            "levers", "Levers, one by one", levers(dataclasses.replace(train, batch=4), on_gpu=False)
+            "levers",
+            "Levers, one by one",
+            levers(dataclasses.replace(train, batch=4), on_gpu=False),
         ),
     )
     return Plan("cpu", groups, slices=5, slice_size=192, minutes=5.5)

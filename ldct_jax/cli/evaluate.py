@@ -26,7 +26,7 @@ def evaluate(low, full, model, protocols, json_path):
     """
     from ldct_jax import backend
     from ldct_jax.compare import compare, read_pairs
-    from ldct_jax.load import load
+    from ldct_jax.loading import load
     from ldct_jax.metrics.protocols import named
 
     chosen = [named(name) for name in protocols or ("pcn",)]

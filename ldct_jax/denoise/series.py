@@ -160,16 +160,17 @@ class SeriesJob:
 
     def _finish(self, target: Target, source: Slice, result, denoiser: Denoiser, now) -> bytes:
         """The derived file's bytes; counts what happened to the pixels."""
-        change = self.processing.blend * (result.astype(np.float64) - source.hu)
+        change = self.processing.blend * (result - source.hu)
         new = to_stored(source.stored, change, source.padding, source.header)
-        inside = np.ones(source.hu.shape, bool) if source.padding is None else ~source.padding
         after, _ = to_hu(new.values, source.header)
-        self.result.add(source.hu, after, inside)
+        self.result.add(source.hu, after, source.padding)
         self.result.clipped += new.clipped
         self.result.moved += new.moved
         if denoiser.window is not None and denoiser.window.clip:
             outside = (source.hu < denoiser.window.low) | (source.hu > denoiser.window.high)
-            self.result.cut_by_window += int(np.count_nonzero(outside & inside))
+            if source.padding is not None:
+                outside &= ~source.padding
+            self.result.cut_by_window += int(np.count_nonzero(outside))
         return encode(
             source.header,
             new.values,

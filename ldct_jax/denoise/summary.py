@@ -19,9 +19,10 @@ class Moments:
     def add(self, values: np.ndarray) -> None:
         if not values.size:
             return
-        values = values.astype(np.float64, copy=False)
+        values = values.astype(np.float64).ravel()  # a copy
         n, mean = values.size, float(values.mean())
-        squares = float(np.square(values - mean).sum())
+        values -= mean
+        squares = float(values @ values)
         step, total = mean - self.mean, self.n + n
         self.squares += squares + step * step * self.n * n / total
         self.mean += step * n / total
@@ -56,13 +57,14 @@ class Result:
     seconds: float = 0.0
 
     def add(
-        self, before: np.ndarray, after: np.ndarray, inside: np.ndarray, slices: int = 1
+        self, before: np.ndarray, after: np.ndarray, padding: np.ndarray | None, slices: int = 1
     ) -> None:
-        """Count the HU of so many slices before and after, where ``inside``."""
-        before, after = before[inside], after[inside]
+        """Count the HU of so many slices before and after, outside ``padding``."""
+        if padding is not None:
+            before, after = before[~padding], after[~padding]
         self.before.add(before)
         self.after.add(after)
-        self.change.add(after.astype(np.float64) - before)
+        self.change.add(after - before)
         self.written += slices
 
     def row(self) -> dict:

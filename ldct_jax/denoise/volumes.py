@@ -94,7 +94,7 @@ class VolumeJob:
         filled = np.where(inside, before, np.float32(AIR_HU))
         result = filled + np.float32(blend) * (denoiser.run(filled) - filled)
         after = np.where(inside, result, before)
-        self.result.add(before, after, inside, slices=len(before))
+        self.result.add(before, after, ~inside, slices=len(before))
         if denoiser.window is not None and denoiser.window.clip:
             outside = (before < denoiser.window.low) | (before > denoiser.window.high)
             self.result.cut_by_window += int(np.count_nonzero(outside & inside))

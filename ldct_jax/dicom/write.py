@@ -48,20 +48,30 @@ def to_stored(
     Raises:
       NumericsError: a change that is NaN or infinite outside the padding.
     """
-    new = stored + np.asarray(change_hu, np.float64) / header.slope
-    inside = np.ones(stored.shape, bool) if padding is None else ~padding
-    if not np.isfinite(new[inside]).all():
-        raise NumericsError("the model's result holds NaN or infinite values")
-    new = np.where(inside, np.rint(new), stored)
+    new = np.asarray(change_hu, np.float64) / header.slope
+    new += stored
+    np.rint(new, out=new)
+    if padding is not None:
+        new[padding] = stored[padding]
     low, high = value_range(header)
-    cut = np.clip(new, low, high)
-    clipped = int(np.count_nonzero(inside & (cut != new)))
-    new = cut.astype(np.int32)
-    moved = np.zeros(stored.shape, bool)
+    least, greatest = new.min(), new.max()
+    if not (np.isfinite(least) and np.isfinite(greatest)):
+        raise NumericsError("the model's result holds NaN or infinite values")
+    clipped = 0
+    if least < low or greatest > high:
+        outside = (new < low) | (new > high)
+        if padding is not None:
+            outside &= ~padding
+        clipped = int(np.count_nonzero(outside))
+        np.clip(new, low, high, out=new)
+    new, moved = new.astype(np.int32), 0
     if header.padding is not None:
-        moved = inside & (new >= header.padding[0]) & (new <= header.padding[1])
-        new[moved] = _off_padding(new[moved], header)
-    return Stored(new, clipped, int(np.count_nonzero(moved)))
+        taken = (new >= header.padding[0]) & (new <= header.padding[1])
+        if padding is not None:
+            taken &= ~padding
+        moved = int(np.count_nonzero(taken))
+        new[taken] = _off_padding(new[taken], header)
+    return Stored(new, clipped, moved)
 
 
 def _off_padding(values: np.ndarray, header: Header) -> np.ndarray:

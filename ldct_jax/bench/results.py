@@ -1,0 +1,206 @@
+"""Rows of a benchmark: from the repeats to rates, MFU, a summary, JSON and text."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import statistics
+from pathlib import Path
+
+from ldct_jax import provenance
+from ldct_jax.bench.cells import OURS, THEIRS, Cell, Group, Plan
+
+FORMAT = 1
+
+
+def empty(plan: Plan, device: dict, command: str, *, torch: bool) -> dict:
+    """The record of a run that has no rows yet."""
+    return {
+        "format": FORMAT,
+        "plan": plan.name,
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "revision": provenance.revision(),
+        "device": device,
+        "versions": provenance.versions(),
+        "flags": _flags(),
+        "torch": torch,
+        "settings": {
+            "repeats": plan.repeats,
+            "repeat_seconds": plan.repeat_seconds,
+            "loss_steps": plan.loss_steps,
+            "minutes": plan.minutes,
+            "optimizer": "Adam, constant rate",
+            "memory": "XLA_PYTHON_CLIENT_PREALLOCATE=false",
+        },
+        "rows": [],
+        "matrix_tflops": {},
+        "summary": {},
+    }
+
+
+def _flags() -> list[str]:
+    """The XLA flags that the user has set; those that hold a path are left out."""
+    words = os.environ.get("XLA_FLAGS", "").split()
+    return [w for w in words if "/" not in w]
+
+
+def row(group: Group, cell: Cell) -> dict:
+    """The row of a cell before anything is known about it."""
+    return {
+        "group": group.name,
+        "title": group.title,
+        "side": cell.side,
+        "name": cell.name,
+        "work": dataclasses.asdict(cell.work),
+        "how": dict(cell.how),
+        "xla_flags": cell.xla_flags,
+        "prediction": cell.prediction,
+        "status": "not measured",
+        "reason": "",
+        "facts": {},
+        "repeats": [],
+    }
+
+
+def measured(row: dict) -> bool:
+    return row["status"] == "measured"
+
+
+def derive(record: dict, nominal: dict[str, int]) -> None:
+    """Fill in what follows from the repeats: rates, step times, MFU, ratios, the summary.
+
+    ``nominal``: operations of one patch or slice by ``"model task size"``.
+    """
+    for r in record["rows"]:
+        if not measured(r):
+            continue
+        rates = [x["units"] / x["seconds"] for x in r["repeats"]]
+        r["rate"] = _spread(rates)
+        if r["work"]["task"] == "reach":
+            r["seconds"] = _spread([x["seconds"] for x in r["repeats"]])
+            r["steps"] = r["repeats"][-1]["steps"]
+            r["reached"] = all(x["reached"] for x in r["repeats"])
+        else:
+            r["step_ms"] = _spread([1e3 * x["seconds"] / x["steps"] for x in r["repeats"]])
+    _limits(record)
+    for r in record["rows"]:
+        _utilisation(r, record["matrix_tflops"], nominal)
+    _ratios(record["rows"])
+    record["summary"] = summary(record)
+
+
+def _spread(values: list[float]) -> dict:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def _limits(record: dict) -> None:
+    """The faster of the two sides' matrix products: what MFU is measured against."""
+    for r in record["rows"]:
+        if r["work"]["task"] == "matrix" and measured(r):
+            dtype, found = r["work"]["dtype"], r["rate"]["median"]
+            record["matrix_tflops"][dtype] = max(record["matrix_tflops"].get(dtype, 0.0), found)
+
+
+def _utilisation(r: dict, limits: dict, nominal: dict[str, int]) -> None:
+    work = r["work"]
+    limit = limits.get(work["dtype"])
+    if not measured(r) or work["task"] not in ("train", "infer") or limit is None:
+        return
+    per_unit = nominal[f"{work['model']} {work['task']} {work['size']}"]
+    r["nominal_gflop"] = 1e-9 * per_unit
+    r["mfu"] = 1e-12 * per_unit * r["rate"]["median"] / limit
+    executed = r["facts"]["executed_flops"]
+    r["executed_gflop"] = 1e-9 * executed
+    r["mfu_executed"] = 1e-12 * executed * r["rate"]["median"] / limit
+
+
+def _ratios(rows: list[dict]) -> None:
+    """Each row against the fastest PyTorch row of the same group and work."""
+    for r in rows:
+        best = strongest(rows, r["group"], r["work"])
+        if measured(r) and best is not None:
+            r["ratio"] = r["rate"]["median"] / best["rate"]["median"]
+
+
+def strongest(rows: list[dict], group: str, work: dict) -> dict | None:
+    """The fastest PyTorch row for ``work`` in ``group``, or None where none was measured."""
+    candidates = [
+        r
+        for r in rows
+        if r["side"] == THEIRS and r["group"] == group and r["work"] == work and measured(r)
+    ]
+    # Who didn't reach the goal has no time to it.
+    candidates = [r for r in candidates if r.get("reached", True)]
+    return max(candidates, key=lambda r: r["rate"]["median"], default=None)
+
+
+def summary(record: dict) -> dict:
+    """The figures of the targets; None where a row is missing, and ``missing`` says which."""
+    out: dict = {"device": record["device"]["kind"], "cpu": record["device"]["cpu"]}
+    out["missing"] = {}
+    for key, group in (("pcn_train_ratio", "train"), ("pcn_infer_ratio", "infer")):
+        ours = next((r for r in record["rows"] if r["group"] == group and r["side"] == OURS), None)
+        out[key] = None if ours is None else ours.get("ratio")
+        if out[key] is None:
+            out["missing"][key] = _why(record["rows"], group)
+    ours = next((r for r in record["rows"] if r["group"] == "train" and r["side"] == OURS), {})
+    for key in ("mfu", "mfu_executed"):
+        out[key] = ours.get(key)
+    if out["mfu"] is None:
+        out["missing"]["mfu"] = "needs the train and the matrix group"
+    return out
+
+
+def _why(rows: list[dict], group: str) -> str:
+    here = [r for r in rows if r["group"] == group and not measured(r)]
+    return here[0]["reason"] if here else "its group was not run"
+
+
+def write(record: dict, path: Path) -> None:
+    """Write the JSON beside ``path`` and rename it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".part")
+    new.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
+    new.replace(path)
+
+
+def describe(work: dict) -> str:
+    """``pcn train, batch 16, 55x55, float32``."""
+    if work["task"] == "matrix":
+        return f"{work['size']}x{work['size']} matrix product, {work['dtype']}"
+    return (
+        f"{work['model']} {work['task']}, batch {work['batch']}, {work['size']}x{work['size']}, "
+        f"{work['dtype']}"
+    )
+
+
+def unit(work: dict) -> str:
+    """What a row's rate counts."""
+    return {"infer": "slices/s", "matrix": "TFLOP/s", "reach": "1/s"}.get(work["task"], "patches/s")
+
+
+def line(r: dict) -> str:
+    """One row as a line of text."""
+    head = f"{describe(r['work']):<52} {r['name']:<42}"
+    if not measured(r):
+        return f"{head} {r['status']}: {r['reason']}"
+    ratio = f"  {r['ratio']:.2f}x" if "ratio" in r else ""
+    if r["work"]["task"] == "reach":
+        goal = f"+{r['work']['gain_db']:g} dB"
+        if not r["reached"]:
+            return f"{head} {goal} not reached in {r['steps']} steps"
+        return f"{head} {goal} in {r['seconds']['median']:.1f} s ({r['steps']} steps){ratio}"
+    rate = r["rate"]
+    spread = f"{_number(rate['median'])} ({_number(rate['min'])}-{_number(rate['max'])})"
+    share = f"  MFU {100 * r['mfu']:.1f} %" if "mfu" in r else ""
+    return (
+        f"{head} {spread} {unit(r['work'])}, {r['step_ms']['median']:.4g} ms{share}{ratio}, "
+        f"compiled in {r['facts']['compile_s']:.1f} s"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
