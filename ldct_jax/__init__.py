@@ -1,8 +1,8 @@
 """Low-dose CT denoising networks in JAX/Flax.
 
-    import ldct_jax
-    denoise = ldct_jax.load("runs/pcn_ablation/full-pcn")   # a run, an artefact, or a filter's name
-    clean_hu = denoise(noisy_hu)                             # (H, W) or (N, H, W) HU → float32 HU
+import ldct_jax
+denoise = ldct_jax.load("runs/pcn_ablation/full-pcn")   # a run, an artefact, or a filter's name
+clean_hu = denoise(noisy_hu)                             # (H, W) or (N, H, W) HU → float32 HU
 """
 
 __version__ = "0.1.0"

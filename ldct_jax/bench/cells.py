@@ -123,7 +123,8 @@ class Plan:
       slices, slice_size: the phantoms to train on; the last one is kept for validation.
       repeats: timed repeats of each cell, and the least duration of one, seconds.
       loss_steps: after how many steps from the transplanted weights the loss is noted.
-      minutes: the run's time limit; what doesn't fit says so.
+      minutes: the run's time limit; what doesn't fit says so. setup_seconds: what one cell may
+        take to be compiled and warm, so that none uses up the time of the others.
     """
 
     name: str
@@ -135,6 +136,7 @@ class Plan:
     repeat_seconds: float = 0.5
     loss_steps: int = 3
     minutes: float = 5.5
+    setup_seconds: float = 100.0
 
     @property
     def settings(self) -> dict:

@@ -29,7 +29,8 @@ class Child:
     """A cell's process: started, asked, ended. Use it as a context manager."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], work_folder: str):
-        self._errors = tempfile.TemporaryFile()
+        # Open as long as the process, and closed with it.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

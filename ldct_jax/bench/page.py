@@ -205,7 +205,7 @@ def _matrix_table(rows: Sequence[dict], protocol: str) -> Table:
         rows=[
             [
                 describe(r["work"]),
-                "JAX" if r["side"] == OURS else "PyTorch",
+                "JAX" if r["side"] == OURS else r["name"],
                 _rate(r),
                 _state(r),
             ]

@@ -90,7 +90,9 @@ def gpu() -> Plan:
             for name in ("redcnn", "dncnn17", "mapnn", "scn")
         ),
     )
-    return Plan("gpu", groups, slices=9, slice_size=256, loss_steps=20, minutes=9.0)
+    return Plan(
+        "gpu", groups, slices=9, slice_size=256, loss_steps=20, minutes=9.0, setup_seconds=150.0
+    )
 
 
 def cpu() -> Plan:

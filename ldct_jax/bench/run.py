@@ -126,6 +126,9 @@ def _probe() -> dict:
 def _prepare(plan: Plan, groups: Sequence[Group], folder: str) -> None:
     cells = (c for g in groups for c in g.cells if c.work.task != "matrix")
     works = {c.work: c.request(folder, plan.settings) for c in cells}
+    if not works:
+        (Path(folder) / "flops.json").write_text("{}")
+        return
     request = {
         "folder": folder,
         "slices": plan.slices,
@@ -156,7 +159,7 @@ def _measure(
             else:
                 child = stack.enter_context(_start(cell, plan, request, folder, f"cell-{i}"))
                 try:
-                    row["facts"] = child.answer(deadline.left)
+                    row["facts"] = child.answer(min(deadline.left, plan.setup_seconds))
                     running.append((row, child))
                 except CellFailed as error:
                     _failed(row, error)

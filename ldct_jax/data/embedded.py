@@ -10,7 +10,6 @@ import numpy as np
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.progress import track
 
-
 # Between the seeds of a patient's doses: more than there are patients.
 SEEDS_A_DOSE = 1_000_000
 

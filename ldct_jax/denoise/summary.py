@@ -22,7 +22,8 @@ class Moments:
         values = values.astype(np.float64).ravel()  # a copy
         n, mean = values.size, float(values.mean())
         values -= mean
-        squares = float(values @ values)
+        np.square(values, out=values)
+        squares = float(values.sum())
         step, total = mean - self.mean, self.n + n
         self.squares += squares + step * step * self.n * n / total
         self.mean += step * n / total

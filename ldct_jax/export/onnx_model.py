@@ -8,8 +8,10 @@ Running it needs onnxruntime and numpy:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from ldct_jax.denoise.files import write_bytes
@@ -66,6 +68,8 @@ def export(
 
 def converted(function, size: tuple[int, int] | None):
     """The onnx.ModelProto of a (B, H, W) → (B, H, W), input ``hu``, output ``denoised_hu``."""
+    import jax
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -73,11 +77,10 @@ def converted(function, size: tuple[int, int] | None):
     except ImportError:
         raise UsageError("exporting ONNX needs jax2onnx: pip install 'ldct-jax[export]'") from None
     shape = ("batch", *size) if size else ("batch", "height", "width")
-    quiet = logging.getLogger("jax2onnx")
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # Without jit, small functions such as jax.nn.relu are inlined: jax2onnx 0.17.1 stumbles
+        # over nested ones on jax 0.12.
+        with warnings.catch_warnings(), _quiet("jax2onnx", "onnx_ir"), jax.disable_jit():
             warnings.simplefilter("ignore")
             model = to_onnx(
                 function,
@@ -95,10 +98,21 @@ def converted(function, size: tuple[int, int] | None):
         raise LdctError(
             f"jax2onnx can't convert this network ({line(error)}): try --format stablehlo"
         ) from error
-    finally:
-        quiet.setLevel(level)
     _share_constants(model)
     return model
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Only errors of these loggers."""
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 def _share_constants(model) -> None:

@@ -16,7 +16,7 @@ def open_session(data: bytes, where: str):
     except ImportError:
         raise UsageError("ONNX needs onnxruntime: pip install 'ldct-jax[export]'") from None
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised; no need to print them too
     providers = [p for p in PROVIDERS if p in onnxruntime.get_available_providers()]
     try:
         return onnxruntime.InferenceSession(data, options, providers=providers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import sys
 import time
 from collections.abc import Callable
@@ -144,6 +145,10 @@ def train(
     pending = None
     saved_at, saved_step = time.monotonic(), done
 
+    def asked() -> tuple[int, int]:
+        """(the signal that asks to stop or 0, whether a checkpoint is due)."""
+        return stop.number or 0, int(time.monotonic() - saved_at > SAVE_EVERY_S)
+
     def settle(call) -> None:
         first, count, metrics = call
         values = {k: np.asarray(v)[:count] for k, v in metrics.items()}
@@ -170,18 +175,23 @@ def train(
         if to is last:
             saved_at, saved_step = time.monotonic(), done
 
-    log = MetricsLog(folder, from_step=done)
+    log = MetricsLog(folder, from_step=done) if parallel.is_first else _NoLog()
     try:
         with (
             stop.deferring(),
             Progress(
-                name, total * feeder.batch_size, "patches", done=done * feeder.batch_size
+                name,
+                total * feeder.batch_size,
+                "patches",
+                done=done * feeder.batch_size,
+                stream=None if parallel.is_first else io.StringIO(),
             ) as progress,
             _profiler(folder, profile),
         ):
             while done < total:
                 left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
                 count = min(pace.steps(), left_in_epoch, feeder.most_steps or left_in_epoch)
+                count, *agreed = parallel.agree(count, *asked())
                 with clock.section("train"):
                     pace.dispatched(idle=pending is None)
                     state, metrics = run(state, *arguments(done, count))
@@ -190,25 +200,26 @@ def train(
                     pending = (done, count, metrics)
                     done += count
                     epoch_over = done % feeder.steps_per_epoch == 0
-                    if stop.number is not None or epoch_over or pace.unsure:
+                    # One process looks again after the call; several keep to what they agreed on.
+                    signal, due = agreed if parallel.processes > 1 else asked()
+                    if signal or epoch_over or pace.unsure:
                         settle(pending)
                         pending = None
                 if epoch_over and monitor is not None:
                     epoch = done // feeder.steps_per_epoch
                     if epoch % monitor_every == 0 or done == total:
                         with clock.section("evaluate"):
-                            numbers = monitor(variables_of(state))
+                            numbers = monitor(_own(variables_of(state), parallel))
                         log.evaluation(done, epoch, numbers)
                         _watch(job, epoch, numbers, name)
                         value = numbers.get("validation_psnr")
                         if value is not None and (best_value is None or value > best_value):
                             best_value = value
                             save(best)
-                if done == total or stop.number is not None:
+                if done == total or signal or (due and pending is None):
                     save(last)
-                elif time.monotonic() - saved_at > SAVE_EVERY_S and pending is None:
-                    save(last)
-                stop.check()
+                if signal:
+                    raise Interrupted(signal)
         outcome = Outcome(variables_of(state), done, int(state.skipped), best_value, clock.report())
     except Interrupted:
         last.wait()
@@ -219,6 +230,23 @@ def train(
             last.close()
             best.close()
     return outcome
+
+
+def _own(variables: dict, parallel: DataParallel) -> dict:
+    """For the monitor: of several processes each evaluates by itself, on its own copy."""
+    return variables if parallel.processes == 1 else jax.tree.map(np.asarray, variables)
+
+
+class _NoLog:
+    """The log of all processes but the first: they see the same numbers and write none."""
+
+    def step(self, step: int, epoch: int, **numbers: float) -> None: ...
+
+    def evaluation(self, step: int, epoch: int, numbers: dict) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def _watch(job: Job, epoch: int, numbers: dict, name: str) -> None:

@@ -48,6 +48,25 @@ class DataParallel:
         devices = np.asarray(jax.devices() if devices is None else devices)
         self.mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
         self.n = devices.size
+        self.processes = jax.process_count()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that logs and reports for all."""
+        return jax.process_index() == 0
+
+    def agree(self, *values: int) -> list[int]:
+        """The largest of each value over all processes, which must all call this at one point.
+
+        What a clock or a signal decides differs between processes, and a collective that only
+        some of them enter never ends.
+        """
+        if self.processes == 1:
+            return list(values)
+        from jax.experimental import multihost_utils
+
+        gathered = multihost_utils.process_allgather(np.asarray(values, np.int32))
+        return [int(v) for v in np.max(gathered, axis=0)]
 
     def place(self, array: np.ndarray, split: bool):
         """Put a host array on the devices: whole on each, or split along its second axis.
