@@ -164,7 +164,8 @@ def train(
             raise NumericsError(
                 f"{name}: gradients or parameters were not finite in "
                 f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {first + count}; the "
-                f"last good checkpoint is in {folder.name}/checkpoints: lower the learning rate or check the data"
+                f"last good checkpoint is in {folder.name}/checkpoints: lower the learning rate "
+                "or check the data"
             )
 
     def save(to: Checkpoints) -> None:
