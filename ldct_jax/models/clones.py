@@ -205,7 +205,7 @@ class ClonesNet(nn.Module):
         if y.ndim != 4 or y.shape[-1] != 1:
             raise UsageError(f"a clone network takes images (B, H, W, 1), not {tuple(y.shape)}")
         least = (self.kernel_size - 1) * (self.n_layers // 2) + 1
-        if min(y.shape[1:3]) < least:
+        if any(side < least for side in y.shape[1:3]):  # symbolic sides have no minimum
             raise UsageError(
                 f"{y.shape[1]}x{y.shape[2]} pixels are too few: {self.n_layers} layers with "
                 f"{self.kernel_size}x{self.kernel_size} kernels need {least}x{least}"

@@ -219,7 +219,7 @@ def check_images(x_bhwc, network: str, *, channels: int = 1, least: int = 1, mul
     shape = tuple(x_bhwc.shape)
     if len(shape) != 4 or shape[3] != channels:
         raise UsageError(f"{network} takes images (B, H, W, {channels}), not {shape}")
-    if min(shape[1:3]) < least:
+    if any(side < least for side in shape[1:3]):  # symbolic sides have no minimum
         raise UsageError(
             f"{shape[1]}x{shape[2]} pixels are too few: {network} needs at least {least}x{least}"
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from skimage.transform import iradon
 
 from ldct_jax.ct.fbp import KERNELS, Kernel, filtered_back_projection, named_kernel
 from ldct_jax.ct.geometry import FanBeam, Parallel
+from ldct_jax.ct.projector import forward_project
 from ldct_jax.errors import UsageError
 from tests.ct.ellipses import Ellipse, image, integrals
 
@@ -147,3 +149,16 @@ def test_misuse_is_one_line():
     with pytest.raises(UsageError, match="cutoff"):
         named_kernel("smooth", -1.0)
     assert named_kernel(Kernel("own", 0.5), 0.6).cutoff_per_mm == 0.6
+
+
+def test_jit_and_vmap_over_slices_give_the_slices():
+    geometry = FanBeam(n_views=60)
+    stack = np.random.default_rng(0).uniform(0, 0.02, (3, 32, 32)).astype(np.float32)
+
+    def there_and_back(mu):
+        sinogram = forward_project(mu, geometry, 8.0)
+        return filtered_back_projection(sinogram, geometry, size=(32, 32), pixel_mm=8.0)
+
+    mapped = jax.jit(jax.vmap(there_and_back))(stack)
+    one_by_one = np.stack([there_and_back(mu) for mu in stack])
+    np.testing.assert_allclose(mapped, one_by_one, atol=1e-6)
