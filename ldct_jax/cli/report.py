@@ -17,8 +17,8 @@ def report(runs):
       ldct report runs/pcn_ablation
     """
     from ldct_jax.results import load
+    from ldct_jax.run_study import write_report
     from ldct_jax.scripts import load_study
-    from ldct_jax.study import write_report
 
     for folder in runs:
         study = load_study(load(folder).study["study"])

@@ -34,7 +34,8 @@ def train(experiment, data, scale, variants, settings, out, init, dose, added_sd
     from ldct_jax.scripts import load_study
 
     study = load_study(experiment)
-    from ldct_jax.study import Request, chosen_variants, run_study
+    from ldct_jax.run_study import run_study
+    from ldct_jax.study import Request, chosen_variants
 
     request = Request(
         scale=scale,

@@ -48,7 +48,7 @@ def test_the_rolled_clones_are_one_loop_forward_and_one_back_within_that_of_the_
     rolled, unrolled = (program(model(loop=loop)).as_text() for loop in ("scan", "unrolled"))
     assert count(unrolled, "while") == 1
     assert count(rolled, "while") == 1 + 2
-    # The rolled graph doesn't grow with the number of clones, whatever it costs to compile one.
+    # And the rolled graph doesn't grow with the number of clones.
     twice = {
         loop: program(model(loop=loop).clone(n_clones=2 * CLONES)).as_text()
         for loop in ("scan", "unrolled")
