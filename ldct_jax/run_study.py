@@ -38,31 +38,43 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
     experiments = chosen_variants(study, request)
     scale = study.scales[request.scale]
     out = request.out
-    with _locked(out), StopRequest().watching() as stop:
+
+    def report() -> None:
+        write_report(study, out)
+
+    # Of several processes all train, and the first alone writes what is not a checkpoint.
+    parallel = DataParallel()
+    with contextlib.ExitStack() as stack, StopRequest().watching() as stop:
+        parallel.first(lambda: stack.enter_context(_locked(out)))
         if any(vgg.needs_fetched(experiment.loss) for experiment in experiments.values()):
-            fetched.fetch()
-        parallel = DataParallel()
+            parallel.in_turn(fetched.fetch)
         for experiment in experiments.values():
             parallel.check_batch(experiment.patches.batch)
-        pairs = data(scale)
-        splits = random_split(
-            pairs.patient_names,
-            n_test=scale.test_patients,
-            n_validation=scale.validation_patients,
-            repeats=scale.repeats,
-            seed=0,
-        )
+        pairs = parallel.in_turn(lambda: data(scale))
+        splits = _splits(study, scale, pairs)
         wall = {"data": time.monotonic() - began}
         session = _Session(study, request, scale, pairs, splits, parallel, stop)
         session.describe(wall)
         failed = session.run_all(experiments)
         began_report = time.monotonic()
-        path = write_report(study, out)
+        parallel.first(report)
         session.describe({**wall, "report": time.monotonic() - began_report})
-        path = write_report(study, out)  # once more: now it knows how long it takes
+        parallel.first(report)  # once more: now it knows how long it takes
     if failed:
         raise NumericsError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
-    return path
+    return out / "report.html"
+
+
+def _splits(study: Study, scale: Scale, pairs: PairedSlices) -> list[Split]:
+    if study.split is not None:
+        return [study.split(pairs)]
+    return random_split(
+        pairs.patient_names,
+        n_test=scale.test_patients,
+        n_validation=scale.validation_patients,
+        repeats=scale.repeats,
+        seed=0,
+    )
 
 
 def write_report(study: Study, folder: Path) -> Path:
@@ -86,11 +98,15 @@ class _Session:
     def __post_init__(self):
         self._feeders: dict = {}
         self._data_digest = self.pairs.digest()
+        self.parallel.check_equal(int(self._data_digest[:7], 16), "data")
 
     # ---- what all runs share --------------------------------------------------------------------
 
     def describe(self, wall: dict[str, float]) -> None:
         """Write ``study.json``: data, splits, reference rows, provenance."""
+        self.parallel.first(lambda: self._describe(wall))
+
+    def _describe(self, wall: dict[str, float]) -> None:
         path = self.request.out / results.STUDY
         old = results.read_json(path) if path.exists() else {}
         if old and old["data"]["sha256"] != self._data_digest:
@@ -182,7 +198,8 @@ class _Session:
                 train_pairs = train_pairs.sample(patches.slices_per_patient, experiment.seed)
             if experiment.images is None and self.scale.training_crop is not None:
                 train_pairs = train_pairs.central(*self.scale.training_crop)
-            feeder = make_feeder(self.request.feed, train_pairs, patches, experiment.seed)
+            columns = self.parallel.columns(patches.batch)
+            feeder = make_feeder(self.request.feed, train_pairs, patches, experiment.seed, columns)
             self._feeders = {key: feeder}
         return self._feeders[key]
 
@@ -204,24 +221,9 @@ class _Session:
         return failed
 
     def _run(self, title, folder, name, repeat, split, experiment: Experiment) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         record = self._record(experiment, repeat)
-        if (folder / results.RESULT).exists():
-            self._same(folder, results.read_json(folder / results.RESULT)["record"], record)
-            print(f"{title}: finished before, kept", file=sys.stderr)
+        if self.parallel.first(lambda: self._finished(title, folder, record)):
             return
-        if (folder / "config.json").exists():
-            self._same(folder, results.read_json(folder / "config.json")["record"], record)
-        results.write_json(
-            folder / "config.json",
-            {
-                "record": record,
-                "versions": provenance.versions(),
-                "device": provenance.device(),
-                "revision": provenance.revision(),
-                "command": self.request.command,
-            },
-        )
         feeder = self._feeder(repeat, split, experiment)
         slices = WholeSlices(experiment.model, experiment.window)
         protocol = self.study.protocol(experiment.window)
@@ -250,10 +252,41 @@ class _Session:
             profile=self.request.profile,
         )
         self.stop.check()
-        began = time.monotonic()
-        variables = outcome.variables
+        variables = self.parallel.own(outcome.variables)
         if experiment.select == "best":
             variables = load_model(folder / "checkpoints" / "best")[1]
+        self.parallel.first(
+            lambda: self._evaluate(folder, name, repeat, split, record, slices, outcome, variables)
+        )
+        self.stop.check()
+
+    def _finished(self, title: str, folder: Path, record: dict) -> bool:
+        """Whether the run in ``folder`` is done; begins it by its ``config.json`` otherwise."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / results.RESULT).exists():
+            self._same(folder, results.read_json(folder / results.RESULT)["record"], record)
+            print(f"{title}: finished before, kept", file=sys.stderr)
+            return True
+        if (folder / "config.json").exists():
+            self._same(folder, results.read_json(folder / "config.json")["record"], record)
+        results.write_json(
+            folder / "config.json",
+            {
+                "record": record,
+                "versions": provenance.versions(),
+                "device": provenance.device(),
+                "revision": provenance.revision(),
+                "command": self.request.command,
+            },
+        )
+        return False
+
+    def _evaluate(
+        self, folder, name, repeat, split, record, slices, outcome, variables: dict
+    ) -> None:
+        """Score the test slices and write the run's result."""
+        began = time.monotonic()
+        protocol = self.study.protocol(slices.window)
         test = self._test(split)
         images = slices.clones(variables, test.low_hu)
         scores = [results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images]
@@ -284,7 +317,6 @@ class _Session:
                 "seconds": seconds,
             },
         )
-        self.stop.check()
 
     def _init(self, experiment: Experiment, repeat: int) -> Path | None:
         if self.request.init is not None or experiment.starts_from is None:

@@ -55,6 +55,7 @@ CONSTRUCTORS = {
     "Adam": "ldct_jax.optim",
     "Patches": "ldct_jax.data.patches",
     "LowDose": "ldct_jax.data.low_dose",
+    "MixedDose": "ldct_jax.data.mixed_dose",
     "Experiment": "ldct_jax.experiment",
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ldct_jax import results
 from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.splits import Split
 from ldct_jax.errors import UsageError
 from ldct_jax.experiment import Experiment, Scale
 from ldct_jax.metrics.protocols import Protocol, Scores, pcn
@@ -55,7 +56,9 @@ class Study:
     ``variants`` maps a scale's name to the runs; ``report`` makes a page of what they left.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
     rows that aren't trained (filters of :mod:`ldct_jax.models.filters`). ``measure``: what the
-    test slices' scores don't say; it is called for every run and every filter.
+    test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,
+    DATA or None) → the pairs, where the study's data aren't simply phantoms or DATA. ``split``: the
+    one split by named patients, in place of random ones.
     """
 
     name: str
@@ -67,6 +70,8 @@ class Study:
     protocol: Callable[[Any], Protocol] = pcn
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
     measure: Callable[[Tested], Measured] | None = None
+    data: Callable[[Scale, str | None], PairedSlices] | None = None
+    split: Callable[[PairedSlices], Split] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

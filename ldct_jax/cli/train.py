@@ -51,12 +51,14 @@ def train(experiment, data, scale, variants, settings, out, init, dose, added_sd
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
     backend.start()
-    path = run_study(study, request, _loader(data, dose, added_sd))
+    path = run_study(study, request, _loader(study, data, dose, added_sd))
     click.echo(f"report: {path}")
 
 
-def _loader(data: str | None, dose: float, added_sd: float | None):
+def _loader(study, data: str | None, dose: float, added_sd: float | None):
     """A function of the scale that loads the data, late: after the settings were checked."""
+    if study.data is not None:
+        return lambda scale: study.data(scale, data)
 
     def embedded(scale):
         from ldct_jax.data.embedded import phantom_pairs

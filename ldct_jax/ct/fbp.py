@@ -46,13 +46,14 @@ class Kernel:
 
 
 SMOOTH = Kernel("smooth", 0.38, 2.5)  # like Siemens B30f: its measured modulation (data.md)
+MEDIUM = Kernel("medium", 0.47, 3.0)  # between the two, as body kernels like B40f are
 SHARP = Kernel("sharp", 0.60, 4.0)  # like Siemens D45f: near flat to 0.4 /mm
 RAMP = Kernel("ramp")
-KERNELS = {kernel.name: kernel for kernel in (SMOOTH, SHARP, RAMP)}
+KERNELS = {kernel.name: kernel for kernel in (SMOOTH, MEDIUM, SHARP, RAMP)}
 
 
 def named_kernel(kernel: str | Kernel, cutoff_per_mm: float | None = None) -> Kernel:
-    """A kernel by name (``smooth``, ``sharp``, ``ramp``), with a cut-off if one is given."""
+    """A kernel of :data:`KERNELS` by name, with a cut-off if one is given."""
     if isinstance(kernel, str):
         if kernel not in KERNELS:
             raise UsageError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")

@@ -6,6 +6,7 @@ import os
 import sys
 
 import jax
+import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.patches import Patches
@@ -18,8 +19,17 @@ FEEDS = ("auto", "resident", "grain")
 RESIDENT_SHARE = 0.4
 
 
-def make_feeder(feed: str, pairs: PairedSlices, patches: Patches, seed: int):
-    """A feeder for ``pairs``; ``auto`` takes Grain, and says so, where they exceed the device."""
+def make_feeder(
+    feed: str,
+    pairs: PairedSlices,
+    patches: Patches,
+    seed: int,
+    columns: np.ndarray | None = None,
+):
+    """A feeder for ``pairs``; ``auto`` takes Grain, and says so, where they exceed the device.
+
+    ``columns``: the patches of a batch that this process's devices hold; Grain reads no others.
+    """
     if feed not in FEEDS:
         raise UsageError(f"feed={feed!r}: use one of {', '.join(FEEDS)}")
     needed, limit = pairs.low_hu.nbytes + pairs.full_hu.nbytes, RESIDENT_SHARE * device_memory()
@@ -31,7 +41,9 @@ def make_feeder(feed: str, pairs: PairedSlices, patches: Patches, seed: int):
                 f"has room for {limit / 2**30:.1f} GiB of them",
                 file=sys.stderr,
             )
-    return (GrainFeeder if feed == "grain" else Resident)(pairs, patches, seed)
+    if feed == "grain":
+        return GrainFeeder(pairs, patches, seed, columns)
+    return Resident(pairs, patches, seed)
 
 
 def device_memory() -> int:

@@ -145,7 +145,7 @@ def _insertion(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: floa
     scan = Scan(n0=low.n0 or FIRST_N0, kernel=low.kernel)
     how = "given"
     if low.n0 is None:
-        scan, how = _calibrated(full_hu, low, scan, own_noise_hu, pixel_mm, seed)
+        scan, how = calibrated(full_hu, low, own_noise_hu, pixel_mm, seed)
 
     def projection(hu, first):
         return insert_projection_domain(
@@ -158,10 +158,15 @@ def _insertion(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: floa
     }
 
 
-def _calibrated(full_hu, low: LowDose, scan, own_noise_hu, pixel_mm: float, seed: int):
-    """The scan whose photons add ``low.sd_hu`` in the flat tissue of a few slices."""
-    from ldct_jax.ct.calibration import n0_from_added_sd
+def calibrated(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: float, seed: int):
+    """The scan whose photons add ``low.sd_hu`` in the flat tissue of a few slices.
 
+    Returns (:class:`ldct_jax.ct.insertion.Scan`, how its N₀ was found, in words).
+    """
+    from ldct_jax.ct.calibration import n0_from_added_sd
+    from ldct_jax.ct.insertion import Scan
+
+    scan = Scan(n0=FIRST_N0, kernel=low.kernel)
     target = low.sd_hu(own_noise_hu)
     region = flat_region(full_hu, pixel_mm)
     # Spread over the slices with much flat tissue: a thick slice alone would stand for all.

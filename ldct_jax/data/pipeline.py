@@ -28,13 +28,24 @@ class GrainFeeder:
     Host memory: :data:`PREFETCHED_STEPS` + 2 · :data:`STEPS_PER_CALL` batches of both doses,
     whatever the collection's size. The position is the step, so a restart goes on where the
     checkpoint is: Grain's random access starts at any batch without reading those before it.
+
+    ``columns``: which patches of each batch are read here, all of them by default. Of several
+    processes each reads those of its own devices; the others' places stay untouched zeros, which
+    cost no memory.
     """
 
     most_steps = STEPS_PER_CALL
 
-    def __init__(self, pairs: PairedSlices, patches: p.Patches, seed: int):
+    def __init__(
+        self,
+        pairs: PairedSlices,
+        patches: p.Patches,
+        seed: int,
+        columns: np.ndarray | None = None,
+    ):
         self.grid = p.Grid(*pairs.low_hu.shape, patches.size, patches.stride)
         self.batch_size, self.seed = patches.batch, seed
+        self._columns = np.arange(patches.batch) if columns is None else columns
         self.n_patches = len(self.grid)
         self.steps_per_epoch = -(-self.n_patches // patches.batch)
         self._pairs = pairs
@@ -59,7 +70,8 @@ class GrainFeeder:
         full, order = np.zeros_like(low), np.zeros((STEPS_PER_CALL, batch), np.int32)
         for k in range(count):
             step = next(iterator)
-            low[k], full[k], order[k] = step["low"], step["full"], step["order"]
+            for array, name in ((low, "low"), (full, "full"), (order, "order")):
+                array[k, self._columns] = step[name]
         self._reading = (epoch, first + count, iterator)
         return {
             "low": place(low, True),
@@ -80,10 +92,11 @@ class GrainFeeder:
     def _dataset(self, epoch: int, first: int):
         import grain
 
-        order = p.epoch_order(self.n_patches, self.batch_size, self.seed, epoch)[first:].ravel()
+        order = p.epoch_order(self.n_patches, self.batch_size, self.seed, epoch)[first:]
+        order = order[:, self._columns].ravel()
         return (
             grain.MapDataset.source(_Cutter(self._pairs, self.grid, order))
-            .batch(self.batch_size)
+            .batch(len(self._columns))
             .to_iter_dataset(
                 grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCHED_STEPS)
             )

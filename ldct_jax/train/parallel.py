@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ldct_jax.data.augment import augment
-from ldct_jax.errors import UsageError
+from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.train.state import TrainState
 from ldct_jax.train.steps import AXIS
@@ -67,6 +68,50 @@ class DataParallel:
 
         gathered = multihost_utils.process_allgather(np.asarray(values, np.int32))
         return [int(v) for v in np.max(gathered, axis=0)]
+
+    def first(self, action: Callable[[], int | None]) -> int:
+        """Let the first process alone do ``action``, as where files are written; all wait for it.
+
+        Returns on every process what it returned, a number or 0. Where it fails all fail: with
+        its error there, with a word of it elsewhere.
+        """
+        return self.agree(int(self._all_or_none(action, self.is_first) or 0))[0]
+
+    def in_turn(self, action: Callable[[], Any]) -> Any:
+        """``action`` on the first process, which may fill a cache, and then on the others."""
+        firsts = self._all_or_none(action, self.is_first)
+        others = self._all_or_none(action, not self.is_first)
+        return firsts if self.is_first else others
+
+    def _all_or_none(self, action: Callable[[], Any], here: bool) -> Any:
+        value = error = None
+        if here:
+            try:
+                value = action()
+            except Exception as raised:
+                # Kept until the others know: they would wait for ever in their next collective.
+                error = raised
+        (failed,) = self.agree(int(error is not None))
+        if error is not None:
+            raise error
+        if failed:
+            raise LdctError("another process failed: its own message says why")
+        return value
+
+    def check_equal(self, value: int, what: str) -> None:
+        """Raise LdctError on every process unless ``value`` (31 bits) is the same on all."""
+        largest, negated = self.agree(value, -value)
+        if largest != -negated:
+            raise LdctError(f"the processes have different {what}: give all of them the same")
+
+    def own(self, tree):
+        """A replicated pytree for computations of this process alone (numpy, where several are)."""
+        return tree if self.processes == 1 else jax.tree.map(np.asarray, tree)
+
+    def columns(self, batch: int) -> np.ndarray:
+        """Which patches of each batch lie on this process's devices, in ascending order."""
+        here = NamedSharding(self.mesh, P(AXIS)).addressable_devices_indices_map((batch,))
+        return np.unique(np.concatenate([np.arange(batch)[i] for i in here.values()]))
 
     def place(self, array: np.ndarray, split: bool):
         """Put a host array on the devices: whole on each, or split along its second axis.

@@ -1,0 +1,196 @@
+"""The model that ships with ldct_jax: a PCN of three clones for any dose, without any Mayo data.
+
+    make train EXP=experiments/shipped/train.py DATA=/folder/of/the/series OUT=runs/shipped
+    python -m experiments.shipped.held_out --data /folder/of/the/series --model runs/shipped/pcn3
+
+DATA holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
+comes from `ldct data sample`. Every slice gets a low dose of its own (ldct_jax.data.mixed_dose).
+The series are told by the SHA-256 of their pixels, so that no file name decides who is tested, and
+the held-out patients were written down here before the first training began.
+
+Expected time, two CPU cores, jax 0.12: simulation 10 minutes, training 60-90 minutes.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ldct_jax.backend import cache_folder
+from ldct_jax.data.mixed_dose import MixedDose, add_mixed_dose
+from ldct_jax.data.pairs import PairedSlices, concatenate
+from ldct_jax.data.patches import Patches
+from ldct_jax.data.source import SAMPLE, open_store
+from ldct_jax.data.splits import Split, explicit
+from ldct_jax.data.store import Store
+from ldct_jax.errors import DataError, UsageError
+from ldct_jax.experiment import Experiment, Scale
+from ldct_jax.losses import every_clone, mse
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.optim import Adam, Cosine
+from ldct_jax.report import from_results as parts
+from ldct_jax.report import figures, page
+from ldct_jax.study import Study
+
+# SHA-256 (its first half) of a series' normal-dose array in a store → the patient.
+TRAINING = {
+    "63354e68115e3aeb2535840c545488de": "ACRIN-FLT-Breast 001",  # abdomen, pelvis
+    "eb291c44c4ca21a7d55913b5ef334317": "ACRIN-FLT-Breast 001",  # chest
+    "3d8d447be8c1f5c470d500a166873f8c": "Lung-PET-CT-Dx A0001",
+    "7fa0fb674d4c6e57959ce87afebd6880": "RIDER Pilot 0117",
+    "57d26a7d876be6a7cc6a5212829a57a6": "TCGA-LIHC A10X",
+    "924ccb9441490332abe9d2795efda418": "LIDC-IDRI 0001",
+    "9dafa672d88c831c875a7dd77295afb2": "TCGA-LUAD Z013",
+}
+VALIDATION = {"5c58453fa6e12b44c37d953f8a74725d": "pyradiomics lung2"}
+HELD_OUT = {
+    "65de74fb71e17058c2457f5f2536752d": "TCGA-LIHC A10W",  # abdomen and pelvis, Siemens
+    "fd278be07dc7c648c3aae40e573216ca": "Lung-PET-CT-Dx A0002",  # chest and liver, Siemens B40f
+}
+ATTRIBUTION = (
+    "The Cancer Imaging Archive: TCGA-LIHC, ACRIN-FLT-Breast, LIDC-IDRI, TCGA-LUAD (CC BY 3.0), "
+    "Lung-PET-CT-Dx, RIDER Pilot (CC BY 4.0); lung2 of pyradiomics 3.0.1 (BSD-3-Clause package)"
+)
+
+SCALES = {
+    "demo": Scale(
+        "demo",
+        "three clones of 32 filters, six epochs of 24,000 patches: what two CPU cores train in "
+        "about an hour",
+        monitor_slices=3,
+        test_slices=6,
+        training_crop=(384, 432),
+    ),
+    "smoke": Scale(
+        "smoke",
+        "a few steps, to show that everything runs",
+        test_slices=1,
+        training_crop=(128, 128),
+    ),
+}
+MIXED = {
+    "demo": MixedDose(seed=20261121),
+    "smoke": MixedDose(seed=1, step_mm=100.0, kernels=("smooth",)),
+}
+
+SHOWN = {"pcn3": "PCN, 3 clones"}
+
+
+def patients(data: str | None) -> list[tuple[Store, list[str]]]:
+    """The stores with the named series, and the patient of each series."""
+    if data is None:
+        raise UsageError(
+            "this model is trained on real CT: name the folder of its DICOM series with DATA= "
+            "(experiments/shipped/train.py says which)"
+        )
+    named = {**TRAINING, **VALIDATION, **HELD_OUT}
+    found = []
+    for where in (data, SAMPLE):
+        store = open_store(where, cache=cache_folder() / "stores", attribution=ATTRIBUTION)
+        known = [s for s in store.series if s.full.sha256[:32] in named]
+        found.append(
+            (
+                dataclasses.replace(store, series=tuple(known)),
+                [named[s.full.sha256[:32]] for s in known],
+            )
+        )
+    there = {name for _, names in found for name in names}
+    if lacking := set(HELD_OUT.values()) - there:
+        raise DataError(f"DATA lacks the held-out patients: {', '.join(sorted(lacking))}")
+    if not there & set(TRAINING.values()):
+        raise DataError("DATA holds no training series: is it the right folder?")
+    return found
+
+
+def mixed_pairs(scale: Scale, data: str | None) -> PairedSlices:
+    """All patients, every slice at a dose of its own."""
+    made = []
+    for store, names in patients(data):
+        if not store.series:
+            continue
+        folder = cache_folder() / "stores" / f"mixed-{scale.name}-{store.digest[:16]}"
+        paired = add_mixed_dose(store, folder, MIXED[scale.name])
+        counts = [s.full.shape[0] for s in paired.series]
+        pairs = paired.pairs()
+        made.append(dataclasses.replace(pairs, patients=tuple(np.repeat(names, counts).tolist())))
+    return dataclasses.replace(
+        concatenate(made),
+        source=f"public CT of nine patients; {MIXED[scale.name].describe()}",
+        attribution=ATTRIBUTION,
+    )
+
+
+def split(pairs: PairedSlices) -> Split:
+    """The sides named above, of those that are there."""
+    there = set(pairs.patient_names)
+    return explicit(
+        pairs.patients,
+        test=[name for name in HELD_OUT.values() if name in there],
+        validation=[name for name in VALIDATION.values() if name in there],
+    )
+
+
+def variants(scale: str) -> dict[str, Experiment]:
+    smoke = scale == "smoke"
+    return {
+        "pcn3": Experiment(
+            model=ClonesNet(
+                n_filters=4 if smoke else 32,
+                n_clones=3,
+                n_layers=10,
+                initialization="zero_last",
+                # A ReLU would cut whatever lies below -1024 HU.
+                final_relu=False,
+            ),
+            loss=every_clone(mse),
+            optimizer=Adam(Cosine(1.5e-3, to=1e-5, warmup=0.02)),
+            patches=Patches(
+                size=55, stride=52, batch=16, slices_per_patient=None, augment="dihedral"
+            ),
+            epochs=1 if smoke else 6,
+            ema_decay=0.9 if smoke else 0.999,
+        )
+    }
+
+
+def report(results) -> page.Report:
+    protocol = parts.protocol_of(results)
+    table = parts.quality_table(
+        results,
+        name="quality",
+        title="Held-out patients, each slice at a dose of its own",
+        paper={},
+    )
+    curves = parts.monitored_curves(results, ["pcn3"], "validation_rmse")
+    shown = [
+        figures.convergence(
+            "convergence",
+            "RMSE on whole slices of the validation patient",
+            curves,
+            f"RMSE [{protocol.unit}]",
+            caption=parts.data_words(results),
+        )
+    ]
+    sections = [
+        page.Section("Quality", "", tables=[table]),
+        page.Section("Convergence", "", figures=shown if curves else []),
+        page.Section(
+            "Images",
+            "",
+            figures=[
+                parts.panel(results, {"pcn3": "PCN, 3 clones"}, name="panel", title="A slice")
+            ],
+        ),
+    ]
+    return parts.standard(results, sections, [], shown=SHOWN)
+
+
+STUDY = Study(
+    name="shipped",
+    title="The model that ships: a PCN of three clones for any dose",
+    reproduces="nothing of the papers",
+    scales=SCALES,
+    variants=variants,
+    report=report,
+    data=mixed_pairs,
+    split=split,
+)
