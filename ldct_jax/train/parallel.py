@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ldct_jax.data.augment import augment
-from ldct_jax.errors import LdctError, UsageError
+from ldct_jax.errors import LdctError, NumericsError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.train.state import TrainState
 from ldct_jax.train.steps import AXIS
@@ -91,11 +91,13 @@ class DataParallel:
             except Exception as raised:
                 # Kept until the others know: they would wait for ever in their next collective.
                 error = raised
-        (failed,) = self.agree(int(error is not None))
+        # Failing numbers end one run and not the command, on every process alike.
+        (failed,) = self.agree(0 if error is None else 1 + isinstance(error, NumericsError))
         if error is not None:
             raise error
         if failed:
-            raise LdctError("another process failed: its own message says why")
+            kind = NumericsError if failed == 2 else LdctError
+            raise kind("another process failed: its own message says why")
         return value
 
     def check_equal(self, value: int, what: str) -> None:
