@@ -6,9 +6,11 @@ import logging
 import os
 from pathlib import Path
 
-from ldct_jax.errors import LdctError
+from ldct_jax.errors import LdctError, UsageError
 
 ACCEL = "ACCEL"
+# Who the processes are, where no launcher says it: HOST:PORT of the first, how many, which one.
+JOIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def cache_folder() -> Path:
@@ -22,11 +24,12 @@ def nvidia_driver() -> bool:
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
 
 
-def start() -> None:
+def start(*, distributed: bool = False) -> None:
     """Set jax up for a command: compilation cache on, quiet libraries, the accelerator checked.
 
-    Raises LdctError where there is a GPU that jax doesn't see, unless ``ACCEL=cpu`` is set in the
-    environment: training on the CPU by accident costs a day before anyone notices.
+    ``distributed``: this process is one of several, see :func:`join`. Raises LdctError where
+    there is a GPU that jax doesn't see, unless ``ACCEL=cpu`` is set in the environment: training
+    on the CPU by accident costs a day before anyone notices.
     """
     # Orbax logs what it also raises, with a traceback; its errors reach the user as one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -44,8 +47,51 @@ def start() -> None:
             "the cache folder can't be written: programs are compiled anew each time "
             "(XDG_CACHE_HOME chooses another)"
         )
+    if distributed:
+        join()  # before the first question about devices
     if nvidia_driver() and jax.default_backend() == "cpu" and os.environ.get(ACCEL) != "cpu":
         raise LdctError(
             "this machine has an NVIDIA GPU that jax doesn't see: set up again with ACCEL=cuda12 "
             "or ACCEL=cuda13 (make clean-venv setup ACCEL=cuda12), or say ACCEL=cpu"
         )
+
+
+def join() -> None:
+    """Find the other processes: by :data:`JOIN`, else by jax's own detection of launchers.
+
+    Afterwards ``jax.devices()`` are those of all processes. Raises UsageError where only some of
+    the variables are set, LdctError where no launcher is recognised or the others don't answer.
+    """
+    import jax
+
+    given = {name: os.environ[name] for name in JOIN if os.environ.get(name)}
+    # jax itself reads the first of them, also beside a launcher that knows the other two.
+    arguments = {}
+    if given.keys() & set(JOIN[1:]):
+        if missing := [name for name in JOIN if name not in given]:
+            raise UsageError(f"{missing[0]} is not set: give {', '.join(JOIN)}, or none of them")
+        address, *numbers = given.values()
+        if not all(number.isdecimal() for number in numbers):
+            raise UsageError(f"{JOIN[1]} and {JOIN[2]} must be numbers, not {' and '.join(numbers)}")
+        arguments = {
+            "coordinator_address": address,
+            "num_processes": int(numbers[0]),
+            "process_id": int(numbers[1]),
+            "cluster_detection_method": "deactivate",
+        }
+    try:
+        jax.distributed.initialize(**arguments)
+    except ValueError as error:
+        raise LdctError(
+            f"no launcher was recognised ({' '.join(str(error).split())}): start under SLURM, "
+            f"Open MPI, Kubernetes or on a TPU pod, or set {', '.join(JOIN)}"
+        ) from error
+    except RuntimeError as error:
+        raise LdctError(f"the processes don't find each other: {error}") from error
+
+
+def is_first() -> bool:
+    """Whether this process is the one of several that speaks to the user."""
+    import jax
+
+    return jax.process_index() == 0

@@ -19,7 +19,25 @@ import click
 @click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
 @click.option("--feed", default="auto", show_default=True, help="auto, resident or grain.")
 @click.option("--profile", is_flag=True, help="Write a jax.profiler trace into each run folder.")
-def train(experiment, data, scale, variants, settings, out, init, dose, added_sd, feed, profile):
+@click.option(
+    "--distributed",
+    is_flag=True,
+    help="One of several processes (SLURM, Open MPI, Kubernetes, TPU pods; docs/many_devices.md).",
+)
+def train(
+    experiment,
+    data,
+    scale,
+    variants,
+    settings,
+    out,
+    init,
+    dose,
+    added_sd,
+    feed,
+    profile,
+    distributed,
+):
     """Train the variants of EXP, evaluate them, and write a report.
 
     EXP is an experiment's name (see `ldct experiments`) or a Python file that defines STUDY.
@@ -50,9 +68,10 @@ def train(experiment, data, scale, variants, settings, out, init, dose, added_sd
     chosen_variants(study, request)  # wrong names fail before anything is loaded
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
-    backend.start()
+    backend.start(distributed=distributed)
     path = run_study(study, request, _loader(study, data, dose, added_sd))
-    click.echo(f"report: {path}")
+    if backend.is_first():
+        click.echo(f"report: {path}")
 
 
 def _loader(study, data: str | None, dose: float, added_sd: float | None):
