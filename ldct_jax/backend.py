@@ -72,7 +72,9 @@ def join() -> None:
             raise UsageError(f"{missing[0]} is not set: give {', '.join(JOIN)}, or none of them")
         address, *numbers = given.values()
         if not all(number.isdecimal() for number in numbers):
-            raise UsageError(f"{JOIN[1]} and {JOIN[2]} must be numbers, not {' and '.join(numbers)}")
+            raise UsageError(
+                f"{JOIN[1]} and {JOIN[2]} must be numbers, not {' and '.join(numbers)}"
+            )
         arguments = {
             "coordinator_address": address,
             "num_processes": int(numbers[0]),
