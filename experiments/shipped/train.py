@@ -27,8 +27,8 @@ from ldct_jax.experiment import Experiment, Scale
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine
-from ldct_jax.report import from_results as parts
 from ldct_jax.report import figures, page
+from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 
 # SHA-256 (its first half) of a series' normal-dose array in a store → the patient.
