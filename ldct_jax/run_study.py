@@ -221,7 +221,7 @@ class _Session:
         return failed
 
     def _run(self, title, folder, name, repeat, split, experiment: Experiment) -> None:
-        record = self._record(experiment, repeat)
+        record = self._record(experiment, repeat, folder)
         if self.parallel.first(lambda: self._finished(title, folder, record)):
             return
         feeder = self._feeder(repeat, split, experiment)
@@ -328,9 +328,9 @@ class _Session:
             )
         return source / "checkpoints" / ("best" if experiment.select == "best" else "last")
 
-    def _record(self, experiment: Experiment, repeat: int) -> dict:
+    def _record(self, experiment: Experiment, repeat: int, folder: Path) -> dict:
         init = self._init(experiment, repeat)
-        return {
+        record = {
             "model": spec.to_record(experiment.model),
             "window": spec.to_record(experiment.window),
             "experiment": experiment.record(),
@@ -340,6 +340,14 @@ class _Session:
             "data": {"source": self.pairs.source, "sha256": self._data_digest},
             "init": None if init is None else load_model(init)[3]["digest"],
         }
+        begun = folder / "config.json"
+        if begun.exists() and "trained_on" not in results.read_json(begun)["record"]:
+            return record  # begun before ranges were recorded: it goes on as it began
+        trained_on = None
+        if experiment.images is None:
+            doses = self.scale.training_doses or self.scale.doses
+            trained_on = self.pairs.trained_on(self.splits[repeat].train, doses)
+        return {**record, "trained_on": trained_on}
 
     def _same(self, folder: Path, found: dict, wanted: dict) -> None:
         if found != wanted:

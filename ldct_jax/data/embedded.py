@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ldct_jax.data.acquisition import PHANTOMS, Acquisition
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.progress import track
 
@@ -102,6 +103,9 @@ def phantom_pairs(
         ),
         dose=None if several else next(iter(added)),
         doses=np.tile(np.repeat(list(added), spec.slices), spec.patients) if several else None,
+        acquisition=Acquisition.uniform(
+            n, kernel=PHANTOMS, field_of_view_mm=spec.size * spec.pixel_mm
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ldct_jax.data.acquisition import Acquisition, joined, span
 from ldct_jax.data.mapped import MappedStack
 from ldct_jax.errors import DataError
 
@@ -26,6 +27,7 @@ class PairedSlices:
       attribution: whom to cite where images or figures of them are shown; may be empty.
       dose: low dose as a fraction of the normal dose, or None where the data don't say.
       doses: (N,) the low dose of each slice, where several doses stand together; else None.
+      acquisition: how each slice was scanned; None where nothing is known of it.
     """
 
     low_hu: np.ndarray
@@ -37,6 +39,7 @@ class PairedSlices:
     attribution: str = ""
     dose: float | None = None
     doses: np.ndarray | None = None
+    acquisition: Acquisition | None = None
 
     def __post_init__(self):
         n = len(self.patients)
@@ -49,6 +52,8 @@ class PairedSlices:
             raise DataError(f"{len(self.low_hu)} slices but {n} patient labels")
         if self.doses is not None and self.doses.shape != (n,):
             raise DataError(f"{n} slices but {self.doses.shape} doses: one a slice is needed")
+        if self.acquisition is not None and len(self.acquisition) != n:
+            raise DataError(f"{n} slices but {len(self.acquisition)} acquisitions: one a slice")
         if self.low_hu.dtype != np.int16 or self.full_hu.dtype != np.int16:
             raise DataError(
                 f"slices must be int16 HU, not {self.low_hu.dtype} and {self.full_hu.dtype}"
@@ -81,6 +86,7 @@ class PairedSlices:
             pixel_mm=self.pixel_mm[index],
             slice_mm=self.slice_mm[index],
             doses=None if self.doses is None else self.doses[index],
+            acquisition=None if self.acquisition is None else self.acquisition.take(index),
         )
 
     def of(self, patients: Iterable[str]) -> PairedSlices:
@@ -126,6 +132,32 @@ class PairedSlices:
             return self.doses
         return np.full(len(self), np.nan if self.dose is None else self.dose)
 
+    def trained_on(self, patients: Iterable[str], doses: Sequence[float] = ()) -> dict | None:
+        """The range of some patients' slices, as a checkpoint records what it was trained on.
+
+        Args:
+          patients: the training patients.
+          doses: those trained on, of several; empty for all.
+
+        Returns: JSON that :class:`ldct_jax.denoise.trained.Trained` reads; None where nothing is
+          known of how the slices were scanned.
+        """
+        if self.acquisition is None:
+            return None
+        found = self.acquisition
+        dose = self._doses_of_slices()
+        chosen = np.isin(self.patients, list(patients))
+        if len(doses):
+            chosen &= np.isin(dose, doses)
+        kernels = {k for k, used in zip(found.kernels, chosen, strict=True) if used and k}
+        return {
+            "kernels": sorted(kernels),
+            "thickness_mm": span(self.slice_mm[chosen]),
+            "field_of_view_mm": span(found.field_of_view_mm[chosen]),
+            "kvp": span(found.kvp[chosen]),
+            "dose": span(np.where(np.isnan(dose), found.dose, dose)[chosen]),
+        }
+
     def sample(self, per_patient: int, seed: int) -> PairedSlices:
         """``per_patient`` random slices of each patient (all, where there are fewer).
 
@@ -154,6 +186,12 @@ def concatenate(parts: Sequence[PairedSlices]) -> PairedSlices:
     on_disk = any(isinstance(p.low_hu, MappedStack) for p in parts)
     stack = MappedStack if on_disk else np.concatenate
     doses = np.concatenate([p._doses_of_slices() for p in parts])
+    scanned = [p.acquisition for p in parts]
+    if any(a is not None for a in scanned):
+        scanned = [
+            Acquisition.uniform(len(p)) if a is None else a
+            for p, a in zip(parts, scanned, strict=True)
+        ]
     one = len(set(doses.tolist())) == 1 or np.isnan(doses).all()
     return dataclasses.replace(
         first,
@@ -164,4 +202,5 @@ def concatenate(parts: Sequence[PairedSlices]) -> PairedSlices:
         slice_mm=np.concatenate([p.slice_mm for p in parts]),
         dose=first.dose if one else None,
         doses=None if one else doses,
+        acquisition=None if scanned[0] is None else joined(scanned),
     )

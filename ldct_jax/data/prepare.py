@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.acquisition import PHANTOMS
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.low_dose import SIMULATION_VERSION, LowDose, simulate
@@ -238,6 +239,7 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
                     slice_mm=spec.slice_mm,
                     step_mm=spec.slice_mm,
                     offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
+                    kernel=PHANTOMS,
                     noise_hu=_rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
                     low_dose_noise_hu=_rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
                     dose=spec.dose,

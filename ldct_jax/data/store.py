@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.acquisition import Acquisition, joined
 from ldct_jax.data.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
@@ -72,6 +73,22 @@ class SeriesRecord:
     dose_source: str = ""
     low_dose: dict | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def acquisition(self) -> Acquisition:
+        """How the slices were scanned, and their doses; NaN where it isn't known."""
+        n, *matrix = self.full.shape
+        alike = Acquisition.uniform(
+            n,
+            kernel=self.kernel,
+            field_of_view_mm=self.pixel_mm * max(matrix),
+            kvp=_or_nan(self.kvp),
+            dose=_or_nan(self.dose),
+        )
+        drawn = (self.low_dose or {}).get("slices")  # each at a dose of its own: mixed_dose.py
+        if drawn is None:
+            return alike
+        return dataclasses.replace(alike, dose=np.array([one["fraction"] for one in drawn], float))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +229,7 @@ class Store:
             source=f"{self.source}; {how}" if how else self.source,
             attribution=self.attribution,
             dose=doses.pop() if len(doses) == 1 else None,
+            acquisition=joined([r.acquisition for r in records]),
         )
 
 
