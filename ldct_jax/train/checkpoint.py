@@ -155,13 +155,22 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose files are missing or whose values are not the ones that were saved."""
 
 
+def _reader(handler):
+    """A reader that waits for no other process: any one of them may read at any time."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def read_meta(folder: Path) -> dict:
     """The record, extra and digests of one checkpoint folder."""
     import orbax.checkpoint as ocp
 
     # Whatever a broken file makes the readers raise, it means the same to us.
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        with _reader(ocp.JsonCheckpointHandler()) as reader:
             meta = reader.restore((folder / "meta").absolute())
         own = meta.pop("digest")
     except Exception as error:
@@ -191,7 +200,7 @@ def read(folder: Path, like: Any | None = None) -> tuple[dict, dict]:
             "on one side"
         )
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _reader(ocp.PyTreeCheckpointHandler()) as reader:
             arrays = reader.restore(
                 (folder / "state").absolute(),
                 restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in names},
