@@ -58,12 +58,19 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.folder, self.record = Path(folder), record
+        self.restored: str | None = None
+        """The checkpoint that :meth:`restore_latest` took, in words, with its digest."""
         self._ocp = ocp
-        self._manager = ocp.CheckpointManager(
-            self.folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=True
-            ),
+        self._saved: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=True,
+            enable_async_checkpointing=True,
+            # What a crash left half written: nobody else writes here, see run_study's lock.
+            cleanup_tmp_directories=True,
+        )
+        self._manager = self._guard(
+            lambda: ocp.CheckpointManager(self.folder.absolute(), options=options)
         )
 
     def save(self, state: TrainState, extra: dict | None = None) -> None:
@@ -91,6 +98,7 @@ class Checkpoints:
                 ),
             )
         )
+        self._saved = step
 
     def wait(self) -> None:
         """Block until all saves are durable; raises CheckpointError where one failed."""
@@ -102,8 +110,22 @@ class Checkpoints:
         self._guard(finish)
 
     def close(self) -> None:
-        self.wait()
-        self._manager.close()
+        """Wait, and read the last checkpoint that was saved back from the disk.
+
+        Raises CheckpointError where it isn't there as it was saved, whatever the manager says.
+        """
+        try:
+            self.wait()
+            if self._saved is not None and jax.process_index() == 0:
+                read(self.folder / str(self._saved))
+        except DamagedCheckpoint as error:
+            raise CheckpointError(
+                f"the checkpoint of step {self._saved} is not on the disk as it was saved: was "
+                f"{self.folder.parent} changed or removed? Run the same command again to go on "
+                "from the last whole one"
+            ) from error
+        finally:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps that claim to be there, oldest first."""
@@ -126,6 +148,7 @@ class Checkpoints:
                 continue
             for bad in damaged:
                 self._manager.delete(bad)
+            self.restored = f"step {step} (sha256 {combined(meta['digests'])[:16]})"
             return _unflatten(tree, like), meta["extra"]
         if damaged:
             raise CheckpointError(
@@ -134,9 +157,9 @@ class Checkpoints:
             )
         return None
 
-    def _guard(self, action) -> None:
+    def _guard(self, action):
         try:
-            action()
+            return action()
         except OSError as error:
             raise CheckpointError(
                 f"the checkpoint can't be written: {error.strerror or error}; free some space or "
@@ -258,6 +281,22 @@ def find(path: Path | str) -> Path:
     raise CheckpointError(
         f"{path} holds no checkpoint: give a run folder (runs/EXP/VARIANT) or a checkpoint in it"
     )
+
+
+def last_good(folder: Path) -> str | None:
+    """The newest good checkpoint of a run folder that reads back whole, as ``checkpoints/best/16``.
+
+    Good as :func:`ldct_jax.train.health.is_good` says of an evaluation of that very state; None
+    where there is none.
+    """
+    found = [p for p in (folder / "checkpoints").glob("*/*") if p.name.isdigit()]
+    for path in sorted(found, key=lambda p: int(p.name), reverse=True):
+        try:
+            if read(path)[1]["extra"].get("good"):
+                return f"checkpoints/{path.parent.name}/{path.name}"
+        except CheckpointError:
+            continue
+    return None
 
 
 def load_arrays(path: Path | str) -> tuple[dict, dict]:

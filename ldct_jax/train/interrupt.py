@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
+import time
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# How long a first signal waits for the main thread where there is nothing to save: a compilation
+# may keep it for minutes, while who sent the signal (a scheduler) kills after half a minute.
+GRACE_S = 15.0
 
 
 class Interrupted(BaseException):
@@ -32,7 +38,8 @@ class StopRequest:
 
     Inside :meth:`deferring` (the training loop) it only sets :attr:`number`: the loop saves and
     then calls :meth:`check`. Elsewhere (data, evaluation, report: nothing to save that a restart
-    doesn't make again) it raises :class:`Interrupted` at once. A second signal ends the process.
+    doesn't make again) it raises :class:`Interrupted` at once, and ends the process after
+    :data:`GRACE_S` where the main thread is busy in compiled code. A second signal ends it too.
     """
 
     def __init__(self):
@@ -47,6 +54,16 @@ class StopRequest:
             yield
         finally:
             self._deferred -= 1
+
+    @contextlib.contextmanager
+    def immediate(self):
+        """Inside :meth:`deferring`, a part that a signal leaves at once by :class:`Interrupted`."""
+        deferred, self._deferred = self._deferred, 0
+        try:
+            self.check()
+            yield
+        finally:
+            self._deferred = deferred
 
     def check(self) -> None:
         """Raise :class:`Interrupted` where a stop was asked for."""
@@ -80,15 +97,23 @@ class StopRequest:
 
     def _watch(self, read_end: int) -> None:
         # The handler may run before this thread wakes up, so it counts for itself.
-        seen = 0
+        seen, busy_until = 0, 0.0
         with os.fdopen(read_end, "rb", buffering=0) as pipe:
-            while data := pipe.read(1):
+            while True:
+                if not select.select([pipe], [], [], 0.2 if seen else None)[0]:
+                    if self._deferred:
+                        busy_until = time.monotonic() + GRACE_S
+                    elif time.monotonic() > busy_until:
+                        os._exit(128 + self.number)
+                    continue
+                if not (data := pipe.read(1)):
+                    return
                 if data[0] not in SIGNALS:
                     continue
                 seen += 1
                 if seen > 1:
                     os._exit(128 + data[0])
-                self.number = data[0]
+                self.number, busy_until = data[0], time.monotonic() + GRACE_S
                 print(
                     f"{signal.Signals(data[0]).name}: stopping "
                     f"{'when the state is saved ' if self._deferred else ''}"

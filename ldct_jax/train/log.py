@@ -9,18 +9,30 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ldct_jax.data.store import write_atomically
+
 
 class MetricsLog:
     """Appends to a run's log; ``from_step`` drops what an interrupted run logged after its last
-    checkpoint, because those steps are run again."""
+    checkpoint, because those steps are run again.
 
-    def __init__(self, folder: Path, from_step: int = 0):
+    ``evaluated=False``: the evaluation of ``from_step`` is to come again as well. ``losses`` are
+    those of the steps that were kept.
+    """
+
+    def __init__(self, folder: Path, from_step: int = 0, *, evaluated: bool = True):
         from tensorboardX import SummaryWriter
 
         self.path = Path(folder) / "metrics.jsonl"
+        self.losses: list[float] = []
         if self.path.exists():
             kept = [row for row in read(self.path) if row["step"] <= from_step]
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            if not evaluated:
+                kept = [r for r in kept if r["step"] < from_step or "evaluation" not in r]
+            self.losses = [row["loss"] for row in kept if "loss" in row]
+            text = "".join(json.dumps(row) + "\n" for row in kept)
+            # In one step: a crash in between must not lose what the checkpoint counts on.
+            write_atomically(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a")
         self._board = SummaryWriter(
             str(Path(folder) / "tensorboard"), purge_step=from_step + 1 if from_step else None

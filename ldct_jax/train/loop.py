@@ -18,9 +18,9 @@ from ldct_jax.errors import NumericsError
 from ldct_jax.hu import Window
 from ldct_jax.optim import Adam
 from ldct_jax.progress import Progress
+from ldct_jax.train import health, steps
 from ldct_jax.train import state as train_state
-from ldct_jax.train import steps
-from ldct_jax.train.checkpoint import Checkpoints
+from ldct_jax.train.checkpoint import Checkpoints, last_good
 from ldct_jax.train.clock import Clock
 from ldct_jax.train.gan import WassersteinGAN, adversarial
 from ldct_jax.train.initial import start_from
@@ -82,7 +82,8 @@ def train(
     """Train ``job`` on what ``feeder`` gives, or go on where the run in ``folder`` stopped.
 
     ``monitor`` gets the variables on the host's side after every ``monitor_every`` epochs and
-    returns numbers to log; its ``validation_psnr`` decides which checkpoint is the best one.
+    returns numbers to log; its ``validation_psnr`` decides which checkpoint is the best one, and
+    with ``undenoised_psnr`` whether a checkpoint counts as good (:func:`health.is_good`).
     Raises NumericsError after five batches in a row with non-finite gradients, CheckpointError
     where saving fails or the folder holds another model, Interrupted after a signal (saved).
     """
@@ -113,7 +114,10 @@ def train(
     extra: dict = {}
     if (restored := last.restore_latest(state)) is not None:
         state, extra = restored
+        if parallel.is_first:
+            print(f"{name}: goes on from {last.restored}", file=sys.stderr, flush=True)
     done, best_value = int(state.step), extra.get("best")
+    evaluated_good = owes_evaluation = None
     clock = Clock(extra.get("seconds"))
 
     # ---- 3. Compile ahead of time: one program for calls of every length -----------------------
@@ -156,27 +160,82 @@ def train(
             row = {k: float(v[i]) for k, v in values.items() if k != "streak"}
             if values["streak"][i]:
                 row = {"skipped_in_a_row": int(values["streak"][i])}
+            elif (spike := spikes.deviations(row["loss"])) is not None:
+                row["spike"] = spike
+                report_spike(first + i, row["loss"], spike)
             log.step(first + i + 1, (first + i) // feeder.steps_per_epoch, **row)
         pace.finished(count)
         text = f"loss {values['loss'][-1]:.3g}"
         progress.advance(count * feeder.batch_size, text)
         if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
+            last.wait()
+            best.wait()
+            good = last_good(folder)
             raise NumericsError(
                 f"{name}: gradients or parameters were not finite in "
-                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {first + count}; the "
-                f"last good checkpoint is in {folder.name}/checkpoints: lower the learning rate "
-                "or check the data"
+                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {first + count}; "
+                + ("there is no good checkpoint yet" if good is None else f"last good is {good}")
+                + ": lower the learning rate or check the data"
             )
+
+    def report_spike(step: int, loss: float, deviations: float) -> None:
+        # All of them are in the log; on the terminal the first of an epoch stands for the others.
+        nonlocal spike_told
+        epoch = step // feeder.steps_per_epoch
+        if parallel.is_first and epoch != spike_told:
+            spike_told = epoch
+            health.warn(
+                f"{name}: the loss of step {step + 1}, {loss:.3g}, is {deviations:.1f} standard "
+                f"deviations above the mean of the {health.SPIKE_WINDOW} before it"
+            )
+
+    def evaluate() -> None:
+        nonlocal best_value, evaluated_good, owes_evaluation
+        epoch = done // feeder.steps_per_epoch
+        try:
+            # Nothing is half done while it runs, so that a signal need not wait for its end. Of
+            # several processes each evaluates, and one that left alone would keep the others.
+            at_once = stop.immediate() if parallel.processes == 1 else contextlib.nullcontext()
+            with clock.section("evaluate"), at_once:
+                numbers = monitor(_own(variables_of(state), parallel))
+        except Interrupted:
+            owes_evaluation = done
+            return
+        log.evaluation(done, epoch, numbers)
+        health.watch_generator(job, epoch, numbers, name)
+        good = health.is_good(numbers)
+        if good:
+            evaluated_good = done
+        elif good is False and evaluated_good is not None and parallel.is_first:
+            health.warn(
+                f"{name}: after {epoch} epochs the validation image "
+                f"({numbers['validation_psnr']:.2f} dB) is far worse than the undenoised one; "
+                f"step {evaluated_good} was the last good one"
+            )
+        value = numbers.get("validation_psnr")
+        if value is not None and (best_value is None or value > best_value):
+            best_value = value
+            save(best)
 
     def save(to: Checkpoints) -> None:
         nonlocal saved_at, saved_step
         with clock.section("save"):
             log.flush()
-            to.save(state, {"best": best_value, "seconds": clock.seconds})
+            to.save(
+                state,
+                {
+                    "best": best_value,
+                    "seconds": clock.seconds,
+                    "good": evaluated_good == done,
+                    "owes_evaluation": owes_evaluation == done,
+                },
+            )
         if to is last:
             saved_at, saved_step = time.monotonic(), done
 
-    log = MetricsLog(folder, from_step=done) if parallel.is_first else _NoLog()
+    owed = bool(extra.get("owes_evaluation"))
+    log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else _NoLog()
+    spikes, spike_told = health.LossSpikes(log.losses), None
     try:
         with (
             stop.deferring(),
@@ -189,6 +248,9 @@ def train(
             ) as progress,
             _profiler(folder, profile),
         ):
+            if owed:
+                evaluate()
+                stop.check()
             while done < total:
                 left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
                 count = min(pace.steps(), left_in_epoch, feeder.most_steps or left_in_epoch)
@@ -203,21 +265,14 @@ def train(
                     epoch_over = done % feeder.steps_per_epoch == 0
                     # One process looks again after the call; several keep to what they agreed on.
                     signal, due = agreed if parallel.processes > 1 else asked()
-                    if signal or epoch_over or pace.unsure:
+                    if signal or due or epoch_over or pace.unsure:
                         settle(pending)
                         pending = None
-                if epoch_over and monitor is not None:
-                    epoch = done // feeder.steps_per_epoch
-                    if epoch % monitor_every == 0 or done == total:
-                        with clock.section("evaluate"):
-                            numbers = monitor(_own(variables_of(state), parallel))
-                        log.evaluation(done, epoch, numbers)
-                        _watch(job, epoch, numbers, name)
-                        value = numbers.get("validation_psnr")
-                        if value is not None and (best_value is None or value > best_value):
-                            best_value = value
-                            save(best)
-                if done == total or signal or (due and pending is None):
+                monitored = done // feeder.steps_per_epoch % monitor_every == 0 or done == total
+                if epoch_over and monitored and monitor is not None:
+                    evaluate()
+                    signal = signal or (parallel.processes == 1 and stop.number) or 0
+                if done == total or signal or due:
                     save(last)
                 if signal:
                     raise Interrupted(signal)
@@ -227,7 +282,7 @@ def train(
         raise
     finally:
         log.close()
-        with clock.section("save"):
+        with clock.section("save"), stop.deferring():
             last.close()
             best.close()
     return outcome
@@ -241,6 +296,8 @@ def _own(variables: dict, parallel: DataParallel) -> dict:
 class _NoLog:
     """The log of all processes but the first: they see the same numbers and write none."""
 
+    losses = ()
+
     def step(self, step: int, epoch: int, **numbers: float) -> None: ...
 
     def evaluation(self, step: int, epoch: int, numbers: dict) -> None: ...
@@ -248,22 +305,6 @@ class _NoLog:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _watch(job: Job, epoch: int, numbers: dict, name: str) -> None:
-    """A generator that makes the validation image worse, after its warm-up, is no denoiser."""
-    if job.gan is None or epoch <= job.gan.warmup * job.epochs:
-        return
-    ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
-    if ours is None or undenoised is None or ours >= undenoised:
-        return
-    message = (
-        f"{name}: after {epoch} epochs the generator's validation image ({ours:.2f} dB) is worse "
-        f"than the undenoised one ({undenoised:.2f} dB)"
-    )
-    if job.gan.stop_if_worse:
-        raise NumericsError(f"{message}: give the content loss more weight")
-    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def variables_of(state) -> dict:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -19,20 +18,10 @@ from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import loop
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.gan import WassersteinGAN
-from ldct_jax.train.interrupt import Interrupted
 from ldct_jax.train.parallel import DataParallel
 from tests import tiny
-from tests.train.test_loop import StopAfter, leaves
-
-
-class SmallCritic(nn.Module):
-    """A critic small enough for tests."""
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        x = nn.leaky_relu(nn.Conv(4, (3, 3))(x), 0.2)
-        return nn.Dense(1)(x.mean((1, 2)))[:, 0]
-
+from tests.faults.trainings import SmallCritic
+from tests.train.test_loop import leaves
 
 GAN = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
 
@@ -77,17 +66,6 @@ def test_one_and_two_devices_play_the_same_game(tmp_path):
     for a, b in zip(*logs, strict=True):
         for key in ("loss", "wasserstein", "penalty"):
             np.testing.assert_allclose(a[key], b[key], rtol=2e-5, atol=1e-7)
-
-
-def test_a_gan_resumes_bit_for_bit(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "MOST_STEPS_PER_CALL", 2)
-    train(gan_job(), tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        train(gan_job(), tmp_path / "pieces", stop=StopAfter(patch, 3))
-    train(gan_job(), tmp_path / "pieces")
-    a, b = (load_arrays(tmp_path / f)[0] for f in ("straight", "pieces"))
-    assert "critic" in a and "critic_opt_state" in a
-    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 @pytest.mark.parametrize("stop", [False, True])

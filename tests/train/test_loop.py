@@ -13,7 +13,7 @@ from ldct_jax.errors import CheckpointError, NumericsError
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import loop
 from ldct_jax.train.checkpoint import Checkpoints, find, load_arrays
-from ldct_jax.train.interrupt import Interrupted, StopRequest
+from ldct_jax.train.interrupt import StopRequest
 from ldct_jax.train.parallel import DataParallel
 from tests import tiny
 
@@ -42,33 +42,6 @@ class StopAfter(StopRequest):
                 self.number = 15
 
         monkeypatch.setattr(loop._Pace, "finished", finished)
-
-
-@pytest.mark.parametrize("ema", [None, 0.9])
-def test_an_interrupted_training_ends_bit_for_bit_as_an_uninterrupted_one(
-    tmp_path, monkeypatch, ema
-):
-    """32 patches, batch 5: seven steps an epoch, the last padded; stops inside both epochs."""
-    monkeypatch.setattr(loop, "MOST_STEPS_PER_CALL", 3)
-    job = tiny.job(ema_decay=ema, augment="dihedral", epochs=3)
-
-    def run(folder, stop=None):
-        return loop.train(job, tiny.feeder(batch=5), folder, parallel=one_device(), stop=stop)
-
-    straight = run(tmp_path / "straight")
-    assert straight.steps == 21
-    for steps in (2, 8):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted) as stopped:
-            run(tmp_path / "pieces", StopAfter(patch, steps))
-        assert stopped.value.exit_code == 143
-    pieces = run(tmp_path / "pieces")
-    a, b = (load_arrays(tmp_path / f)[0] for f in ("straight", "pieces"))
-    assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
-    for x, y in zip(leaves(straight.variables), leaves(pieces.variables), strict=True):
-        np.testing.assert_array_equal(x, y)
-    logs = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("straight", "pieces")]
-    assert logs[0] == logs[1]
-    assert len(logs[0].splitlines()) == 21
 
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tmp_path):

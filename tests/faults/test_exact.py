@@ -1,0 +1,47 @@
+"""40 steps in one go and as 7 + 13 + 20 with two restarts are the same training, bit for bit."""
+
+import jax
+import numpy as np
+import pytest
+
+from ldct_jax.train import loop
+from ldct_jax.train.checkpoint import load_arrays
+from ldct_jax.train.parallel import DataParallel
+from tests import tiny
+from tests.faults.trainings import STAGE, STEPS, assert_same_end, kinds, log_of, of_model, run
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("first")
+    parallel = DataParallel(jax.devices()[:1])
+    loop.train(of_model(STAGE), tiny.feeder(), folder, parallel=parallel)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["supervised", "gan", "cascade"])
+def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, capfd):
+    job, batch = kinds(first_stage)[kind]
+    straight = run(job, batch, tmp_path / "straight")
+    assert len(straight) == STEPS
+
+    taken = run(job, batch, tmp_path / "pieces", stop_at=7)
+    taken += run(job, batch, tmp_path / "pieces", stop_at=20)
+    arrays, _ = load_arrays(tmp_path / "pieces" / "checkpoints" / "last")
+    assert int(arrays["step"]) == len(taken) == 20
+    taken += run(job, batch, tmp_path / "pieces")
+    said = capfd.readouterr().err
+    assert "goes on from step 7 (sha256 " in said and "goes on from step 20 (sha256 " in said
+
+    # Two fresh runs with one seed, of which one was interrupted.
+    assert_same_end(tmp_path / "straight", tmp_path / "pieces")
+    np.testing.assert_array_equal(straight, taken)
+    kept = {
+        "supervised": {"params", "opt_state", "ema", "key"},
+        "gan": {"params", "opt_state", "ema", "key", "critic", "critic_opt_state"},
+        "cascade": {"params", "opt_state", "batch_stats", "key"},
+    }
+    assert kept[kind] <= set(arrays)
+    assert sum("evaluation" in row for row in log_of(tmp_path / "pieces")) == job.epochs

@@ -1,0 +1,68 @@
+"""A training as a process of its own that saves after every call, to be killed.
+
+``python -m tests.faults.worker FOLDER EPOCHS``; FOLDER/begun.txt gets the step of every save as it
+begins, in one write, so that it survives a SIGKILL.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+STEPS_PER_SAVE = 2
+ROOT = Path(__file__).parent.parent.parent
+
+
+def start(folder: Path, epochs: int, compiled: Path, said) -> subprocess.Popen:
+    """Start the worker; programs are compiled once for all of them, into ``compiled``."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    command = [sys.executable, "-m", "tests.faults.worker", str(folder), str(epochs)]
+    return subprocess.Popen(command, env=environment, stderr=said)
+
+
+def job():
+    """With EMA and augmentation, so that there is more to lose."""
+    from tests import tiny
+
+    return tiny.job(ema_decay=0.9, augment="dihedral")
+
+
+def main(folder: str, epochs: str) -> None:
+    import dataclasses
+
+    import jax
+
+    from ldct_jax.train import loop
+    from ldct_jax.train.checkpoint import Checkpoints
+    from ldct_jax.train.parallel import DataParallel
+    from tests import tiny
+
+    loop.MOST_STEPS_PER_CALL, loop.SAVE_EVERY_S = STEPS_PER_SAVE, 0.0
+    begun = os.open(Path(folder) / "begun.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    save = Checkpoints.save
+
+    def noted(self, state, extra=None):
+        # A save first waits until the one before it is written; then it goes on in the background.
+        save(self, state, extra)
+        os.write(begun, f"{int(state.step)}\n".encode())
+
+    Checkpoints.save = noted
+    loop.train(
+        dataclasses.replace(job(), epochs=int(epochs)),
+        tiny.feeder(),
+        Path(folder),
+        parallel=DataParallel(jax.devices()[:1]),
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
