@@ -16,6 +16,10 @@ from ldct_jax.dicom.header import JPEG, JPEG2000, NATIVE, Header, Unusable, care
 AIR_HU = -1024
 """What stands for padding in HU arrays: the least value of 12-bit CT, plain air for a network."""
 
+# This decoder makes an image even of a codestream whose end was lost. It is asked only where no
+# other one can decode, that is for high-throughput JPEG 2000.
+_FORGIVING = "pylibjpeg"
+
 # All that decoding needs: with `specific_tags` pydicom seeks past everything else.
 _DECODING = (
     "Rows",
@@ -90,18 +94,26 @@ def _native(header: Header, data: bytes) -> np.ndarray:
 
 
 def _decode(header: Header, data_set) -> np.ndarray:
-    try:
-        stored = data_set.pixel_array
-    except (RuntimeError, NotImplementedError, AttributeError, ImportError) as error:
-        if "missing required dependencies" in str(error) or "plugins" in str(error):
-            raise Unusable(
-                header.path,
-                f"compressed ({header.transfer_syntax}) and no decoder is installed; "
-                "install the extra: pip install 'ldct-jax[dicom]'",
-            ) from None
+    from pydicom.pixels import get_decoder
+
+    # Asked beforehand: what a failed decoding raises names missing and failing decoders alike.
+    plugins = get_decoder(header.transfer_syntax).available_plugins
+    if not plugins:
         raise Unusable(
-            header.path, "its compressed pixels can't be decoded", damaged=True
-        ) from None
+            header.path,
+            f"compressed ({header.transfer_syntax}) and no decoder is installed; "
+            "install the extra: pip install 'ldct-jax[dicom]'",
+        )
+    stored = None
+    for plugin in [p for p in plugins if p != _FORGIVING] or plugins:
+        try:
+            data_set.pixel_array_options(decoding_plugin=plugin)
+            stored = data_set.pixel_array
+            break
+        except (RuntimeError, NotImplementedError, AttributeError, ImportError):
+            continue
+    if stored is None:
+        raise Unusable(header.path, "damaged: its compressed pixels can't be decoded", damaged=True)
     if stored.shape != (header.rows, header.columns):
         raise Unusable(
             header.path,

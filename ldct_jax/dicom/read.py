@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.dicom.header import Header, Unusable, looks_like_dicom, read_header
+from ldct_jax.dicom.header import NATIVE, Header, Unusable, looks_like_dicom, read_header
 from ldct_jax.dicom.pixels import AIR_HU, read_stored, to_hu, to_int16
+from ldct_jax.dicom.trial import Trials
 from ldct_jax.errors import DataError
 
 SAME_PLACE_MM = 0.01
@@ -249,7 +250,7 @@ def gaps_of(positions_mm) -> tuple[str, ...]:
 
 
 def load(files: SliceFiles, *, damaged: str = "error") -> Series:
-    """Decode one series.
+    """Decode one series. Compressed pixels are decoded on trial first, in a process of their own.
 
     Args:
       damaged: ``error`` raises for a slice whose pixels can't be decoded, ``skip`` leaves it out
@@ -267,19 +268,22 @@ def load(files: SliceFiles, *, damaged: str = "error") -> Series:
     notes, kept = list(files.skipped), []
     hu = np.empty((len(files.headers), first.rows, first.columns), np.int16)
     padding, cut = np.zeros(hu.shape, bool), 0
-    for header in files.headers:
-        try:
-            values, mask = to_hu(read_stored(header), header)
-        except Unusable as error:
-            if damaged == "error":
-                raise
-            notes.append(f"a slice skipped: {error.reason}")
-            continue
-        hu[len(kept)], clipped = to_int16(values)
-        if mask is not None:
-            padding[len(kept)] = mask
-        cut += clipped
-        kept.append(header)
+    with Trials() as trials:  # its process starts with the first compressed slice, if there is one
+        for header in files.headers:
+            try:
+                if header.transfer_syntax not in NATIVE:
+                    trials.check(header)
+                values, mask = to_hu(read_stored(header), header)
+            except Unusable as error:
+                if damaged == "error":
+                    raise
+                notes.append(f"a slice skipped: {error.reason}")
+                continue
+            hu[len(kept)], clipped = to_int16(values)
+            if mask is not None:
+                padding[len(kept)] = mask
+            cut += clipped
+            kept.append(header)
     if not kept:
         raise DataError(f"{files.folder}: none of its {len(files.headers)} slices can be decoded")
     if cut:
