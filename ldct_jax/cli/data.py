@@ -148,7 +148,7 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, attribution, as_j
 @click.argument("source", metavar="DATA", type=str)
 @click.argument("out", type=FOLDER)
 @click.option("--dose", default=0.25, show_default=True, help="Low dose as a fraction.")
-@click.option("--domain", default="image", show_default=True, help="image or projection.")
+@click.option("--domain", default="projection", show_default=True, help="projection or image.")
 @click.option("--added-sd", type=float, help="Noise to add, HU [from the series' own noise].")
 @click.option("--n0", type=float, help="Photons a ray at normal dose [from the noise to add].")
 @click.option("--noise-kernel", default="smooth", show_default=True, help="Projection domain's.")

@@ -16,6 +16,7 @@ import click
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs [runs/EXP].")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from this checkpoint or run.")
 @click.option("--dose", type=float, default=0.25, show_default=True, help="Simulated dose.")
+@click.option("--domain", default="projection", show_default=True, help="... or image: faster.")
 @click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
 @click.option("--feed", default="auto", show_default=True, help="auto, resident or grain.")
 @click.option("--profile", is_flag=True, help="Write a jax.profiler trace into each run folder.")
@@ -33,6 +34,7 @@ def train(
     out,
     init,
     dose,
+    domain,
     added_sd,
     feed,
     profile,
@@ -48,6 +50,7 @@ def train(
       ldct train pcn_ablation --set epochs=4 --variant "full PCN"
     """
     from ldct_jax import backend
+    from ldct_jax.data.low_dose import LowDose
     from ldct_jax.errors import UsageError
     from ldct_jax.scripts import load_study
 
@@ -65,16 +68,17 @@ def train(
         feed=feed,
         command=_command(study.name, data, scale, variants, settings),
     )
+    low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd)
     chosen_variants(study, request)  # wrong names fail before anything is loaded
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
     backend.start(distributed=distributed)
-    path = run_study(study, request, _loader(study, data, dose, added_sd))
+    path = run_study(study, request, _loader(study, data, low))
     if backend.is_first():
         click.echo(f"report: {path}")
 
 
-def _loader(study, data: str | None, dose: float, added_sd: float | None):
+def _loader(study, data: str | None, low):
     """A function of the scale that loads the data, late: after the settings were checked."""
     if study.data is not None:
         return lambda scale: study.data(scale, data)
@@ -88,13 +92,11 @@ def _loader(study, data: str | None, dose: float, added_sd: float | None):
 
     def given(scale):
         from ldct_jax.backend import cache_folder
-        from ldct_jax.data.low_dose import LowDose
         from ldct_jax.data.source import load_doses, load_pairs
 
         cache = cache_folder() / "stores"
         if scale.all_doses:
             return load_doses(data, doses=scale.all_doses, rule=scale.dose_rule, cache=cache)
-        low = LowDose(fraction=dose, added_sd_hu=added_sd)
         return load_pairs(data, low=low, cache=cache)
 
     return embedded if data is None else given

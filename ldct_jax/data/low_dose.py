@@ -30,8 +30,8 @@ class LowDose:
 
     Args:
       fraction: low dose as a fraction of the normal dose, in (0, 1).
-      domain: ``image`` (dncnn_dose: shaped noise of one SD a series) or ``projection`` (noise of
-        the line integrals, reconstructed and added: more of it in thick patients, and streaks).
+      domain: ``projection`` (noise of the line integrals, reconstructed and added: more of it in
+        thick patients, and streaks) or ``image`` (dncnn_dose: shaped noise of one SD a series).
       added_sd_hu: SD of the added noise in flat soft tissue, HU. None for physics:
         sqrt(1/fraction - 1) times the noise that the series itself has there.
       n0: photons a ray at normal dose (projection domain). None calibrates them for each series,
@@ -41,7 +41,7 @@ class LowDose:
     """
 
     fraction: float = 0.25
-    domain: str = "image"
+    domain: str = "projection"
     added_sd_hu: float | None = None
     n0: float | None = None
     kernel: str = "smooth"

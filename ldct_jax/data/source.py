@@ -107,7 +107,7 @@ def load_pairs(
 def load_doses(
     data: str | Path, *, doses: Sequence[float], rule: str = "physics", cache: Path
 ) -> PairedSlices:
-    """The normal-dose slices that ``data`` names at several simulated doses.
+    """The normal-dose slices that ``data`` names at several doses simulated in the image domain.
 
     A low dose that was scanned is not used: nothing says what it would be at another dose.
 
@@ -125,7 +125,7 @@ def load_doses(
         if dose == 1:
             continue
         # LowDose knows physics alone; another rule's noise is physics' noise of a lower dose.
-        low = LowDose(fraction=noise_ratio(dose, rule) ** -2)
+        low = LowDose(fraction=noise_ratio(dose, rule) ** -2, domain="image")
         folder = Path(cache) / f"pairs-{simulation_digest(opened, low)[:16]}"
         parts.append(dataclasses.replace(_pairs(add_low_dose(opened, folder, low)), dose=dose))
     if 1 in doses:

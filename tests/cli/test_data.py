@@ -64,7 +64,16 @@ def test_mistakes_are_one_line(tmp_path, capfd, arguments, code, words):
 @pytest.mark.core
 def test_simulate_from_dicom_and_from_a_store(tmp_path, capfd):
     write_series(tmp_path / "in", anatomy(0))
-    options = ["--added-sd", "30", "--seed", "5", "--cache", str(tmp_path / "cache")]
+    options = [
+        "--domain",
+        "image",
+        "--added-sd",
+        "30",
+        "--seed",
+        "5",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
     assert run(["data", "simulate", str(tmp_path / "in"), str(tmp_path / "a"), *options]) == 0
     assert "30 HU of noise added" in capfd.readouterr().out
     assert run(["data", "prepare", str(tmp_path / "in"), str(tmp_path / "normal")]) == 0

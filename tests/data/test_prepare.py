@@ -100,7 +100,7 @@ def test_no_identity_anywhere(tmp_path, monkeypatch, capfd):
     assert leaks(out) == []  # also while it is unfinished
     monkeypatch.setattr(preparation, "_convert", convert)
     store, survey = prepare(tmp_path / "in", out / "store")
-    low = add_low_dose(store, out / "low", LowDose(added_sd_hu=20.0))
+    low = add_low_dose(store, out / "low", LowDose(domain="image", added_sd_hu=20.0))
     said = capfd.readouterr()
     texts = [repr(x) for x in (store, low, survey.candidates, survey.rows, low.pairs().patients)]
     assert leaks(out, said.out, said.err, store_table(low), *texts) == []
@@ -231,7 +231,7 @@ def test_simulated_low_dose_is_reproducible_and_recorded(tmp_path):
     write_series(tmp_path / "in" / "a", anatomy(0, 10), PatientID="a")
     write_series(tmp_path / "in" / "b", anatomy(1, 3), PatientID="b")
     store, _ = prepare(tmp_path / "in", tmp_path / "store")
-    spec = LowDose(fraction=0.1, added_sd_hu=40.0, seed=3)
+    spec = LowDose(fraction=0.1, domain="image", added_sd_hu=40.0, seed=3)
     low = add_low_dose(store, tmp_path / "low", spec)
     for i, record in enumerate(low.series):
         np.testing.assert_array_equal(low.full(i), store.full(i))
@@ -288,8 +288,8 @@ def test_low_dose_specs():
         {"fraction": 1},
         {"domain": "x"},
         {"added_sd_hu": 0},
-        {"n0": 1e5},
-        {"domain": "projection", "n0": 1e5, "added_sd_hu": 10.0},
+        {"domain": "image", "n0": 1e5},
+        {"n0": 1e5, "added_sd_hu": 10.0},
         {"seed": -1},
     ):
         with pytest.raises(UsageError):

@@ -12,7 +12,7 @@ from ldct_jax.data.source import load_pairs
 from ldct_jax.errors import DataError
 from tests.dicom_fixtures import anatomy, write_mayo, write_series
 
-SPEC = LowDose(added_sd_hu=30.0)
+SPEC = LowDose(domain="image", added_sd_hu=30.0)
 
 
 @pytest.mark.core
@@ -34,7 +34,7 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
     monkeypatch.undo()
     # Another dose is another store; another file is another source.
     tenth = load_pairs(
-        tmp_path / "in", low=LowDose(0.1, added_sd_hu=30.0), cache=tmp_path / "cache"
+        tmp_path / "in", low=LowDose(0.1, "image", added_sd_hu=30.0), cache=tmp_path / "cache"
     )
     assert tenth.dose == 0.1
     write_series(tmp_path / "in" / "2", anatomy(2), PatientID="P2")
@@ -48,7 +48,7 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
 @pytest.mark.core
 def test_a_scanned_low_dose_is_kept(tmp_path):
     write_mayo(tmp_path / "in")
-    pairs = load_pairs(tmp_path / "in", low=LowDose(0.1), cache=tmp_path / "cache")
+    pairs = load_pairs(tmp_path / "in", low=LowDose(0.1, "image"), cache=tmp_path / "cache")
     assert pairs.dose == 0.25 and "simulated" not in pairs.source
     assert not list((tmp_path / "cache").glob("pairs-*"))
 
