@@ -19,10 +19,12 @@ from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.models.filters import FILTERS
 
-SHIPPED: dict[str, Path] = {}
+_WEIGHTS = Path(__file__).parents[1] / "shipped"
+SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
 """Models inside the package by name; the first is the default of ``ldct denoise``."""
 
 ARTEFACTS = (".stablehlo", ".onnx")
+RELEASED = ".npz"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,12 +116,16 @@ def find(model: str | Path | None) -> Found:
     if model in FILTERS:
         return Found("filter", str(model))
     path = Path(model)
+    if path.is_file() and path.suffix == RELEASED:
+        return Found("checkpoint", path.stem, path)
     if path.is_file() and path.suffix in ARTEFACTS:
         return Found(path.suffix[1:], path.stem, path)
     if path.is_dir():
         return Found("checkpoint", path.resolve().name, path)
     if path.is_file():
-        raise UsageError(f"{path} is no model: give a run folder, or a .stablehlo or .onnx file")
+        raise UsageError(
+            f"{path} is no model: give a run folder, or a .npz, .stablehlo or .onnx file"
+        )
     raise UsageError(
         f"there is no model {str(model)!r}: give a run folder, a checkpoint, an exported "
         f".stablehlo or .onnx file, or one of {names}"

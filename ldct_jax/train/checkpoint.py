@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax import spec
 from ldct_jax.errors import CheckpointError
+from ldct_jax.train import released
 from ldct_jax.train.state import TrainState
 
 FORMAT = 1
@@ -197,7 +198,9 @@ def read_meta(folder: Path) -> dict:
             meta = reader.restore((folder / "meta").absolute())
         own = meta.pop("digest")
     except Exception as error:
-        raise DamagedCheckpoint(f"{folder.name}: its record can't be read ({error})") from error
+        raise DamagedCheckpoint(
+            f"{folder.name}: its record can't be read ({_brief(error)})"
+        ) from error
     if own != _meta_digest(meta):
         raise DamagedCheckpoint(f"{folder.name}: its record is not what was saved")
     if meta["format"] != FORMAT:
@@ -229,13 +232,19 @@ def read(folder: Path, like: Any | None = None) -> tuple[dict, dict]:
                 restore_args={n: ocp.RestoreArgs(restore_type=np.ndarray) for n in names},
             )
     except Exception as error:
-        raise DamagedCheckpoint(f"{folder.name}: {error}") from error
+        raise DamagedCheckpoint(f"{folder.name}: {_brief(error)}") from error
     for name, digest in names.items():
         if name not in arrays or digests({name: arrays[name]})[name] != digest:
             raise DamagedCheckpoint(f"{folder.name}: {name} is not what was saved")
     if like is not None:
         arrays = {n: _place(n, arrays[n], like[n]) for n in names}
     return arrays, meta
+
+
+def _brief(error: Exception) -> str:
+    """The beginning of a message that may be pages long."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:120]} …"
 
 
 def _place(name: str, array: np.ndarray, like: jax.Array) -> jax.Array:
@@ -301,6 +310,9 @@ def last_good(folder: Path) -> str | None:
 
 def load_arrays(path: Path | str) -> tuple[dict, dict]:
     """(state as nested dicts of numpy arrays, meta) of the checkpoint that ``path`` means."""
+    if Path(path).suffix == released.SUFFIX and Path(path).is_file():
+        tree, meta = released.read(Path(path))
+        return tree, {**meta, "digest": combined(meta["digests"])}
     arrays, meta = read(find(path))
     return unflatten_dict(arrays, sep="/"), {**meta, "digest": combined(meta["digests"])}
 
