@@ -29,6 +29,7 @@ FORMAT, VERSION = "ldct-store", 1
 MANIFEST = "manifest.json"
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.npy")
 _LONG_VERIFY_BYTES = 4 << 30
+_KEYS_WITHOUT_DIGEST = {"format", "version", "source", "attribution", "digest", "series"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Store:
             raise DataError(f"{folder} is no store (it has no {MANIFEST}); see `ldct data prepare`")
         store = cls._read(folder)
         store._check_arrays(verify)
+        _check_manifest(folder)
         return store
 
     @classmethod
@@ -263,8 +265,24 @@ def write_manifest(store: Store) -> None:
         "digest": store.digest,
         "series": [dataclasses.asdict(s) for s in store.series],
     }
+    manifest["sha256"] = _manifest_sha256(manifest)
     text = json.dumps(manifest, indent=1, allow_nan=False)
     write_atomically(store.folder / MANIFEST, lambda file: file.write(text.encode("utf-8")))
+
+
+def _manifest_sha256(manifest: dict) -> str:
+    """Of everything else in the manifest."""
+    rest = {k: v for k, v in manifest.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _check_manifest(folder: Path) -> None:
+    """DataError where the manifest is not the one that was written."""
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    if manifest.keys() == _KEYS_WITHOUT_DIGEST:
+        return  # written before manifests had one
+    if manifest.get("sha256") != _manifest_sha256(manifest):
+        raise DataError(f"{folder / MANIFEST} was changed (SHA-256 differs); prepare it again")
 
 
 def series_from_json(values: dict) -> SeriesRecord:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import CheckpointError, UsageError
-from ldct_jax.export.card import Card
+from ldct_jax.export.card import Card, seal_holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,6 @@ def load(path: Path) -> Artefact:
         raise UsageError(f"{path} can't be read: {error.strerror}") from None
     digest = hashlib.sha256(data).hexdigest()
     compute, card, batch = (_stablehlo if path.suffix == ".stablehlo" else _onnx)(path, data)
-    if card.sha256 and card.sha256 != digest:
-        raise CheckpointError(f"{path} is not the file that was verified: export it again")
     return Artefact(_sized(compute, card), card, digest, batch)
 
 
@@ -50,6 +48,8 @@ def _stablehlo(path: Path, data: bytes) -> tuple:
     if not beside.exists():
         raise CheckpointError(f"{beside.name} is missing beside {path}: the two belong together")
     card = Card.from_text(beside.read_text(errors="replace"), str(beside))
+    # Before anything reads the program: a damaged one may do worse than fail.
+    _check(path, hashlib.sha256(data).hexdigest() == card.sha256)
     call = jax.jit(stablehlo.deserialized(data, str(path)).call)
     batch = 1 if jax.default_backend() == "cpu" else 8
     return lambda hu: np.asarray(call(hu)), card, batch
@@ -61,9 +61,15 @@ def _onnx(path: Path, data: bytes) -> tuple:
     session = open_session(data, str(path))
     entries = session.get_modelmeta().custom_metadata_map
     card = Card.from_text(entries.get(CARD, ""), str(path))
+    _check(path, seal_holds(data, card.sha256))
     name = session.get_inputs()[0].name
     batch = 1 if session.get_providers()[0] == "CPUExecutionProvider" else 8
     return lambda hu: session.run(None, {name: hu})[0], card, batch
+
+
+def _check(path: Path, same: bool) -> None:
+    if not same:
+        raise CheckpointError(f"{path} is not the file that was verified: export it again")
 
 
 def _sized(compute: Callable, card: Card) -> Callable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from typing import Any
 
@@ -12,6 +13,8 @@ from ldct_jax.errors import CheckpointError
 from ldct_jax.hu import Window
 
 FORMAT = 1
+UNSEALED = "0" * 64
+"""What stands for a file's own digest, inside that file, while the digest is taken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Card:
       model, window: their records (:mod:`ldct_jax.spec`); trained_on as in the checkpoint.
       size: (H, W) that the artefact takes, or None for any.
       verified: largest differences from the checkpoint's network, HU, by the images' name.
-      sha256: of the artefact's bytes; empty where it is inside of them.
+      sha256: of the artefact's bytes; where the card is inside of them, of :func:`sealed` ones.
     """
 
     name: str
@@ -81,3 +84,15 @@ class Card:
                 f"{where} isn't one that ldct_jax wrote ({type(error).__name__}): export it again "
                 "with `ldct export`"
             ) from None
+
+
+def sealed(data: bytes) -> tuple[bytes, str]:
+    """(``data`` with its digest in place of :data:`UNSEALED`, that digest)."""
+    digest = hashlib.sha256(data).hexdigest()
+    return data.replace(UNSEALED.encode(), digest.encode()), digest
+
+
+def seal_holds(data: bytes, digest: str) -> bool:
+    """Whether ``data`` is what :func:`sealed` gave with ``digest``."""
+    unsealed = data.replace(digest.encode(), UNSEALED.encode())
+    return hashlib.sha256(unsealed).hexdigest() == digest

@@ -9,6 +9,7 @@ Running it needs onnxruntime and numpy:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from ldct_jax.denoise.files import write_bytes
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
-from ldct_jax.export.card import Card
+from ldct_jax.export.card import UNSEALED, Card, sealed
 from ldct_jax.export.onnx_session import CARD, line, open_session
 from ldct_jax.export.source import Source, twin_for_onnx
 
@@ -59,11 +60,12 @@ def export(
                 f"onnxruntime can't run the converted network ({line(error)}): nothing was "
                 "written; try --format stablehlo"
             ) from None
-    card = source.card("onnx", size, verified=differences)
+    card = source.card("onnx", size, verified=differences, sha256=UNSEALED)
     entry = model.metadata_props.add()
     entry.key, entry.value = CARD, card.text()
-    write_bytes(path, model.SerializeToString())
-    return card
+    data, sha256 = sealed(model.SerializeToString())
+    write_bytes(path, data)
+    return dataclasses.replace(card, sha256=sha256)
 
 
 def converted(function, size: tuple[int, int] | None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import subprocess
@@ -270,6 +271,10 @@ def test_files_that_are_not_ours_or_were_changed_are_refused(exported, tmp_path)
             load(stable)
     (tmp_path / "a.stablehlo.json").write_text(card)
     stable.write_bytes(b"StableHLO" * 100)
+    with pytest.raises(CheckpointError, match="not the file that was verified"):
+        load(stable)
+    named = {"sha256": hashlib.sha256(stable.read_bytes()).hexdigest()}
+    (tmp_path / "a.stablehlo.json").write_text(json.dumps(json.loads(card) | named))
     with pytest.raises(LdctError, match="no usable StableHLO file"):
         load(stable)
 
