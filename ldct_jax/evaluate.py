@@ -1,8 +1,7 @@
-"""Whole slices through a network, HU in and HU out, and per-slice scores under a named protocol."""
+"""Whole slices through a network, HU in and HU out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,9 +11,6 @@ import numpy as np
 from ldct_jax.errors import NumericsError
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
-
-# The Gaussian row that stands in every table: PSNR alone can be won by blurring.
-BLUR_SIGMA_PIXELS = 1.0
 
 
 class WholeSlices:
@@ -61,19 +57,3 @@ class WholeSlices:
                 raise NumericsError("the network's output holds NaN or infinite values")
             outs.append(out)
         return np.concatenate(outs)
-
-
-def gaussian_blur(hu: np.ndarray) -> np.ndarray:
-    """Each slice of (N, H, W) HU smoothed by a Gaussian of :data:`BLUR_SIGMA_PIXELS`, float32."""
-    from scipy.ndimage import gaussian_filter
-
-    sigma = (0, BLUR_SIGMA_PIXELS, BLUR_SIGMA_PIXELS)
-    return gaussian_filter(np.asarray(hu, np.float32), sigma)
-
-
-def rows(scores, patients: Sequence[str]) -> list[dict]:
-    """Per-slice scores as plain rows for JSON: patient, psnr (dB), ssim, rmse."""
-    return [
-        {"patient": p, "psnr": float(a), "ssim": float(b), "rmse": float(c)}
-        for p, a, b, c in zip(patients, scores.psnr_db, scores.ssim, scores.rmse, strict=True)
-    ]
