@@ -63,7 +63,10 @@ def ldct():
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
-    code = run(arguments)
+    from ldct_jax.train.interrupt import StopRequest  # the standard library alone
+
+    with StopRequest().watching():
+        code = run(arguments)
     if code not in (0, 2):
         # Leave without the interpreter's farewell: threads of a library whose disk is full would
         # print tracebacks of their own below the one line that says what is wrong.

@@ -8,6 +8,7 @@ series of a patient share it.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -328,7 +329,8 @@ def write_atomically(path: Path, write) -> None:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only: there is nothing to remove either
+            temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"no space left for {path}; free some and run it again") from None
         raise DataError(f"{path} can't be written: {error.strerror or error}") from None

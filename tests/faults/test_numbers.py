@@ -1,0 +1,142 @@
+"""Trainings whose numbers fail: what is reported, what stops, and what the last good state is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.patches import Patches
+from ldct_jax.data.resident import Resident
+from ldct_jax.errors import NumericsError
+from ldct_jax.evaluate import WholeSlices
+from ldct_jax.hu import FULL
+from ldct_jax.losses import last_clone, mse
+from ldct_jax.optim import Adam, Constant
+from ldct_jax.train import health, loop
+from ldct_jax.train.checkpoint import last_good, load_arrays
+from ldct_jax.train.parallel import DataParallel
+from tests import tiny
+from tests.faults.trainings import log_of
+
+
+def train(job, feeder, folder, **kwargs):
+    return loop.train(job, feeder, folder, parallel=DataParallel(jax.devices()[:1]), **kwargs)
+
+
+@pytest.mark.core
+def test_good_is_finite_and_not_far_worse_than_no_denoising():
+    limit = 30.0 - 10 * math.log10(health.WORST_GOOD_FACTOR)
+    for ours, good in ((31.0, True), (limit + 0.01, True), (limit - 0.01, False)):
+        assert health.is_good({"validation_psnr": ours, "undenoised_psnr": 30.0}) is good
+    assert health.is_good({"validation_psnr": math.nan, "undenoised_psnr": 30.0}) is False
+    assert health.is_good({"validation_psnr": -math.inf}) is False
+    assert health.is_good({"test_psnr": 40.0}) is None
+
+
+@pytest.mark.core
+def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, capfd):
+    """Good, better, far worse: the last state is not the last good one, and the run says so."""
+    values = iter([30.0, 31.0, 20.0])
+    numbers = lambda v: {"validation_psnr": next(values), "undenoised_psnr": 30.0}  # noqa: E731
+    train(tiny.job(epochs=3), tiny.feeder(), tmp_path, monitor=numbers)
+    assert int(load_arrays(tmp_path / "checkpoints" / "last")[0]["step"]) == 24
+    assert last_good(tmp_path) == "checkpoints/best/16"
+    said = capfd.readouterr().err
+    assert said.count("far worse than the undenoised one; step 16 was the last good one") == 1
+
+
+@pytest.mark.core
+def test_a_huge_learning_rate_stops_within_six_steps_and_names_the_last_good(tmp_path):
+    numbers = {"validation_psnr": 30.0, "undenoised_psnr": 31.0}
+    train(tiny.job(), tiny.feeder(), tmp_path, monitor=lambda v: numbers)
+    before, _ = load_arrays(tmp_path / "checkpoints" / "last")
+    wild = tiny.job(epochs=4, optimizer=Adam(Constant(1e20)))
+    with pytest.raises(NumericsError, match=r"last good is checkpoints/last/16: lower"):
+        train(wild, tiny.feeder(), tmp_path, monitor=lambda v: numbers)
+    rows = [r for r in log_of(tmp_path) if r["step"] > 16]
+    assert [r.get("skipped_in_a_row", 0) for r in rows[:5]] == [1, 2, 3, 4, 5]
+    after, _ = load_arrays(tmp_path / last_good(tmp_path))
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+
+
+def one_odd_patch(n: int = 150) -> PairedSlices:
+    """``n`` patches with the same noise but one, whose target is far away."""
+    pairs = tiny.pairs(patients=n, size=16)
+    low, full = (np.repeat(x[:1], n, axis=0) for x in (pairs.low_hu, pairs.full_hu))
+    full[-1] = 3000
+    return dataclasses.replace(pairs, low_hu=low, full_hu=full)
+
+
+@pytest.mark.core
+def test_a_loss_spike_is_reported_once_in_its_epoch_and_in_the_log(tmp_path, capfd):
+    patches = Patches(size=16, stride=1, batch=1, slices_per_patient=None)
+    feeder = Resident(one_odd_patch(), patches, seed=3)
+    job = tiny.job(optimizer=Adam(Constant(1e-6)), epochs=2)
+    train(job, feeder, tmp_path)
+    rows = log_of(tmp_path)
+    losses = [r["loss"] for r in rows]
+    odd = [i for i, loss in enumerate(losses) if loss > 2 * float(np.median(losses))]
+    late = [i for i in odd if i >= health.SPIKE_WINDOW]
+    assert len(odd) == 2 and late
+    spikes = {i: r["spike"] for i, r in enumerate(rows) if "spike" in r}
+    assert list(spikes) == late and min(spikes.values()) > health.SPIKE_DEVIATIONS
+    said = capfd.readouterr().err
+    assert said.count("standard deviations above the mean of the 128 before it") == len(late)
+    assert f"the loss of step {late[0] + 1}," in said
+
+
+@pytest.mark.core
+def test_spikes_are_found_alike_after_a_restart():
+    rng = np.random.default_rng(0)
+    losses = list(rng.normal(1, 0.1, 400))
+    losses[300] = 3.0
+    whole = health.LossSpikes()
+    found = [whole.deviations(x) for x in losses]
+    assert [i for i, x in enumerate(found) if x is not None] == [300]
+    again = health.LossSpikes(losses[:250])
+    assert [again.deviations(x) for x in losses[250:]] == found[250:]
+
+
+@pytest.mark.core
+def test_a_skipped_batch_leaves_parameters_optimiser_and_statistics_alone(tmp_path):
+    """The only batch after the second epoch is bad: the state is that after the second."""
+    pairs = tiny.pairs(patients=1, size=16)
+    whole = Patches(size=16, stride=1, batch=1, slices_per_patient=None)
+    train(tiny.job(epochs=2, ema_decay=0.9), Resident(pairs, whole, 0), tmp_path)
+    before, _ = load_arrays(tmp_path)
+    nan = last_clone(lambda output, target: jnp.nan * mse(output, target))
+    outcome = train(
+        tiny.job(epochs=3, ema_decay=0.9, loss=nan), Resident(pairs, whole, 0), tmp_path
+    )
+    after, _ = load_arrays(tmp_path)
+    assert (outcome.steps, outcome.skipped, int(after["streak"])) == (3, 1, 1)
+    for part in ("params", "opt_state", "ema", "key"):
+        assert jax.tree.all(jax.tree.map(np.array_equal, before[part], after[part])), part
+
+
+@pytest.mark.long
+def test_a_bfloat16_training_ends_where_a_float32_one_does(tmp_path):
+    """Within 0.05 dB of validation PSNR, both far above the undenoised images."""
+    pairs, held = (tiny.pairs(patients=n, size=64) for n in (8, 12))
+    held = held.take(range(8, 12))
+    patches = Patches(size=32, stride=8, batch=16, slices_per_patient=None)
+    ends = {}
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = tiny.MODEL.clone(n_filters=16, dtype=dtype)
+        job = tiny.job(model=model, optimizer=Adam(Constant(1e-3)), epochs=40, patch_size=32)
+        folder = tmp_path / jnp.dtype(dtype).name
+        outcome = train(job, Resident(pairs, patches, 0), folder)
+        images = WholeSlices(model, FULL)(outcome.variables, held.low_hu)
+        error = np.mean((images - held.full_hu.astype(np.float64)) ** 2, axis=(1, 2))
+        ends[folder.name] = float(np.mean(10 * np.log10(4096**2 / error)))
+    noise = np.mean((held.low_hu - held.full_hu.astype(np.float64)) ** 2, axis=(1, 2))
+    undenoised = float(np.mean(10 * np.log10(4096**2 / noise)))
+    print(ends, "undenoised", undenoised)
+    assert ends["float32"] > undenoised + 3
+    assert abs(ends["float32"] - ends["bfloat16"]) < 0.05
