@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 from ldct_jax.errors import LdctError, UsageError
@@ -33,6 +34,7 @@ def start(*, distributed: bool = False) -> None:
     """
     # Orbax logs what it also raises, with a traceback; its errors reach the user as one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    _quieten_closed_loops()
     if os.environ.get(ACCEL) == "cpu":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
@@ -54,6 +56,22 @@ def start(*, distributed: bool = False) -> None:
             "this machine has an NVIDIA GPU that jax doesn't see: set up again with ACCEL=cuda12 "
             "or ACCEL=cuda13 (make clean-venv setup ACCEL=cuda12), or say ACCEL=cpu"
         )
+
+
+def _quieten_closed_loops() -> None:
+    """Drop one known line noise: writes that end after their checkpoint has failed.
+
+    On a full disk the other arrays' writers find their event loop closed and report that through
+    ``sys.unraisablehook``, with a traceback each, around the one line that says what is wrong.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable):
+        known = isinstance(unraisable.exc_value, RuntimeError)
+        if not (known and str(unraisable.exc_value) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def join() -> None:
