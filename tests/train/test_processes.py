@@ -1,120 +1,142 @@
-"""Two real processes train as one: gloo between them, each with its share of every batch."""
+"""Two and four real processes train as one: gloo between them, each with its share of a batch."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from ldct_jax.data.patches import Patches
+from ldct_jax.data.pipeline import GrainFeeder
 from ldct_jax.train import loop
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.parallel import DataParallel
-from tests import tiny
+from tests import processes, tiny
 
-# Processes that import jax and compile the training: half a minute in all.
+# Processes that import jax and compile the training: half a minute for each number of them.
 pytestmark = pytest.mark.long
-ROOT = Path(__file__).parent.parent.parent
 
-# Eight steps an epoch, then a monitor whose numbers are logged once.
+# Batches of four: eight steps an epoch, then a monitor whose numbers are logged once. Batches of
+# 32: the whole grid is one batch, so that an epoch is one step.
+TRAININGS = {
+    "resident": {"epochs": 2, "batch": 4},
+    "grain": {"epochs": 2, "batch": 4, "grain": True},
+    "one-step": {"epochs": 1, "batch": 32},
+    "one-epoch": {"epochs": 1, "batch": 4},
+}
 WORKER = """
-import sys
-import jax
-process, port, folder, epochs, batch = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", 1)
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+import json, sys
 from pathlib import Path
+import jax
+jax.config.update("jax_num_cpu_devices", 1)
+from ldct_jax import backend
+backend.join()
+from ldct_jax.data import pipeline
 from ldct_jax.train import loop
 from ldct_jax.train.parallel import DataParallel
-from tests import tiny
+from tests.train import test_processes as t
 
-# What a clock decides must not part the processes: here one wants longer calls than the other.
-loop.SECONDS_PER_CALL = (0.01, 10.0)[int(process)]
+me, n = jax.process_index(), jax.process_count()
+# What a clock decides must not part the processes: here some want longer calls than others.
+loop.SECONDS_PER_CALL = (0.01, 10.0)[me % 2]
 parallel = DataParallel()
-assert parallel.n == 2 and parallel.processes == 2 and len(jax.local_devices()) == 1
-loop.train(
-    tiny.job(epochs=int(epochs)), tiny.feeder(batch=int(batch)), Path(folder), parallel=parallel,
-    monitor=lambda variables: {"validation_psnr": float(abs(
-        variables["params"]["clone"]["conv1"]["kernel"]).sum())},
-)
+assert parallel.n == parallel.processes == n == int(sys.argv[3]) > len(jax.local_devices())
+read, cut = [], pipeline._Cutter.__getitem__
+pipeline._Cutter.__getitem__ = lambda self, k: read.append(k) or cut(self, k)
+for name in sys.argv[2].split(","):
+    t.train(Path(sys.argv[1]) / name, parallel, **t.TRAININGS[name])
+    # Through Grain each process reads the patches of its own devices, and no others.
+    assert len(set(read)) == (32 // n if name == "grain" else 0), len(set(read))
+    read.clear()
 """
 
 
-def two_processes(folder: Path, epochs: int, batch: int = 4) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, *map(str, (i, port, folder, epochs, batch))],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    try:
-        for worker in workers:
-            said = worker.communicate(timeout=240)[1]
-            assert worker.returncode == 0, said[-2000:]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-
-
-def one_process(folder: Path, epochs: int, batch: int = 4) -> None:
+def train(folder: Path, parallel: DataParallel, *, epochs: int, batch: int, grain: bool = False):
+    feeder = tiny.feeder(batch=batch)
+    if grain:
+        patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
+        feeder = GrainFeeder(tiny.pairs(), patches, 3, parallel.columns(batch))
     loop.train(
         tiny.job(epochs=epochs),
-        tiny.feeder(batch=batch),
+        feeder,
         folder,
-        parallel=DataParallel(jax.devices()[:1]),
-        monitor=lambda variables: {"validation_psnr": 0.0},
+        parallel=parallel,
+        monitor=lambda variables: {
+            "validation_psnr": float(abs(variables["params"]["clone"]["conv1"]["kernel"]).sum())
+        },
     )
+
+
+def several(n: int, folder: Path, *names: str) -> None:
+    code = ["-c", WORKER, str(folder), ",".join(names), str(n)]
+    for done in processes.run_together(code, processes.by_hand(n)):
+        assert done.returncode == 0, done.stderr[-2000:]
 
 
 def rows(folder: Path) -> list[dict]:
     return [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_train_as_one(tmp_path):
-    two_processes(tmp_path / "two", 2)
-    one_process(tmp_path / "one", 2)
-    one, two = ([r for r in rows(tmp_path / n) if "loss" in r] for n in ("one", "two"))
+def losses(folder: Path) -> dict[int, float]:
+    found = [(r["step"], r["loss"]) for r in rows(folder) if "loss" in r]
     # Each step is logged once, by the first process.
-    assert [r["step"] for r in two] == [r["step"] for r in one] == list(range(1, 17))
-    assert sum("evaluation" in r for r in rows(tmp_path / "two")) == 2
-    np.testing.assert_allclose(
-        [r["loss"] for r in two[:10]], [r["loss"] for r in one[:10]], rtol=1e-6
-    )
-    np.testing.assert_allclose(two[0]["grad_norm"], one[0]["grad_norm"], rtol=1e-5)
+    assert len(found) == len(dict(found))
+    return dict(found)
 
 
-def test_the_checkpoint_is_written_once_and_restored_on_one_process(tmp_path):
-    two_processes(tmp_path, 1)
-    state, meta = load_arrays(tmp_path / "checkpoints" / "last")
-    assert int(state["step"]) == 8 and meta["digest"]
-    written = list((tmp_path / "checkpoints" / "last" / "8" / "state").glob("ocdbt.process_*"))
-    assert [p.name for p in written] == ["ocdbt.process_0"]
-    one_process(tmp_path, 2)
-    assert int(load_arrays(tmp_path / "checkpoints" / "last")[0]["step"]) == 16
-    assert [r["step"] for r in rows(tmp_path) if "loss" in r] == list(range(1, 17))
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """The trainings by one process."""
+    folder = tmp_path_factory.mktemp("one")
+    for name, settings in TRAININGS.items():
+        train(folder / name, DataParallel(jax.devices()[:1]), **settings)
+    return folder
 
 
-def test_the_first_gradients_are_those_of_one_process(tmp_path):
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda n: f"{n}-processes")
+def many(request, tmp_path_factory) -> Path:
+    """The trainings by several processes."""
+    folder = tmp_path_factory.mktemp("many")
+    several(request.param, folder, *TRAININGS)
+    return folder
+
+
+@pytest.mark.parametrize("feed", ["resident", "grain"])
+def test_several_processes_train_as_one(one, many, feed):
+    a, b = losses(one / feed), losses(many / feed)
+    assert list(a) == list(b) == list(range(1, 17))
+    np.testing.assert_allclose(list(b.values())[:10], list(a.values())[:10], rtol=1e-6)
+    assert sum("evaluation" in r for r in rows(many / feed)) == 2
+
+
+def test_the_first_gradients_are_those_of_one_process(one, many):
     """From Adam's first moment after one step: m = (1 - b1) g."""
-    # The whole grid is one batch, so that an epoch is one step.
-    two_processes(tmp_path / "two", 1, batch=32)
-    one_process(tmp_path / "one", 1, batch=32)
-    one, two = (
-        load_arrays(tmp_path / n / "checkpoints" / "last")[0]["opt_state"]["0"]["mu"]
-        for n in ("one", "two")
+    trees = (load_arrays(f / "one-step" / "checkpoints" / "last")[0] for f in (one, many))
+    a, b = (
+        np.concatenate([np.ravel(x) for x in jax.tree.leaves(t["opt_state"]["0"]["mu"])])
+        for t in trees
     )
-    a, b = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(t)]) for t in (one, two))
     assert np.abs(a).max() > 0
-    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max(), rtol=0)
+
+
+def test_the_checkpoint_is_written_once_and_restored_on_one_process(many):
+    folder = many / "one-epoch"
+    state, meta = load_arrays(folder / "checkpoints" / "last")
+    assert int(state["step"]) == 8 and meta["digest"]
+    written = list((folder / "checkpoints" / "last" / "8" / "state").glob("ocdbt.process_*"))
+    assert [p.name for p in written] == ["ocdbt.process_0"]
+    train(folder, DataParallel(jax.devices()[:1]), epochs=2, batch=4)
+    assert int(load_arrays(folder / "checkpoints" / "last")[0]["step"]) == 16
+    a, b = losses(folder), losses(many / "resident")
+    assert list(a) == list(b) == list(range(1, 17))
+    np.testing.assert_allclose(list(a.values())[8:], list(b.values())[8:], rtol=1e-5)
+
+
+def test_a_checkpoint_of_one_process_is_restored_on_two(tmp_path, one):
+    train(tmp_path / "resident", DataParallel(jax.devices()[:1]), epochs=1, batch=4)
+    several(2, tmp_path, "resident")
+    a, b = losses(tmp_path / "resident"), losses(one / "resident")
+    assert list(a) == list(b) == list(range(1, 17))
+    np.testing.assert_allclose(list(a.values())[8:], list(b.values())[8:], rtol=1e-5)
