@@ -57,8 +57,9 @@ class Run:
     def samples(self) -> dict[str, np.ndarray]:
         """``clones`` (T, H, W), ``low``, ``full`` (H, W): one test slice in HU.
 
-        With several doses (D, T, H, W) and (D, H, W), in the order of the study's doses; and what
-        the study's ``measure`` kept.
+        With several doses (D, T, H, W) and (D, H, W), in the order of the study's doses; test
+        slices to scroll through, (S, H, W): ``scrolled``, ``scrolled_low``, ``scrolled_full``; and
+        what the study's ``measure`` kept.
         """
         with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
             return {k: arrays[k] for k in arrays.files}

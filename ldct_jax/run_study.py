@@ -27,6 +27,9 @@ from ldct_jax.train.interrupt import StopRequest
 from ldct_jax.train.loop import Job, train
 from ldct_jax.train.parallel import DataParallel
 
+SCROLLED = 6
+"""Test slices that a report's viewer scrolls through."""
+
 
 def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlices]) -> Path:
     """Train what is missing, evaluate it, and write the report; returns the report's path.
@@ -406,7 +409,9 @@ def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:
 def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:
     """One test slice for figures: ``clones`` (T, H, W), ``low``, ``full`` (H, W), HU.
 
-    Where there are several doses, (D, …) with one entry for each.
+    Where there are several doses, (D, …) with one entry for each. And (S, H, W) of up to
+    :data:`SCROLLED` test slices at the last dose: ``scrolled``, ``scrolled_low``,
+    ``scrolled_full``.
     """
     levels = test.dose_levels
     per_dose = len(test) // len(levels)
@@ -417,7 +422,14 @@ def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:
         "low": np.stack([test.low_hu[i] for i in places]),
         "full": np.stack([test.full_hu[i] for i in places]),
     }
-    return samples if len(levels) > 1 else {k: v[0] for k, v in samples.items()}
+    if len(levels) == 1:
+        samples = {k: v[0] for k, v in samples.items()}
+    steps = np.linspace(0, per_dose - 1, min(per_dose, SCROLLED)).round().astype(int)
+    scrolled = (len(levels) - 1) * per_dose + steps
+    samples["scrolled"] = np.rint(images[-1, scrolled]).astype(np.int16)
+    samples["scrolled_low"] = np.asarray(test.low_hu[scrolled])
+    samples["scrolled_full"] = np.asarray(test.full_hu[scrolled])
+    return samples
 
 
 def _leaves(tree):

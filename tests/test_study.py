@@ -56,6 +56,18 @@ def test_the_reports_numbers_equal_a_recomputation_from_the_checkpoint(finished)
         np.testing.assert_allclose(rows[label]["PSNR [dB]"]["mean"], expected, rtol=1e-9)
 
 
+def test_the_page_scrolls_through_test_slices(finished):
+    found = results.load(finished)
+    test = found.study["splits"][0]["test"]
+    pairs = phantom_pairs(load_study("pcn_ablation").scales["smoke"].phantoms).of(test)
+    for run in found.runs:
+        assert run.samples["scrolled"].shape == pairs.low_hu.shape
+        np.testing.assert_array_equal(run.samples["scrolled_low"], pairs.low_hu)
+        np.testing.assert_array_equal(run.samples["scrolled_full"], pairs.full_hu)
+        middle = run.samples["scrolled"][len(pairs) // 2]
+        np.testing.assert_array_equal(middle, run.samples["clones"][-1])
+
+
 def test_a_patient_is_on_one_side_only(finished):
     split = results.load(finished).study["splits"][0]
     sides = [set(split[side]) for side in ("train", "validation", "test")]

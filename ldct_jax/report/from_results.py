@@ -253,13 +253,13 @@ def sample(run: Run, results: Results, dose: float | None = None) -> dict[str, n
 
 def viewer(results: Results, labels: Mapping[str, str]) -> page.Viewer:
     """Low dose, the outputs of ``labels`` and the reference, to be compared by hand."""
-    first = sample(results.runs[0], results)
-    stacks = {"low dose": first["low"][None]}
+    first = results.runs[0].samples
+    stacks = {"low dose": first["scrolled_low"]}
     for variant, label in labels.items():
         if results.of(variant):
-            stacks[label] = sample(results.of(variant)[0], results)["clones"][-1][None]
-    stacks["normal dose"] = first["full"][None]
-    return page.Viewer(stacks, caption=f"The middle test slice. Data: {data_words(results)}.")
+            stacks[label] = results.of(variant)[0].samples["scrolled"]
+    stacks["normal dose"] = first["scrolled_full"]
+    return page.Viewer(stacks, caption=f"Test slices. Data: {data_words(results)}.")
 
 
 # ---- claims -------------------------------------------------------------------------------------
