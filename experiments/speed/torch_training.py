@@ -21,14 +21,14 @@ class Shared:
         self.request, self.how = request, request["how"]
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         folder = Path(request["folder"])
-        data = np.load(folder / "data.npz")
+        data = np.load(folder / "data.npz", allow_pickle=False)
         self.low_hu, self.high_hu = (float(x) for x in data["window"])
         self.raw = (data["low"], data["full"])
         self.slices = [torch.from_numpy(a).to(self.device) for a in self.raw]
         self.validation = [
             torch.from_numpy(data[f"validation_{k}"]).to(self.device) for k in ("low", "full")
         ]
-        arrays = dict(np.load(folder / f"model-{request['name']}.npz"))
+        arrays = dict(np.load(folder / f"model-{request['name']}.npz", allow_pickle=False))
         self.check_input = images(arrays.pop("input"))
         self.check_output = arrays.pop("output")
         fields = dict(request["fields"])
@@ -44,7 +44,7 @@ class Shared:
         self.order = None
         path = folder / f"order-{request['size']}-{request['batch']}.npy"
         if path.exists():
-            self.order = np.load(path)
+            self.order = np.load(path, allow_pickle=False)
 
     def to_unit(self, hu):
         """(B, S, S) HU → (B, 1, S, S) float32 in [0, 1]."""

@@ -58,7 +58,7 @@ class Shared:
 
     def __init__(self, request: dict):
         folder = Path(request["folder"])
-        self.request, self.data = request, np.load(folder / "data.npz")
+        self.request, self.data = request, np.load(folder / "data.npz", allow_pickle=False)
         self.window = Window(*(float(x) for x in self.data["window"]))
         how = request["how"]
         fields = {**request["fields"], "dtype": jnp.dtype(request["dtype"])}
@@ -67,7 +67,7 @@ class Shared:
             self.model = RematClones(**fields)
         else:
             self.model = build(request["kind"], fields)
-        arrays = dict(np.load(folder / f"model-{request['name']}.npz"))
+        arrays = dict(np.load(folder / f"model-{request['name']}.npz", allow_pickle=False))
         self.input, self.output = arrays.pop("input"), arrays.pop("output")
         self.variables = jax.device_put(unflatten_dict(arrays, sep="/"))
 
@@ -98,7 +98,9 @@ class Shared:
             source="phantoms",
         )
         patches = Patches(r["size"], r["stride"], r["batch"], None)
-        order = np.load(Path(r["folder"]) / f"order-{r['size']}-{r['batch']}.npy")
+        order = np.load(
+            Path(r["folder"]) / f"order-{r['size']}-{r['batch']}.npy", allow_pickle=False
+        )
         feeder = SharedOrder(pairs, patches, order)
         return FixedBatch(feeder) if r["how"].get("fixed_batch") else feeder
 
