@@ -54,7 +54,7 @@ ATTRIBUTION = (
 SCALES = {
     "demo": Scale(
         "demo",
-        "three clones of 32 filters, six epochs of 24,000 patches: what two CPU cores train in "
+        "three clones of 32 filters, four epochs of 24,000 patches: what two CPU cores train in "
         "about an hour",
         monitor_slices=3,
         test_slices=6,
@@ -146,7 +146,7 @@ def variants(scale: str) -> dict[str, Experiment]:
             patches=Patches(
                 size=55, stride=52, batch=16, slices_per_patient=None, augment="dihedral"
             ),
-            epochs=1 if smoke else 6,
+            epochs=1 if smoke else 4,
             ema_decay=0.9 if smoke else 0.999,
         )
     }
