@@ -26,7 +26,7 @@ class Progress:
         self._text = ""
 
     def __enter__(self) -> Progress:
-        if self._stream.isatty():
+        if self._stream.isatty() and self.total:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
@@ -46,7 +46,7 @@ class Progress:
     def __exit__(self, *error) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif error == (None, None, None):
+        elif error == (None, None, None) and self.total:  # of nothing there is nothing to say
             self._line()
 
     def advance(self, n: int = 1, text: str = "") -> None:

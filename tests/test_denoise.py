@@ -170,7 +170,7 @@ def test_gaps_duplicates_and_localizers_are_told(tmp_path):
     slice_of(tmp_path / "in" / "scout.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     told = []
     summary = denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
-    assert any("about 1 missing" in t for t in told)
+    assert any("about 1 slice missing" in t for t in told)
     assert any("1 duplicate skipped" in t for t in told)
     assert summary.left_out == (("scout.dcm", "a localizer"),)
     assert len(contents(tmp_path / "out")) == 5
@@ -205,6 +205,33 @@ def test_a_damaged_file_is_left_out_and_makes_the_command_fail_at_the_end(tmp_pa
     assert cli([*arguments[:2], str(tmp_path / "o"), *arguments[3:], "--strict"]) == 1
     assert "a/001.dcm: truncated" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
+
+
+def test_the_summary_says_what_became_of_everything(tmp_path, capsys):
+    """A folder as it comes from an archive: two series, a localizer, a broken file, a note."""
+    source = two_series(tmp_path / "in")
+    slice_of(source / "scout" / "s.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    broken = source / "b" / "001.dcm"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    (source / "README.txt").write_text("exported by nobody")
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--model", "gaussian"]
+    assert cli(arguments) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[1].split()[:2] == ["series", "result"]
+    for folder, number in (("a", 1), ("b", 2)):
+        (row,) = (line.split() for line in lines if line.startswith(f"{folder} #"))
+        written = pydicom.dcmread(next((tmp_path / "out" / folder).glob("*.dcm")))
+        assert row[:3] == [folder, f"#{number}", f"#{written.SeriesNumber}"]
+    assert f"results are in {tmp_path / 'out'}" in lines
+    assert "left out: scout/s.dcm: a localizer" in lines
+    assert "left out: b/001.dcm: truncated: the file is shorter than its image" in lines
+    assert "passed over: 1 file without the mark of a DICOM file" in lines
+    assert "checking: 8/8 files" in captured.err
+    assert cli(arguments) == 1
+    captured = capsys.readouterr()
+    assert "kept: finished by an earlier run, not computed again" in captured.out
+    assert "denoising" not in captured.err  # nothing was left to do
 
 
 # ---- what must not happen ------------------------------------------------------------------------

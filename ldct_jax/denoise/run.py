@@ -20,7 +20,7 @@ from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.inputs import Inputs, InputSeries, Rejected, survey
 from ldct_jax.dicom.read import walk
 from ldct_jax.errors import DataError, LdctError, UsageError
-from ldct_jax.progress import Progress
+from ldct_jax.progress import Progress, track
 
 RECORD = "ldct_denoise.json"
 """In OUT: what was done to what, and how an interrupted run knows finished volumes."""
@@ -76,7 +76,8 @@ def judge(source: Path, out: Path) -> Judged:
             rejected.append(Rejected(path, reason, damaged=True))
         else:
             volumes.append(path)
-    inputs = survey(f for f in files if not is_volume(f))
+    images = [f for f in files if not is_volume(f)]
+    inputs = survey(track(images, "checking", "files") if source.is_dir() else images)
     inputs = dataclasses.replace(inputs, rejected=(*inputs.rejected, *rejected))
     if not inputs.series and not volumes:
         raise DataError(_nothing(source, inputs))
@@ -111,7 +112,7 @@ def denoise_path(
     source, out = Path(source), Path(out)
     judged = judge(source, out)
     if options.strict and judged.damaged:
-        raise DataError(_damaged(judged) + " (--strict)")
+        raise DataError(_damaged(judged) + "; --strict refuses it")
     if isinstance(model, Found):
         if model.needs_jax:
             start()
@@ -261,6 +262,8 @@ class _Run:
             left_out=tuple((_shown(r.path, self.judged.root), r.reason) for r in rejected),
             damaged=len(self.judged.damaged),
             failed=tuple(self.failed),
+            out=str(self.out),
+            others=self.judged.inputs.others,
         )
 
 

@@ -88,6 +88,7 @@ class SeriesJob:
             name=name_of(series, root),
             slices=len(series.headers),
             matrix=(first.rows, first.columns),
+            number=number,
         )
 
     def plan(self) -> int:

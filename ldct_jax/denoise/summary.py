@@ -40,7 +40,8 @@ class Result:
 
     ``clipped``: pixels cut to the stored range. ``moved``: pixels taken off the padding value.
     ``cut_by_window``: pixels outside the window of a model that clips its input. ``written`` and
-    ``kept``: slices written now, and found finished from an earlier run.
+    ``kept``: slices written now, and found finished from an earlier run. ``number``: the
+    SeriesNumber of the result; None for volumes.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Result:
     written: int = 0
     kept: int = 0
     seconds: float = 0.0
+    number: int | None = None
 
     def add(
         self, before: np.ndarray, after: np.ndarray, padding: np.ndarray | None, slices: int = 1
@@ -86,6 +88,7 @@ class Result:
             "matrix": list(self.matrix),
             "written": self.written,
             "kept": self.kept,
+            "series_number": self.number,
             **statistics,
             "clipped_pixels": self.clipped,
             "moved_off_padding_pixels": self.moved,
@@ -97,7 +100,10 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A whole run: results, and (name, reason) of the files left out and of what failed."""
+    """A whole run: results, and (name, reason) of the files left out and of what failed.
+
+    ``out``: the folder of the results. ``others``: files passed over that nothing marks as images.
+    """
 
     model: str
     digest: str
@@ -106,6 +112,8 @@ class Summary:
     left_out: tuple[tuple[str, str], ...]
     damaged: int
     failed: tuple[tuple[str, str], ...] = ()
+    out: str = ""
+    others: int = 0
 
     def record(self) -> dict:
         """For ``--json``."""
@@ -116,33 +124,46 @@ class Summary:
             "results": [r.row() for r in self.results],
             "left_out": [{"file": f, "reason": r} for f, r in self.left_out],
             "failed": [{"name": n, "reason": r} for n, r in self.failed],
+            "other_files": self.others,
         }
 
     def text(self) -> str:
         """The table that ends the command; warnings were told as they were found."""
         lines = [f"model {self.model}, sha256 {self.digest[:16]}…, blend {self.blend:g}"]
+        new = any(r.number is not None for r in self.results)
         head = ("series", "slices", "matrix", "HU before", "HU after", "change", "clipped px")
-        rows = [head]
+        rows = [("series", "result", *head[1:]) if new else head]
         for r in self.results:
             rows.append(
                 (
                     r.name,
+                    *(["–" if r.number is None else f"#{r.number}"] if new else []),
                     f"{r.slices}" + (f" ({r.kept} kept)" if r.kept else ""),
                     f"{r.matrix[0]}x{r.matrix[1]}",
                     *(_pair(m) for m in (r.before, r.after, r.change)),
                     str(r.clipped + r.moved),
                 )
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         for row in rows:
             lines.append("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
-        lines.append("HU: mean ± sd over the pixels outside padding")
+        lines.append("HU: mean ± sd over the pixels outside padding; change: after - before")
+        if new:
+            lines.append("#: SeriesNumber; the results are new series of the same studies")
+        if any(r.kept for r in self.results):
+            lines.append("kept: finished by an earlier run, not computed again")
+        if self.out and self.results:
+            lines.append(f"results are in {self.out}")
         lines += [f"left out: {file}: {reason}" for file, reason in self.left_out[:10]]
         lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
         if len(self.left_out) > 10:
             lines.append(f"left out: {len(self.left_out) - 10} more files")
+        if self.others:
+            files = f"{self.others} file{'s' * (self.others > 1)}"
+            lines.append(f"passed over: {files} without the mark of a DICOM file")
         return "\n".join(lines)
 
 
 def _pair(moments: Moments) -> str:
-    return f"{moments.mean:.1f} ± {moments.sd:.1f}" if moments.n else "–"
+    # + 0.0: a mean of -0.04 is not "-0.0".
+    return f"{round(moments.mean, 1) + 0.0:.1f} ± {moments.sd:.1f}" if moments.n else "–"

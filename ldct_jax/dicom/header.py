@@ -241,7 +241,7 @@ def _is_decodable(path: Path, values: dict[str, _Value], syntax: str) -> None:
         raise Unusable(path, "its pixel bits don't start at bit 0 (HighBit)")
     if syntax in NATIVE:
         if path.stat().st_size < rows * columns * 2:
-            raise Unusable(path, "truncated: it is shorter than its pixels", damaged=True)
+            raise Unusable(path, "truncated: the file is shorter than its image", damaged=True)
     elif syntax != RLE and syntax not in JPEG + JPEG2000:
         raise Unusable(path, f"transfer syntax {syntax} is not one of still CT images")
 

@@ -66,11 +66,15 @@ class Rejected:
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Series in order of first appearance, what was left out, and the SeriesNumbers in use."""
+    """Series in order of first appearance, what was left out, and the SeriesNumbers in use.
+
+    ``others``: how many files were passed over, since nothing marks them as DICOM.
+    """
 
     series: tuple[InputSeries, ...]
     rejected: tuple[Rejected, ...]
     numbers: frozenset[int]
+    others: int = 0
 
 
 def survey(files: Iterable[Path]) -> Inputs:
@@ -79,11 +83,12 @@ def survey(files: Iterable[Path]) -> Inputs:
     Raises nothing for a file that can't be used: it is in :attr:`Inputs.rejected`.
     """
     groups: dict[tuple, list[Header]] = {}
-    rejected, numbers = [], set()
+    rejected, numbers, others = [], set(), 0
     with Trials() as trials:
         for path in files:
             try:
                 if not looks_like_dicom(path):
+                    others += 1
                     continue
                 header = _checked(path, trials)
             except Unusable as error:
@@ -93,7 +98,7 @@ def survey(files: Iterable[Path]) -> Inputs:
             groups.setdefault(_identity(header), []).append(header)
     series = tuple(_ordered(headers) for headers in groups.values())
     numbers |= {s.number for s in series}
-    return Inputs(series, tuple(rejected), frozenset(numbers - {None}))
+    return Inputs(series, tuple(rejected), frozenset(numbers - {None}), others)
 
 
 def _checked(path: Path, trials: Trials) -> Header:

@@ -245,8 +245,9 @@ def gaps_of(positions_mm) -> tuple[str, ...]:
         return ()
     missing = sum(round(width / step) - 1 for _, width in gaps)
     where = ", ".join(f"{width:.4g} mm at {at:.4g} mm" for at, width in gaps[:3])
+    slices, are = ("slice", "gap") if missing == 1 else ("slices", "gaps")
     more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
-    return (f"about {missing} missing: {where}{more}",)
+    return (f"about {missing} {slices} missing (usual step {step:.4g} mm): {are} of {where}{more}",)
 
 
 def load(files: SliceFiles, *, damaged: str = "error") -> Series:

@@ -167,4 +167,4 @@ def test_a_damaged_slice_stops_reading_or_is_skipped_and_said(tmp_path):
         read_folder(tmp_path)
     (series,) = read_folder(tmp_path, damaged="skip")
     assert len(series) == 5
-    assert "about 1 missing" in series.skipped[-1]
+    assert "about 1 slice missing" in series.skipped[-1]

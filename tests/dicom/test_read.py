@@ -134,7 +134,7 @@ def test_gaps_duplicates_localizers_and_other_kernels(tmp_path):
     assert series["B30f"].skipped == (
         "1 duplicate skipped",
         "1 second image at a taken position skipped",
-        "about 1 missing: 2 mm at 1 mm",
+        "about 1 slice missing (usual step 1 mm): gap of 2 mm at 1 mm",
     )
     np.testing.assert_array_equal(series["B30f"].hu, BODY[[0, 1, 3, 4, 5]])
 
