@@ -58,7 +58,7 @@ class Trained:
                 continue
             low, high = span
             if not low * (1 - TOLERANCE) <= value <= high * (1 + TOLERANCE):
-                found.append(f"{what} {value:.4g} {unit}, trained on {_span(span)}")
+                found.append(f"{what} {value:.4g} {unit}, trained on {_span(span)} {unit}")
         return found
 
 
