@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,8 @@ class Checkpoints:
             if self._saved is not None and jax.process_index() == 0:
                 read(self.folder / str(self._saved))
         except DamagedCheckpoint as error:
+            if _is_full(self.folder):
+                raise CheckpointError(NO_SPACE) from error
             raise CheckpointError(
                 f"the checkpoint of step {self._saved} is not on the disk as it was saved: was "
                 f"{self.folder.parent} changed or removed? Run the same command again to go on "
@@ -169,10 +172,20 @@ class Checkpoints:
         except ValueError as error:  # tensorstore reports a full disk this way
             if "No space left" not in str(error):
                 raise
-            raise CheckpointError(
-                "the checkpoint can't be written: no space left on the device; free some, then "
-                "run the same command again"
-            ) from error
+            raise CheckpointError(NO_SPACE) from error
+
+
+NO_SPACE = (
+    "the checkpoint can't be written: no space left on the device; free some, then run the same "
+    "command again"
+)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether less than a checkpoint's worth is free: a writer may fail there without a word."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free < 1 << 20
 
 
 class DamagedCheckpoint(CheckpointError):
