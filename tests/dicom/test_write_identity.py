@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -222,6 +223,45 @@ def test_dcmtk_sees_the_denoised_hu(tmp_path):
     assert np.abs(found - expected).max() <= 1  # a half may fall to either side in float32
     assert np.count_nonzero(found != expected) < 3
     assert np.count_nonzero(found != hu) > 100
+
+
+# ---- dcm2niix as another one: a whole series as one volume ---------------------------------------
+
+
+def dcm2niix_volume(folder: Path, scratch: Path) -> tuple[np.ndarray, np.ndarray]:
+    """HU (X, Y, Z) and affine of the one series in ``folder`` as dcm2niix reads them."""
+    there = importlib.util.find_spec("dcm2niix") is not None
+    require(there, "dcm2niix is missing: pip install dcm2niix")
+    import dcm2niix
+    import nibabel
+
+    scratch.mkdir()
+    command = [dcm2niix.bin, "-b", "n", "-z", "n", "-f", "series", "-o", str(scratch), str(folder)]
+    subprocess.run(command, check=True, capture_output=True)
+    image = nibabel.load(scratch / "series.nii")
+    return np.asarray(image.dataobj), image.affine
+
+
+def test_dcm2niix_sees_the_same_volume(tmp_path):
+    write_series(tmp_path / "in", noisy(anatomy(0), 20, 0), SeriesNumber=3, PatientSex="M")
+    hu, affine = dcm2niix_volume(tmp_path / "in", tmp_path / "a")
+    same, same_affine = dcm2niix_volume(identity(tmp_path / "in", tmp_path / "out"), tmp_path / "b")
+    np.testing.assert_array_equal(same_affine, affine)
+    np.testing.assert_array_equal(same, hu)
+    assert hu.shape == (64, 64, 6) and hu.min() == -1024
+    denoise_path(tmp_path / "in", tmp_path / "median", find("median"))
+    changed, changed_affine = dcm2niix_volume(tmp_path / "median", tmp_path / "c")
+    np.testing.assert_array_equal(changed_affine, affine)
+    assert (changed != hu).mean() > 0.3
+
+
+def test_dcm2niix_sees_the_same_volume_of_real_series(real_ct, tmp_path):
+    for name in ("TCGA-LIHC-A10W", "RIDER-0117"):  # one without and one with padding
+        result = identity(real_ct / name, tmp_path / name)
+        hu, affine = dcm2niix_volume(real_ct / name, tmp_path / f"{name}-a")
+        same, same_affine = dcm2niix_volume(result, tmp_path / f"{name}-b")
+        np.testing.assert_array_equal(same_affine, affine)
+        np.testing.assert_array_equal(same, hu)
 
 
 def test_a_whole_series_is_clean_for_dcentvfy(tmp_path):
