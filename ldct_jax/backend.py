@@ -12,6 +12,8 @@ from ldct_jax.errors import LdctError, UsageError
 ACCEL = "ACCEL"
 # Who the processes are, where no launcher says it: HOST:PORT of the first, how many, which one.
 JOIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# A process that is silent for so long is lost, and ends the others wherever they wait for it.
+LOST_AFTER_S = 30
 
 
 def cache_folder() -> Path:
@@ -100,7 +102,7 @@ def join() -> None:
             "cluster_detection_method": "deactivate",
         }
     try:
-        jax.distributed.initialize(**arguments)
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=LOST_AFTER_S)
     except ValueError as error:
         raise LdctError(
             f"no launcher was recognised ({' '.join(str(error).split())}): start under SLURM, "

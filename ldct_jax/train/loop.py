@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldct_jax.errors import NumericsError
+from ldct_jax.errors import LdctError, NumericsError
 from ldct_jax.hu import Window
 from ldct_jax.optim import Adam
 from ldct_jax.progress import Progress
@@ -85,7 +85,8 @@ def train(
     returns numbers to log; its ``validation_psnr`` decides which checkpoint is the best one, and
     with ``undenoised_psnr`` whether a checkpoint counts as good (:func:`health.is_good`).
     Raises NumericsError after five batches in a row with non-finite gradients, CheckpointError
-    where saving fails or the folder holds another model, Interrupted after a signal (saved).
+    where saving fails or the folder holds another model, Interrupted after a signal (saved),
+    LdctError where another process of the same training was lost.
     """
     stop = stop or StopRequest()
     total = job.epochs * feeder.steps_per_epoch
@@ -221,6 +222,9 @@ def train(
         nonlocal saved_at, saved_step
         with clock.section("save"):
             log.flush()
+            if parallel.processes > 1:
+                # What is saved in the background meets the other processes by one name for both.
+                (best if to is last else last).wait()
             to.save(
                 state,
                 {
@@ -236,6 +240,7 @@ def train(
     owed = bool(extra.get("owes_evaluation"))
     log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else _NoLog()
     spikes, spike_told = health.LossSpikes(log.losses), None
+    alone = False
     try:
         with (
             stop.deferring(),
@@ -280,11 +285,22 @@ def train(
     except Interrupted:
         last.wait()
         raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if parallel.processes == 1 or (isinstance(error, ValueError) and "Gloo" not in str(error)):
+            raise
+        alone = True
+        raise LdctError(
+            f"{name}: the processes can't go on together ({' '.join(str(error).split())[:160]}): "
+            "one of them ended or failed; run the same command again on all of them to go on from "
+            "the last checkpoint"
+        ) from error
     finally:
         log.close()
-        with clock.section("save"), stop.deferring():
-            last.close()
-            best.close()
+        # A save of several processes waits for all of them, and so for ever where one is lost.
+        if not alone:
+            with clock.section("save"), stop.deferring():
+                last.close()
+                best.close()
     return outcome
 
 
