@@ -62,6 +62,23 @@ def noise(out, size, views, slices, n0, seed):
     _write(out, "noise", {"seed": seed, "n0": n0}, tables, figures)
 
 
+@physics.command()
+@common
+@click.option("--n0", default=1e5, show_default=True, help="Photons a ray at normal dose.")
+@click.option("--seed", default=1, show_default=True, help="Of the patients and the noise.")
+def streaks(out, size, views, n0, seed):
+    """Streaks between the hips at low dose: a pelvis, an abdomen and a water disc.
+
+    \b
+    Example:
+      ldct physics streaks reports/physics
+    """
+    from ldct_jax.cli.physics_streaks import streaks_report
+
+    tables, figures = streaks_report(size=size, views=views, n0=n0, seed=seed)
+    _write(out, "streaks_pelvis", {"seed": seed, "n0": n0}, tables, figures)
+
+
 @physics.command("dose-table")
 @common
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of DICOM series.")
@@ -124,6 +141,7 @@ def phantoms(out, patients, size, seed):
     for region, windows in (
         ("abdomen", {"": hu.ABDOMEN}),
         ("thorax", {"": hu.ABDOMEN, "_lung": hu.Window(-1350, 150, clip=True)}),
+        ("pelvis", {"": hu.ABDOMEN}),
     ):
         pictures = {}
         for i in range(patients):

@@ -1,4 +1,4 @@
-"""Random patients: noise-free CT of an abdomen or a thorax with labels and known lesions.
+"""Random patients: noise-free CT of abdomen, thorax or pelvis with labels and known lesions.
 
 Not a Shepp-Logan: organs, vessel trees, gut, ribs and a textured spine that differ from patient
 to patient and run on from slice to slice. Anatomy is a function of the seed alone; matrix size,
@@ -15,12 +15,13 @@ from scipy import fft, ndimage
 from ldct_jax.ct.abdomen import Abdomen
 from ldct_jax.ct.canvas import LABEL, TEXTURES_MM, TISSUES, Canvas, Warp
 from ldct_jax.ct.lesions import Lesion, draw_lesions, paint_lesions
+from ldct_jax.ct.pelvis import Pelvis
 from ldct_jax.ct.thorax import Thorax
 from ldct_jax.errors import UsageError
 
 __all__ = ["LABEL", "REGIONS", "TISSUES", "Lesion", "Phantom", "random_patient"]
 
-REGIONS = {"abdomen": Abdomen, "thorax": Thorax}
+REGIONS = {"abdomen": Abdomen, "thorax": Thorax, "pelvis": Pelvis}
 BLUR_MM = 0.42  # standard deviation of the anatomy's point spread, finer than a smooth kernel's
 
 
@@ -34,7 +35,7 @@ class Phantom:
       lesions: (N, H, W) uint8, 0 or 1 + the index into ``lesion_table``.
       lesion_table: what the lesions are.
       pixel_mm, slice_mm: sampling, mm.
-      region: ``abdomen`` or ``thorax``.
+      region: one of :data:`REGIONS`.
     """
 
     hu: np.ndarray

@@ -29,11 +29,20 @@ def test_noise(tmp_path, capfd):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_streaks(tmp_path, capfd):
+    assert run(["physics", "streaks", str(tmp_path), *SMALL]) == 0
+    assert "Streaks between the hips" in capfd.readouterr().out
+    rows = cells(tmp_path, "streaks_pelvis", "streaks_pelvis")
+    assert {row[0] for row in rows} == {"pelvis", "abdomen", "water disc"}
+    for name in ("streaks_pelvis", "streaks_pelvis_noise"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.core
 def test_phantoms(tmp_path, capfd):
     assert run(["physics", "phantoms", str(tmp_path), "--patients", "1", "--size", "96"]) == 0
     assert "slices a minute" in capfd.readouterr().out
-    assert len(cells(tmp_path, "phantoms", "phantoms")) == 2
+    assert len(cells(tmp_path, "phantoms", "phantoms")) == 3
     assert (tmp_path / "phantoms_thorax_lung.png").exists()
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ldct_jax.ct import checks
 from ldct_jax.ct.phantom import TISSUES, random_patient
 from ldct_jax.errors import UsageError
 
@@ -11,7 +12,7 @@ SMALL = {"size": 128, "pixel_mm": 2.96, "slice_mm": 3.0}
 
 
 @pytest.mark.core
-@pytest.mark.parametrize("region", ["abdomen", "thorax"])
+@pytest.mark.parametrize("region", ["abdomen", "thorax", "pelvis"])
 def test_deterministic_and_different_between_patients(region):
     one, again, other = (
         random_patient(seed, region=region, n_slices=2, **SMALL) for seed in (3, 3, 4)
@@ -50,6 +51,16 @@ def test_anatomy_does_not_depend_on_the_sampling():
             },
         ),
         ("thorax", {"lung": (-920, -760), "fat": (-112, -80), "airway": (-1000, 100)}),
+        (
+            "pelvis",
+            {
+                "fat": (-115, -85),
+                "muscle": (40, 70),
+                "gut content": (-5, 45),
+                "spongy bone": (150, 450),
+                "cortical bone": (400, 1000),
+            },
+        ),
     ],
 )
 def test_tissues_have_their_hounsfield_units(region, expected):
@@ -65,6 +76,20 @@ def test_tissues_have_their_hounsfield_units(region, expected):
     for name, (low, high) in expected.items():
         assert len(values[name]) >= 2, name
         assert all(low < value < high for value in values[name]), (name, values[name])
+
+
+def test_a_pelvis_has_a_hip_on_either_side():
+    for seed in range(4):
+        patient = random_patient(seed, region="pelvis", n_slices=1, size=192, pixel_mm=1.97)
+        bone = ndimage.binary_fill_holes(patient.hu[0] > 250)  # marrow may be less dense
+        labels, n = ndimage.label(bone)
+        areas = ndimage.sum_labels(bone, labels, range(1, n + 1)) * 1.97**2
+        hips = [i + 1 for i in np.argsort(areas)[-2:]]
+        columns = sorted(np.nonzero(labels == i)[1].mean() for i in hips)
+        assert columns[0] < 75 and columns[1] > 117, seed  # the middle is 95.5
+        # The smallest section of the smallest femoral head, mm².
+        assert min(areas[i - 1] for i in hips) > np.pi * (21.5**2 - 14**2)
+        assert checks.body_region(patient.hu[0], 1.97) == "pelvis"
 
 
 def test_slices_continue_each_other():
