@@ -117,6 +117,12 @@ class Results:
             return [numbers[label] for numbers in self.study["reference_numbers"].values()]
         return [r.result["numbers"] for r in self.of(label)]
 
+    def quality(self, label: str) -> list[dict]:
+        """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
+        if label in self.references:
+            return [found[label] for found in self.study["reference_quality"].values()]
+        return [r.result["quality"] for r in self.of(label)]
+
 
 def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:
     rows = [row for part in parts for row in part]

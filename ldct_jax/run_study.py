@@ -20,7 +20,10 @@ from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.experiment import Experiment, Scale
 from ldct_jax.metrics.protocols import Protocol
+from ldct_jax.metrics.quality_phantom import QualityPhantom
+from ldct_jax.metrics.quality_phantom import measure as measure_quality
 from ldct_jax.models import vgg
+from ldct_jax.models.filters import run as run_filter
 from ldct_jax.study import Measured, Request, Study, Tested, chosen_variants, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.interrupt import StopRequest
@@ -142,7 +145,7 @@ class _Session:
                 },
                 "splits": [dataclasses.asdict(s) for s in self.splits],
                 **(
-                    {k: old[k] for k in ("references", "reference_numbers")}
+                    {k: old[k] for k in ("references", "reference_numbers", "reference_quality")}
                     if "references" in old
                     else self._references(protocol)
                 ),
@@ -158,12 +161,13 @@ class _Session:
         """Scores and measurements of the filters, by repeat and name."""
         rows: dict = {}
         numbers: dict = {}
+        quality: dict = {}
         for repeat, split in enumerate(self.splits):
             test = self._test(split)
             for name, filtered in self.study.filters.items():
 
                 def denoise(hu, filtered=filtered):
-                    return filtered(np.asarray(hu)[..., None])[..., 0]
+                    return run_filter(filtered, hu)
 
                 denoised = denoise(test.low_hu)
                 scores = protocol.score(denoised, test.full_hu)
@@ -171,7 +175,28 @@ class _Session:
                 if self.study.measure is not None:
                     measured = self.study.measure(Tested(test, denoised, denoise, protocol))
                     numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
-        return {"references": rows, "reference_numbers": numbers}
+            quality[str(repeat)] = {
+                name: self._quality(lambda hu, f=filtered: run_filter(f, hu), test)
+                for name, filtered in self.study.filters.items()
+            }
+        return {
+            "references": rows,
+            "reference_numbers": numbers,
+            "reference_quality": quality,
+        }
+
+    def _quality(self, denoise: Callable[[np.ndarray], np.ndarray], test: PairedSlices) -> dict:
+        """What is left of the quality phantom with the noise of the test slices (last dose)."""
+        shown = test.at(test.dose_levels[-1])
+        phantom = QualityPhantom(
+            size=min(shown.low_hu.shape[1:]),
+            pixel_mm=float(np.median(shown.pixel_mm)),
+            noise_hu=_added_noise(shown),
+        )
+        return {
+            "phantom": dataclasses.asdict(phantom),
+            **dataclasses.asdict(measure_quality(phantom, denoise)),
+        }
 
     def _test(self, split: Split) -> PairedSlices:
         return _spread(self._tested(self.pairs.of(split.test)), self.scale.test_slices)
@@ -317,6 +342,7 @@ class _Session:
                 "test": scores,
                 "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
                 "numbers": dict(measured.numbers),
+                "quality": self._quality(lambda hu: slices(variables, hu), test),
                 "seconds": seconds,
             },
         )
@@ -404,6 +430,14 @@ def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:
         steps = np.linspace(0, len(own) - 1, min(per_patient, len(own)) + 2)[1:-1]
         chosen += [own[round(s)] for s in steps]
     return pairs.take(dict.fromkeys(chosen))
+
+
+def _added_noise(pairs: PairedSlices) -> float:
+    """SD of low minus normal dose in soft tissue, HU; at least 1, the rounding to whole HU."""
+    full = np.asarray(pairs.full_hu)
+    soft = (full > -150) & (full < 250)
+    added = (np.asarray(pairs.low_hu) - full.astype(np.int32))[soft]
+    return max(1.0, float(added.std())) if added.size else 1.0
 
 
 def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:

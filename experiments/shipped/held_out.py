@@ -34,6 +34,7 @@ from ldct_jax.models.filters import (
     NonLocalMeans,
     TotalVariation,
     Wiener,
+    run,
 )
 from ldct_jax.progress import Progress
 from ldct_jax.report import tables
@@ -149,10 +150,6 @@ def load_patients(data: str, wanted: set[str]) -> dict[str, Patient]:
 def spread(n: int, count: int) -> np.ndarray:
     """``count`` indices of ``n`` slices, evenly spread, none at the ends."""
     return np.linspace(0, n - 1, count + 2)[1:-1].round().astype(int)
-
-
-def run(filtered: Callable, hu: np.ndarray) -> np.ndarray:
-    return filtered(np.asarray(hu, np.float32)[..., None])[..., 0]
 
 
 def tune(training: dict[str, Patient], case: Case) -> dict[str, Callable]:

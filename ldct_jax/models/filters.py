@@ -194,6 +194,11 @@ def _in_unit_range(x, filtered):
     return filtered((x - low) / width, noise / width) * width + low
 
 
+def run(filtered, hu) -> np.ndarray:
+    """A filter on whole slices: (N, H, W) HU → float32 (N, H, W)."""
+    return filtered(np.asarray(hu)[..., None])[..., 0]
+
+
 # The names that the command line and the tables use.
 FILTERS = {
     "identity": Identity,

@@ -11,7 +11,7 @@ from ldct_jax import spec
 from ldct_jax.metrics.protocols import Protocol, named, pcn
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.models.filters import Gaussian
-from ldct_jax.report import claims, figures, images, page, tables
+from ldct_jax.report import claims, figures, images, page, physics, tables
 from ldct_jax.results import Results, Run
 
 # A quarter of the image's side around its centre, a little to the left: the liver, mostly.
@@ -60,7 +60,7 @@ def standard(
         title=study["title"],
         intro=f"Reproduces {study['reproduces']} at the {study['scale']['name']} scale. "
         f"{study['scale']['words'].capitalize()}.",
-        sections=sections,
+        sections=[*sections, physics.section(results)],
         claims=judged,
         provenance=provenance(results),
         viewer=viewer(results, shown),
