@@ -108,7 +108,7 @@ def dose_table(out, size, views, data, slices, seed, attribution):
 def sample(out, data):
     """A page of the CT series in DATA: three slices of each, geometry, kernel, noise.
 
-    
+    \b
     Example:
       ldct physics sample reports/sample
     """
