@@ -1,24 +1,130 @@
-"""Turn a finished run into the file that ships: the parameters for inference and their record.
+"""Turn a finished run into what ships: the parameters for inference, and a model card.
 
-python -m experiments.shipped.release runs/shipped/pcn3 ldct_jax/shipped/pcn3.npz
+    python -m experiments.shipped.release runs/shipped/pcn3 docs/results/shipped ldct_jax/shipped
+
+The second argument holds what `experiments.shipped.held_out` measured on that very run.
 """
 
 import argparse
+import json
 from pathlib import Path
 
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, VALIDATION, variants
+from ldct_jax import results
+from ldct_jax.errors import UsageError
+from ldct_jax.hu import Window
 from ldct_jax.train import released
-from ldct_jax.train.checkpoint import load_model
+from ldct_jax.train.checkpoint import combined, load_model
+
+DOSES = ("10 %", "25 %", "50 %")
+FILTERS = ("median", "gaussian", "wiener", "bilateral", "nlm", "tv")
+# The paper's schedule: 60 epochs of the stride-4 grid of 55x55 patches on 9 patients x 10 slices.
+PAPER_PATCHES = 60 * 90 * ((512 - 55) // 4 + 1) ** 2
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
+    parser.add_argument("measured", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    _, variables, _, meta = load_model(given.run)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    released.write(given.out, variables, meta)
-    print(f"{given.out}: {given.out.stat().st_size:,} bytes")
+    _, variables, window, meta = load_model(given.run)
+    measured = json.loads((given.measured / "held_out_by_patient.json").read_text("utf-8"))
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / f"{given.run.name}.npz"
+    released.write(path, variables, meta)
+    digest = combined(released.read(path)[1]["digests"])
+    if measured["model"] not in (meta["digest"], digest):
+        raise UsageError(f"{given.measured} holds measurements of another model: measure again")
+    text = card(path, digest, given.run, window, meta, measured, given.measured)
+    path.with_suffix(".md").write_text(text, "utf-8")
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) -> str:
+    """The model card as Markdown."""
+    record, result = meta["record"], results.read_json(run / results.RESULT)
+    experiment = variants("demo")[run.name]
+    template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True)
+    patches = result["steps"] * experiment.patches.batch
+    return environment.from_string(template).render(
+        name=path.stem,
+        model=record["model"],
+        parameters=result["parameters"],
+        bytes=path.stat().st_size,
+        window=window,
+        digest=digest,
+        steps=result["steps"],
+        batch=experiment.patches.batch,
+        size=experiment.patches.size,
+        rate=experiment.optimizer.schedule.rate,
+        share=patches / PAPER_PATCHES,
+        minutes=result["seconds"]["total"] / 60,
+        trained=record["trained_on"],
+        mixed=_mixed(),
+        source=record["data"]["source"],
+        training=sorted(set(TRAINING.values())),
+        validation=list(VALIDATION.values()),
+        held_out=list(HELD_OUT.values()),
+        attribution=ATTRIBUTION,
+        tables=(folder / "held_out.md").read_text("utf-8").strip(),
+        verdict=verdict(measured["rows"]),
+    )
+
+
+def _mixed():
+    from experiments.shipped.train import MIXED
+
+    return MIXED["demo"]
+
+
+def verdict(rows: list[dict]) -> str:
+    """What the model was meant to reach, and whether it did, from the measurements."""
+    by = {(row["case"], row["method"]): row for row in rows}
+    lines = []
+    for dose in DOSES:
+        ours = by[dose, "model"]
+        for what, score in SCORES.items():
+            best = max(FILTERS, key=lambda f, d=dose, s=score: s(by[d, f]))
+            theirs = score(by[dose, best])
+            held = score(ours) > theirs
+            lines.append(
+                f"- {dose} dose, {what}: {score(ours):.4g} against {theirs:.4g} of the best filter "
+                f"({best}): {'better' if held else '**not better**'}."
+            )
+    worst = max(
+        (abs(value), f"{tissue} of {patient} at {dose}")
+        for dose in DOSES
+        for tissue, values in by[dose, "model"]["bias_hu"].items()
+        for patient, value in values.items()
+    )
+    held = "under" if worst[0] < 1 else "**not under**"
+    lines.append(f"- Largest HU bias: {worst[0]:.2f} HU ({worst[1]} dose), {held} 1 HU.")
+    ours, low = by["75 %", "model"], by["75 %", "undenoised"]
+    better = all(s(ours) >= s(low) for s in SCORES.values())
+    lines.append(
+        f"- At 75 % dose it is {'never worse' if better else '**worse in some measure**'} than the "
+        f"input: PSNR {_score('psnr_db')(ours):.2f} against {_score('psnr_db')(low):.2f} dB."
+    )
+    return "\n".join(lines)
+
+
+def _score(metric: str):
+    return lambda row: float(np.mean([patient[metric] for patient in row["pcn"].values()]))
+
+
+SCORES = {
+    "PSNR [dB]": _score("psnr_db"),
+    "SSIM": _score("ssim"),
+    **{
+        f"CNR of {pair}": lambda row, pair=pair: row["cnr"][pair]
+        for pair in ("liver and lesion", "liver and fat", "muscle and fat")
+    },
+}
 
 
 if __name__ == "__main__":
