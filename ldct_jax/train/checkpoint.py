@@ -53,7 +53,8 @@ class Checkpoints:
     """The checkpoints of one kind (``last`` or ``best``) in a run folder.
 
     Saving is asynchronous: the state is copied to the host, and training goes on while it is
-    written. :meth:`wait` returns when everything is on the disk and raises what went wrong.
+    written (one process; of several the first writes, and the others wait for its next step).
+    :meth:`wait` returns when everything is on the disk and raises what went wrong.
     """
 
     def __init__(self, folder: Path, record: dict, *, keep: int = 2):
@@ -64,21 +65,28 @@ class Checkpoints:
         """The checkpoint that :meth:`restore_latest` took, in words, with its digest."""
         self._ocp = ocp
         self._saved: int | None = None
+        # Of several processes the first alone writes, since the state is whole there, and waits for
+        # nobody. It writes at once: the threads of two managers would take barriers of one name.
+        self._writes = jax.process_index() == 0
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
-            create=True,
-            enable_async_checkpointing=True,
+            create=False,
+            enable_async_checkpointing=jax.process_count() == 1,
             # What a crash left half written: nobody else writes here, see run_study's lock.
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=self._writes,
+            multiprocessing_options=_alone(),
         )
-        self._manager = self._guard(
-            lambda: ocp.CheckpointManager(self.folder.absolute(), options=options)
-        )
+
+        def manager():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return ocp.CheckpointManager(self.folder.absolute(), options=options)
+
+        self._manager = self._guard(manager)
 
     def save(self, state: TrainState, extra: dict | None = None) -> None:
         """Begin to save ``state`` under its step; ``extra`` is JSON that is returned with it."""
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if not self._writes or step in self._manager.all_steps():
             return
         # Copies: the caller donates the state's buffers to the next call while this one writes.
         tree = {n: np.array(jax.device_get(v)) for n, v in _flatten(state).items()}
@@ -118,7 +126,7 @@ class Checkpoints:
         """
         try:
             self.wait()
-            if self._saved is not None and jax.process_index() == 0:
+            if self._saved is not None:
                 read(self.folder / str(self._saved))
         except DamagedCheckpoint as error:
             if _is_full(self.folder):
@@ -150,7 +158,7 @@ class Checkpoints:
                 _log.warning("checkpoint %s is damaged, taking the one before: %s", step, error)
                 damaged.append(step)
                 continue
-            for bad in damaged:
+            for bad in damaged if self._writes else ():
                 self._manager.delete(bad)
             self.restored = f"step {step} (sha256 {combined(meta['digests'])[:16]})"
             return _unflatten(tree, like), meta["extra"]
@@ -192,13 +200,19 @@ class DamagedCheckpoint(CheckpointError):
     """A checkpoint whose files are missing or whose values are not the ones that were saved."""
 
 
+def _alone():
+    """Options of what waits for no other process."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+
+
 def _reader(handler):
     """A reader that waits for no other process: any one of them may read at any time."""
     import orbax.checkpoint as ocp
 
-    me = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=_alone())
 
 
 def read_meta(folder: Path) -> dict:
