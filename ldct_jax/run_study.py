@@ -282,7 +282,8 @@ class _Session:
         self.stop.check()
         variables = self.parallel.own(outcome.variables)
         if experiment.select == "best":
-            variables = load_model(folder / "checkpoints" / "best")[1]
+            best = folder / "checkpoints" / "best"
+            variables = self.parallel.in_turn(lambda: load_model(best)[1])
         self.parallel.first(
             lambda: self._evaluate(folder, name, repeat, split, record, slices, outcome, variables)
         )
