@@ -18,20 +18,14 @@ from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split, random_split
 from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.evaluate import WholeSlices
+from ldct_jax.examine import Examiner
 from ldct_jax.experiment import Experiment, Scale
-from ldct_jax.metrics.protocols import Protocol
-from ldct_jax.metrics.quality_phantom import QualityPhantom
-from ldct_jax.metrics.quality_phantom import measure as measure_quality
 from ldct_jax.models import vgg
-from ldct_jax.models.filters import run as run_filter
-from ldct_jax.study import Measured, Request, Study, Tested, chosen_variants, slug
+from ldct_jax.study import Request, Study, chosen_variants, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.interrupt import StopRequest
 from ldct_jax.train.loop import Job, train
 from ldct_jax.train.parallel import DataParallel
-
-SCROLLED = 6
-"""Test slices that a report's viewer scrolls through."""
 
 
 def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlices]) -> Path:
@@ -102,6 +96,7 @@ class _Session:
     stop: StopRequest
 
     def __post_init__(self):
+        self.examiner = Examiner(self.study, self.scale, self.pairs)
         self._feeders: dict = {}
         self._data_digest = self.pairs.digest()
         self.parallel.check_equal(int(self._data_digest[:7], 16), "data")
@@ -147,7 +142,7 @@ class _Session:
                 **(
                     {k: old[k] for k in ("references", "reference_numbers", "reference_quality")}
                     if "references" in old
-                    else self._references(protocol)
+                    else self.examiner.references(self.splits, protocol)
                 ),
                 "command": self.request.command,
                 "versions": provenance.versions(),
@@ -156,54 +151,6 @@ class _Session:
                 "wall_s": {**old.get("wall_s", {}), **wall},
             },
         )
-
-    def _references(self, protocol: Protocol) -> dict:
-        """Scores and measurements of the filters, by repeat and name."""
-        rows: dict = {}
-        numbers: dict = {}
-        quality: dict = {}
-        for repeat, split in enumerate(self.splits):
-            test = self._test(split)
-            for name, filtered in self.study.filters.items():
-
-                def denoise(hu, filtered=filtered):
-                    return run_filter(filtered, hu)
-
-                denoised = denoise(test.low_hu)
-                scores = protocol.score(denoised, test.full_hu)
-                rows.setdefault(str(repeat), {})[name] = results.score_rows(scores, test)
-                if self.study.measure is not None:
-                    measured = self.study.measure(Tested(test, denoised, denoise, protocol))
-                    numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
-            quality[str(repeat)] = {
-                name: self._quality(lambda hu, f=filtered: run_filter(f, hu), test)
-                for name, filtered in self.study.filters.items()
-            }
-        return {
-            "references": rows,
-            "reference_numbers": numbers,
-            "reference_quality": quality,
-        }
-
-    def _quality(self, denoise: Callable[[np.ndarray], np.ndarray], test: PairedSlices) -> dict:
-        """What is left of the quality phantom with the noise of the test slices (last dose)."""
-        shown = test.at(test.dose_levels[-1])
-        phantom = QualityPhantom(
-            size=min(shown.low_hu.shape[1:]),
-            pixel_mm=float(np.median(shown.pixel_mm)),
-            noise_hu=_added_noise(shown),
-        )
-        return {
-            "phantom": dataclasses.asdict(phantom),
-            **dataclasses.asdict(measure_quality(phantom, denoise)),
-        }
-
-    def _test(self, split: Split) -> PairedSlices:
-        return _spread(self._tested(self.pairs.of(split.test)), self.scale.test_slices)
-
-    def _tested(self, pairs: PairedSlices) -> PairedSlices:
-        """The slices at the doses that are tested."""
-        return concatenate([pairs.at(d) for d in self.scale.doses or pairs.dose_levels])
 
     def _trained(self, pairs: PairedSlices) -> PairedSlices:
         """The slices at the doses that are trained on."""
@@ -254,7 +201,6 @@ class _Session:
             return
         feeder = self._feeder(repeat, split, experiment)
         slices = WholeSlices(experiment.model, experiment.window)
-        protocol = self.study.protocol(experiment.window)
         outcome = train(
             Job(
                 model=experiment.model,
@@ -273,7 +219,7 @@ class _Session:
             feeder,
             folder,
             parallel=self.parallel,
-            monitor=self._monitor(slices, protocol, split),
+            monitor=self.examiner.monitor(slices, split),
             monitor_every=self.scale.monitor_every,
             stop=self.stop,
             name=title,
@@ -315,18 +261,8 @@ class _Session:
     ) -> None:
         """Score the test slices and write the run's result."""
         began = time.monotonic()
-        protocol = self.study.protocol(slices.window)
-        test = self._test(split)
-        images = slices.clones(variables, test.low_hu)
-        scores = [results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images]
-        measured = Measured()
-        if self.study.measure is not None:
-            measured = self.study.measure(
-                Tested(test, images[-1], lambda hu: slices(variables, hu), protocol)
-            )
-        np.savez_compressed(
-            folder / results.SAMPLES, **_samples(images, test), **dict(measured.images)
-        )
+        found, samples = self.examiner.result(variables, slices, split)
+        np.savez_compressed(folder / results.SAMPLES, **samples)
         seconds = dict(outcome.seconds)
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
         results.write_json(
@@ -339,11 +275,7 @@ class _Session:
                 "steps": outcome.steps,
                 "skipped": outcome.skipped,
                 "best_validation_psnr": outcome.best,
-                "protocol": protocol.name,
-                "test": scores,
-                "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
-                "numbers": dict(measured.numbers),
-                "quality": self._quality(lambda hu: slices(variables, hu), test),
+                **found,
                 "seconds": seconds,
             },
         )
@@ -386,85 +318,9 @@ class _Session:
                 "another OUT= folder, or remove it"
             )
 
-    def _monitor(self, slices: WholeSlices, protocol: Protocol, split: Split):
-        """PSNR and RMSE of a few validation and test slices; only the former may select."""
-        parts = {
-            name: _spread(self._tested(self.pairs.of(patients)), self.scale.monitor_slices)
-            for name, patients in (("validation", split.validation), ("test", split.test))
-            if patients
-        }
-
-        undenoised = None
-        if "validation" in parts:
-            seen = parts["validation"]
-            undenoised = float(protocol.score(seen.low_hu, seen.full_hu).psnr_db.mean())
-
-        def monitor(variables: dict) -> dict:
-            numbers = {}
-            for name, pairs in parts.items():
-                try:
-                    scores = protocol.score(slices(variables, pairs.low_hu), pairs.full_hu)
-                except NumericsError:
-                    continue  # the training itself counts and stops; there is nothing to score
-                numbers[f"{name}_psnr"] = float(scores.psnr_db.mean())
-                numbers[f"{name}_rmse"] = float(scores.rmse.mean())
-                if name == "validation":
-                    numbers["undenoised_psnr"] = undenoised
-            return numbers
-
-        return monitor
-
 
 def _run_name(variant: str, repeat: int) -> str:
     return slug(variant) if repeat == 0 else f"{slug(variant)}.repeat{repeat + 1}"
-
-
-def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:
-    """Evenly spread slices of each patient (and dose): ``per_patient`` of them, or all."""
-    if per_patient is None:
-        return pairs
-    if pairs.doses is not None:
-        return concatenate([_spread(pairs.at(d), per_patient) for d in pairs.dose_levels])
-    chosen: list[int] = []
-    for name in pairs.patient_names:
-        own = [i for i, p in enumerate(pairs.patients) if p == name]
-        steps = np.linspace(0, len(own) - 1, min(per_patient, len(own)) + 2)[1:-1]
-        chosen += [own[round(s)] for s in steps]
-    return pairs.take(dict.fromkeys(chosen))
-
-
-def _added_noise(pairs: PairedSlices) -> float:
-    """SD of low minus normal dose in soft tissue, HU; at least 1, the rounding to whole HU."""
-    full = np.asarray(pairs.full_hu)
-    soft = (full > -150) & (full < 250)
-    added = (np.asarray(pairs.low_hu) - full.astype(np.int32))[soft]
-    return max(1.0, float(added.std())) if added.size else 1.0
-
-
-def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:
-    """One test slice for figures: ``clones`` (T, H, W), ``low``, ``full`` (H, W), HU.
-
-    Where there are several doses, (D, …) with one entry for each. And (S, H, W) of up to
-    :data:`SCROLLED` test slices at the last dose: ``scrolled``, ``scrolled_low``,
-    ``scrolled_full``.
-    """
-    levels = test.dose_levels
-    per_dose = len(test) // len(levels)
-    # The stacks of the doses stand one after the other and hold the same slices.
-    places = [k * per_dose + per_dose // 2 for k in range(len(levels))]
-    samples = {
-        "clones": np.rint(images[:, places]).astype(np.int16).swapaxes(0, 1),
-        "low": np.stack([test.low_hu[i] for i in places]),
-        "full": np.stack([test.full_hu[i] for i in places]),
-    }
-    if len(levels) == 1:
-        samples = {k: v[0] for k, v in samples.items()}
-    steps = np.linspace(0, per_dose - 1, min(per_dose, SCROLLED)).round().astype(int)
-    scrolled = (len(levels) - 1) * per_dose + steps
-    samples["scrolled"] = np.rint(images[-1, scrolled]).astype(np.int16)
-    samples["scrolled_low"] = np.asarray(test.low_hu[scrolled])
-    samples["scrolled_full"] = np.asarray(test.full_hu[scrolled])
-    return samples
 
 
 def _leaves(tree):

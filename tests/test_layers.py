@@ -23,6 +23,7 @@ LAYERS = [
     {"evaluate", "results", "compare", "denoise", "loading", "export", "report", "bench"},
     {"experiment"},
     {"study"},
+    {"examine"},
     {"run_study"},
     {"scripts"},
     {"cli"},
