@@ -15,7 +15,9 @@ SETTINGS = {
 @pytest.fixture(autouse=True, scope="module")
 def compiled_once(tmp_path_factory):
     before = {name: getattr(jax.config, name) for name in SETTINGS}
-    folder = tmp_path_factory.mktemp("compiled")
+    # One folder for all modules of a session: most of them train the same small network.
+    folder = tmp_path_factory.getbasetemp() / "compiled"
+    folder.mkdir(exist_ok=True)
     for name, value in {**SETTINGS, "jax_compilation_cache_dir": str(folder)}.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
