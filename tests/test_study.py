@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -85,6 +86,22 @@ def test_everything_a_run_should_hold_is_there(finished):
     page = (finished / "report.html").read_text()
     for words in ("Table I", "Fig 7", "phantom", "not held", "compile", "smoke"):
         assert words in page, words
+
+
+def test_no_file_of_a_run_tells_whose_it_is_or_where_it_was(finished):
+    """Neither paths, nor the user's name, nor the machine's."""
+    import getpass
+    import socket
+
+    names = {getpass.getuser(), socket.gethostname()}
+    # Shorter words may stand in packed numbers by chance.
+    secrets = {str(finished), str(Path.cwd())} | {n for n in names if len(n) > 7}
+    files = [p for p in finished.rglob("*") if p.is_file()]
+    assert len(files) > 20
+    for path in files:
+        assert not names & set(re.split(r"[^A-Za-z0-9-]", str(path.relative_to(finished)))), path
+        content = path.read_bytes()
+        assert not [s for s in secrets if s.encode() in content], path
 
 
 def test_finished_runs_are_kept_and_reports_rebuilt_byte_for_byte(finished, capfd):

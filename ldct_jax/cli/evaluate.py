@@ -34,6 +34,7 @@ def evaluate(low, full, model, protocols, json_path):
     denoiser = load(model)
     pairs = read_pairs(low, full)
     found = compare(pairs, denoiser, denoiser.name, chosen)
+    click.echo(f"model {denoiser.name}, sha256 {denoiser.digest[:16]}…")
     for protocol in chosen:
         click.echo(f"protocol {protocol}")
         click.echo(f"{'method':<24} {'patient':<22} {'slice':>6} {'PSNR dB':>9} {'SSIM':>8} RMSE")

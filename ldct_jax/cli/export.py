@@ -51,6 +51,8 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
 
     source = Source.open(run)
     done = {}
+    if not as_json:
+        click.echo(f"checkpoint sha256 {source.digest[:16]}…")
     for name, target in targets.items():
         card = _export(name, source, target, sides, check)
         worst = max(card.verified.values())

@@ -14,14 +14,14 @@ from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.state import TrainState
 
 
-def start_from(state: TrainState, model, path: Path) -> TrainState:
-    """``state`` with the parameters and statistics of the checkpoint at ``path``.
+def start_from(state: TrainState, model, path: Path) -> tuple[TrainState, str]:
+    """(``state`` with the parameters and statistics of the checkpoint at ``path``, its digest).
 
     The checkpoint's model is the same as ``model``, or it is what ``model``, a cascade, begins
     with: a single stage or a shorter cascade; then only the later stages keep their fresh start.
     Step, optimiser and randomness stay those of ``state``. Raises CheckpointError otherwise.
     """
-    source, variables, _, _ = load_model(path)
+    source, variables, _, meta = load_model(path)
     if source == model:
         chosen = variables
     elif isinstance(model, Cascade) and _begins_with(model, source):
@@ -38,9 +38,10 @@ def start_from(state: TrainState, model, path: Path) -> TrainState:
         )
     chosen = jax.tree.map(np.asarray, chosen)
     ema = None if state.ema is None else jax.tree.map(np.copy, chosen["params"])
-    return state.replace(
+    started = state.replace(
         params=chosen["params"], batch_stats=chosen.get("batch_stats", {}), ema=ema
     )
+    return started, meta["digest"]
 
 
 def _begins_with(model: Cascade, source) -> bool:

@@ -6,6 +6,7 @@ or one run with interruptions, leave the same file.
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -34,8 +35,10 @@ class MetricsLog:
             # In one step: a crash in between must not lose what the checkpoint counts on.
             write_atomically(self.path, lambda file: file.write(text.encode()))
         self._file = self.path.open("a")
+        self._events = Path(folder) / "tensorboard"
+        _forget_host(self._events)
         self._board = SummaryWriter(
-            str(Path(folder) / "tensorboard"), purge_step=from_step + 1 if from_step else None
+            str(self._events), purge_step=from_step + 1 if from_step else None
         )
 
     def step(self, step: int, epoch: int, **numbers: float) -> None:
@@ -59,6 +62,15 @@ class MetricsLog:
     def close(self) -> None:
         self._file.close()
         self._board.close()
+        _forget_host(self._events)
+
+
+def _forget_host(folder: Path) -> None:
+    """Take the machine's name, which tensorboardX appends, off the names of finished files."""
+    for path in folder.glob("events.out.tfevents.*.*"):
+        stem = ".".join(path.name.split(".")[:4])
+        free = (n for n in itertools.count() if not (folder / f"{stem}-{n}").exists())
+        path.rename(folder / f"{stem}-{next(free)}")
 
 
 def read(path: Path) -> list[dict]:

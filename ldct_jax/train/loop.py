@@ -106,7 +106,10 @@ def train(
         critic=critic,
     )
     if job.init_from is not None:
-        state = start_from(state, job.model, job.init_from)
+        state, digest = start_from(state, job.model, job.init_from)
+        if parallel.is_first:
+            origin = f"parameters of {job.init_from.name} (sha256 {digest[:16]})"
+            print(f"{name}: {origin}", file=sys.stderr, flush=True)
     state = parallel.replicate(state)
 
     # ---- 2. Resume: the checkpoint knows the step, and the step knows the place in the data -----

@@ -409,7 +409,9 @@ def test_the_command_exports_times_and_does_not_overwrite(checkpoint, tmp_path, 
     assert cli(export) == 2
     assert "exists: choose another OUT folder, or say --overwrite" in capsys.readouterr().err
     assert cli([*export, "--overwrite", "--format", "safetensors"]) == 0
-    assert "largest difference 0 HU" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "largest difference 0 HU" in said
+    assert f"checkpoint sha256 {load(checkpoint).digest[:16]}" in said
     assert cli(["export", str(tmp_path / "no"), str(tmp_path / "o")]) == 2
     assert cli(["export", run, str(out), "--size", "64"]) == 2
 

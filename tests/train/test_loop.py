@@ -113,12 +113,14 @@ def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
     last.close()
 
 
-def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path):
+def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path, capfd):
     source = loop.train(tiny.job(), tiny.feeder(), tmp_path / "a", parallel=one_device())
     frozen = tiny.job(init_from=tmp_path / "a", optimizer=Adam(Constant(0.0)), epochs=1)
+    capfd.readouterr()
     tuned = loop.train(frozen, tiny.feeder(), tmp_path / "b", parallel=one_device())
     for x, y in zip(leaves(source.variables), leaves(tuned.variables), strict=True):
         np.testing.assert_array_equal(x, y)
+    assert "parameters of a (sha256 " in capfd.readouterr().err
     other = tiny.job(model=tiny.MODEL.clone(n_filters=5), init_from=tmp_path / "a")
     with pytest.raises(CheckpointError, match="n_filters"):
         loop.train(other, tiny.feeder(), tmp_path / "c", parallel=one_device())
