@@ -72,10 +72,12 @@ smoke: $(READY)
 	@for exp in $$($(BIN)/ldct experiments | cut -d' ' -f1); do \
 		$(BIN)/ldct train $$exp --scale smoke --out runs/smoke/$$exp || exit 1; done
 
-# PyTorch isn't part of the default set-up; on a GPU machine bring its own build first.
+# PyTorch isn't part of the default set-up; TORCH_PYTHON= names an interpreter that has it, as
+# where a GPU machine brings its own build.
 bench: $(READY)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install torch==2.13.0
-	@$(BIN)/ldct bench --torch
+	@test -n "$(TORCH_PYTHON)" || $(BIN)/python -c 'import torch' 2>/dev/null \
+		|| $(PIP) install torch==2.13.0
+	@$(BIN)/ldct bench --torch $(if $(TORCH_PYTHON),--torch-python "$(TORCH_PYTHON)")
 
 export: $(READY)
 	@test -n "$(RUN)" || { echo "error: which run? make export RUN=runs/pcn_ablation/full-pcn OUT=exported"; exit 2; }

@@ -12,7 +12,7 @@ from typing import Any
 
 from ldct_jax.errors import UsageError
 
-TASKS = ("matrix", "train", "infer", "reach")
+TASKS = ("matrix", "train", "infer", "reach", "epoch")
 OURS = "jax"
 THEIRS = "torch"
 
@@ -36,12 +36,13 @@ class Work:
     Args:
       task: ``matrix`` (a square matrix product: the machine's limit), ``train`` (steps on patches),
         ``infer`` (whole slices), ``reach`` (training from the first line of compilation until the
-        validation image is better than the undenoised one by ``gain_db``).
+        validation image is better than the undenoised one by ``gain_db``), ``epoch`` (whole
+        epochs of ``most_steps`` steps as ``ldct train`` runs them).
       model: a name in :data:`MODELS`.
       batch: patches or slices at once. size: their side, pixels (of the matrices: rows).
       dtype: ``float32`` or ``bfloat16``: what the layers compute in; parameters are float32.
       rate: Adam's learning rate.
-      gain_db, most_steps, check_every: for ``reach``.
+      gain_db, most_steps, check_every: for ``reach``; ``most_steps`` also for ``epoch``.
     """
 
     task: str
@@ -68,7 +69,12 @@ class Work:
     def __str__(self) -> str:
         if self.task == "matrix":
             return f"{self.size}x{self.size} matrix product, {self.dtype}"
-        what = {"train": "training step", "infer": "inference", "reach": "training"}[self.task]
+        what = {
+            "train": "training step",
+            "infer": "inference",
+            "reach": "training",
+            "epoch": "whole epochs",
+        }[self.task]
         return f"{self.model} {what}, batch {self.batch}, {self.size}x{self.size}, {self.dtype}"
 
 

@@ -8,10 +8,12 @@ weights gave the shared output in float32.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import math
 import resource
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from ldct_jax import losses, provenance
+from ldct_jax import losses, provenance, spec
 from ldct_jax.bench.flops import flops
 from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build
@@ -28,13 +30,16 @@ from ldct_jax.bench.serve import Prepared, Refused, serve
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.patches import Patches
 from ldct_jax.data.resident import Resident
+from ldct_jax.evaluate import WholeSlices
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import steps
+from ldct_jax.train import loop, steps
 from ldct_jax.train.parallel import DataParallel, synchronised
 from ldct_jax.train.state import TrainState
 
+# The first epoch of a training pays for what comes once; those after it are timed.
+EPOCHS = 3
 # Largest difference of two float32 outputs, relative to the largest value.
 OUTPUT_TOLERANCE = 1e-5
 
@@ -101,6 +106,8 @@ class Shared:
         order = np.load(
             Path(r["folder"]) / f"order-{r['size']}-{r['batch']}.npy", allow_pickle=False
         )
+        if r["task"] == "epoch":
+            order = order[: r["most_steps"]]
         feeder = SharedOrder(pairs, patches, order)
         return FixedBatch(feeder) if r["how"].get("fixed_batch") else feeder
 
@@ -240,6 +247,65 @@ def prepare_reach(request: dict) -> Prepared:
     return Prepared(facts, once, memory)
 
 
+def prepare_epoch(request: dict) -> Prepared:
+    """Whole epochs: ``part`` calls (nothing but compiled calls), loop (``ldct train``'s loop with
+    its log), everything (the loop with a validation slice and a best checkpoint an epoch)."""
+    shared = Shared(request)
+    facts = {"output_error": shared.output_error(), **about()}
+    part = request["how"]["part"]
+    if part != "calls":
+        return _prepare_loop(shared, facts, evaluated=part == "everything")
+    training = Training(shared)
+    facts["compile_s"] = _compile_seconds(training, request)
+
+    def run(n):
+        training.advance(n)
+        training.finish()
+
+    n = (EPOCHS - 1) * training.rows
+    run(training.rows)
+    facts["steps_per_repeat"] = n
+    return Prepared(facts, functools.partial(_timed, run, n, n * request["batch"]), memory)
+
+
+def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise Refused("the loop's log needs tensorboardX, which is not installed")
+    r, parallel = shared.request, DataParallel(jax.devices()[:1])
+    job = loop.Job(
+        model=shared.model,
+        loss=shared.loss,
+        optimizer=Adam(Constant(r["rate"])),
+        window=shared.window,
+        epochs=EPOCHS,
+        seed=0,
+        patch_size=r["size"],
+        augment="none",
+        record={"model": spec.to_record(shared.model), "window": spec.to_record(shared.window)},
+    )
+    slices = WholeSlices(shared.model, shared.window)
+    feeder = shared.feeder()
+    n = facts["steps_per_repeat"] = (EPOCHS - 1) * feeder.steps_per_epoch
+
+    def once() -> dict:
+        ends: list[float] = []
+
+        def monitor(variables) -> dict:
+            if evaluated:
+                slices(variables, shared.data["validation_low"])
+            ends.append(time.perf_counter())
+            # A value that grows: the worst case, where every epoch's state is the best one.
+            return {"validation_psnr": float(len(ends))} if evaluated else {}
+
+        with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
+            outcome = loop.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
+        facts["compile_s"] = outcome.seconds["compile"]
+        return {"seconds": ends[-1] - ends[0], "units": n * r["batch"], "steps": n}
+
+    once()
+    return Prepared(facts, once, memory)
+
+
 def about() -> dict:
     """What the cell runs on; versions, never names of machines."""
     return {"versions": provenance.versions(), "device": provenance.device()}
@@ -309,6 +375,7 @@ PREPARE = {
     "infer": prepare_inference,
     "matrix": prepare_matrix,
     "reach": prepare_reach,
+    "epoch": prepare_epoch,
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,20 @@ def _matrices(size: int, dtypes) -> Group:
     return Group("matrix", "The machine's limit: a large matrix product", tuple(cells))
 
 
+def _epochs(work: Work, steps: int) -> Group:
+    """The loop of ``ldct train`` against its compiled calls alone: the time outside the device."""
+    work = dataclasses.replace(work, task="epoch", most_steps=steps)
+    return Group(
+        "epoch",
+        "Whole epochs: time outside the device",
+        (
+            _ours(work, "compiled calls alone", part="calls", steps_per_call=256),
+            _ours(work, "training loop", part="loop"),
+            _ours(work, "training loop, evaluated and saved every epoch", part="everything"),
+        ),
+    )
+
+
 def gpu() -> Plan:
     """The whole comparison on one GPU; its time limit is under ten minutes."""
     train = Work("train", "pcn", 128, 55, "bfloat16")
@@ -63,6 +77,7 @@ def gpu() -> Plan:
             ),
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=True)),
+        _epochs(train, 160),
         Group("batch-32", "Batch sweep", pair(dataclasses.replace(train, batch=32))),
         Group("batch-512", "Batch sweep", pair(dataclasses.replace(train, batch=512))),
         Group("size-33", "Size sweep", pair(dataclasses.replace(train, size=33))),
@@ -120,6 +135,7 @@ def cpu() -> Plan:
         Group("batch-4", "Batch sweep", pair(dataclasses.replace(train, batch=4))),
         Group("size-33", "Size sweep", pair(dataclasses.replace(train, size=33))),
         Group("reach", "Time to a validation PSNR, compilation included", pair(reach)),
+        _epochs(Work("train", "pcn_small", 16, 33, "float32"), 48),
         *(
             Group(name, "Other networks", pair(dataclasses.replace(train, model=name, batch=4)))
             for name in ("redcnn", "dncnn17", "mapnn")
@@ -158,6 +174,7 @@ def tiny() -> Plan:
             (_ours(reach), _theirs(reach, "eager, channels_last", _EAGER)),
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=False)),
+        _epochs(train, 4),
     )
     return Plan("tiny", groups, slices=3, slice_size=64, repeats=2, repeat_seconds=0.01)
 

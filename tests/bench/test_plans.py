@@ -30,7 +30,7 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(plan):
     for group in plan.groups:
         labels = [(c.work, c.name) for c in group.cells]
         assert len(set(labels)) == len(labels)
-        if group.name != "levers":
+        if group.name not in ("levers", "epoch"):
             ours, theirs = ({c.work for c in group.cells if c.side == s} for s in (OURS, THEIRS))
             assert ours == theirs
     train = next(g for g in plan.groups if g.name == "train")
@@ -134,6 +134,30 @@ def test_ratios_are_against_the_fastest_pytorch_row_and_mfu_against_the_faster_m
     row = next(r for r in record["rows"] if r["group"] == "train")
     assert row["rate"] == {"median": 1000.0, "min": 900.0, "max": 1200.0}
     assert row["step_ms"]["median"] == pytest.approx(500.0)
+
+
+def test_the_time_outside_the_device_is_a_ratio_of_rows_of_one_run():
+    rates = RATES | {("epoch", 0): 100.0, ("epoch", 1): 99.0, ("epoch", 2): 90.0}
+    plan = plans.tiny()
+    (levers,) = (g for g in plan.groups if g.name == "levers")
+    place = {c.name: i for i, c in enumerate(levers.cells)}
+    rates |= {("levers", place["fixed batch"]): 10.5, ("levers", place["warm start"]): 9.0}
+    summary = fake(plan, rates)["summary"]
+    assert summary["loop_share"] == pytest.approx(0.99)
+    assert summary["evaluated_share"] == pytest.approx(0.9)
+    assert summary["input_share"] == pytest.approx(10 / 10.5)
+    assert summary["warm_start_s"] == 1.0
+    nothing = fake(plan, RATES)["summary"]
+    assert nothing["loop_share"] is nothing["input_share"] is nothing["warm_start_s"] is None
+
+
+def test_every_lever_that_needs_a_gpu_says_so_without_one():
+    record = fake(plans.tiny(), RATES)
+    (levers,) = (g for g in plans.tiny().groups if g.name == "levers")
+    needy = [c.name for c in levers.cells if c.needs_gpu]
+    assert len(needy) >= 5
+    rows = [r for r in record["rows"] if r["name"] in needy]
+    assert len(rows) == len(needy) and all("not measured" in results.line(r) for r in rows)
 
 
 def test_a_row_that_failed_says_so_and_takes_its_figure_with_it():
