@@ -13,6 +13,7 @@ import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
+from ldct_jax.files import write_bytes
 from ldct_jax.metrics.protocols import Protocol, Scores, Summary, table
 from ldct_jax.train.log import read as read_log
 
@@ -176,6 +177,4 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    temporary.replace(path)
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())

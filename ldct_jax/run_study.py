@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.examine import Examiner
 from ldct_jax.experiment import Experiment, Scale
+from ldct_jax.files import locked
 from ldct_jax.models import vgg
 from ldct_jax.study import Request, Study, chosen_variants, slug
 from ldct_jax.train.checkpoint import load_model
@@ -45,7 +46,7 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
     # Of several processes all train, and the first alone writes what is not a checkpoint.
     parallel = DataParallel()
     with contextlib.ExitStack() as stack, StopRequest().watching() as stop:
-        parallel.first(lambda: stack.enter_context(_locked(out)))
+        parallel.first(lambda: stack.enter_context(locked(out)))
         if any(vgg.needs_fetched(experiment.loss) for experiment in experiments.values()):
             parallel.in_turn(fetched.fetch)
         for experiment in experiments.values():
@@ -327,25 +328,3 @@ def _leaves(tree):
     import jax
 
     return jax.tree.leaves(tree)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second command out of the same folder."""
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise LdctError(
-            f"{folder} can't be written ({error.strerror}): choose another folder with OUT="
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LdctError(
-                f"another command is at work in {folder}: wait for it, or choose another OUT="
-            ) from None
-        yield

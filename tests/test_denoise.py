@@ -301,7 +301,7 @@ def test_a_result_is_not_denoised_again_unasked(tmp_path):
 
 
 def test_a_second_command_in_the_same_folder_is_kept_out(tmp_path):
-    from ldct_jax.denoise.files import locked
+    from ldct_jax.files import locked
 
     source = two_series(tmp_path / "in")
     with locked(tmp_path / "out"), pytest.raises(LdctError, match="another command"):
@@ -357,7 +357,7 @@ def test_a_killed_run_leaves_only_whole_files(tmp_path):
     write_series(source, noisy(anatomy(0, n=8), 20, 0))
     program = textwrap.dedent("""
         import os, signal, sys
-        from ldct_jax.denoise import files
+        from ldct_jax import files
         from ldct_jax.denoise.denoisers import find
         from ldct_jax.denoise.run import denoise_path
         original, done = files.sync_folder, []

@@ -1,6 +1,5 @@
 """A study from the command to the report: numbers, restarts, refusals."""
 
-import fcntl
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from ldct_jax import cli, results
 from ldct_jax.data.embedded import phantom_pairs
 from ldct_jax.evaluate import WholeSlices
+from ldct_jax.files import locked
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.scripts import load_study
 from ldct_jax.study import chosen_variants
@@ -123,10 +123,9 @@ def test_other_settings_in_the_same_folder_are_refused(finished, capfd):
 
 
 def test_a_second_command_in_the_same_folder_is_refused(finished, capfd):
-    with (finished / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(finished):
         assert train(out=finished) == 1
-    assert "at work" in capfd.readouterr().err
+    assert "another command is writing" in capfd.readouterr().err
 
 
 def test_a_failed_variant_does_not_lose_the_others(tmp_path, capfd):

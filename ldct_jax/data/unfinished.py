@@ -21,10 +21,10 @@ from ldct_jax.data.store import (
     check_array,
     is_store,
     series_from_json,
-    write_atomically,
     write_manifest,
 )
 from ldct_jax.errors import DataError
+from ldct_jax.files import PART, write_bytes
 
 
 class Unfinished:
@@ -57,7 +57,7 @@ class Unfinished:
         if record is None:
             record = make(f"series-{len(self._records):04d}")
             text = json.dumps(dataclasses.asdict(record), allow_nan=False)
-            write_atomically(state, lambda file: file.write(text.encode("utf-8")))
+            write_bytes(state, text.encode("utf-8"))
         self._records.append(record)
         return record, resumed
 
@@ -117,7 +117,7 @@ def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinishe
                 f"{folder} needs {needed_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; "
                 "make space or choose another folder"
             )
-        for stale in folder.glob(".*.tmp"):
+        for stale in folder.glob(f".*{PART}"):
             stale.unlink()
         yield Unfinished(folder, key, digest)
 
@@ -135,7 +135,7 @@ def _key(state: Path, digest: str, folder: Path) -> bytes:
         return bytes.fromhex(begun["key"])
     key = secrets.token_bytes(32)
     text = json.dumps({"digest": digest, "key": key.hex()})
-    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+    write_bytes(path, text.encode("utf-8"))
     path.chmod(0o600)
     return key
 

@@ -12,14 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldct_jax.denoise.denoisers import Denoiser, Found
-from ldct_jax.denoise.files import check_folders, locked, write_bytes
 from ldct_jax.denoise.series import SeriesJob
 from ldct_jax.denoise.summary import Result, Summary
+from ldct_jax.denoise.targets import check_folders
 from ldct_jax.denoise.volumes import VolumeJob, is_volume
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.inputs import Inputs, InputSeries, Rejected, survey
 from ldct_jax.dicom.read import walk
 from ldct_jax.errors import DataError, LdctError, UsageError
+from ldct_jax.files import locked, write_bytes
 from ldct_jax.progress import Progress, track
 
 RECORD = "ldct_denoise.json"

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.denoise.denoisers import Denoiser
-from ldct_jax.denoise.files import check_target, sha256_of, write_whole
 from ldct_jax.denoise.summary import Result
+from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.pixels import AIR_HU
 from ldct_jax.errors import DataError, LdctError
+from ldct_jax.files import sha256, write_whole
 
 ENDINGS = (".npy", ".nii", ".nii.gz")
 NO_DATA_BELOW_HU = -1500
@@ -59,7 +60,7 @@ class VolumeJob:
         Raises LdctError where another file is in the way.
         """
         check_target(self.target, self.out)
-        self.key = processing.uid("volume", sha256_of(self.path))
+        self.key = processing.uid("volume", sha256(self.path))
         if self.target.exists() and not self.overwrite:
             if finished.get(self.name) != self.key:
                 raise LdctError(

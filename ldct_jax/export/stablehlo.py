@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ldct_jax.denoise.files import write_bytes
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card
 from ldct_jax.export.source import Source
+from ldct_jax.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LEAST_SIDE = 48

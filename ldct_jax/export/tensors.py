@@ -10,11 +10,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax import spec
-from ldct_jax.denoise.files import write_bytes
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card
 from ldct_jax.export.source import Source
+from ldct_jax.files import write_bytes
 
 LAYOUT = "kernels are HWIO, cross-correlation; deconvolutions are convolutions of padded images"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import DataError, UsageError
+from ldct_jax.files import write_whole
 
 KINDS = (".npz", ".h5", ".onnx", ".safetensors")
 _ONNX_TYPES = {1: np.float32, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}
@@ -172,10 +173,10 @@ def _varints(message) -> list[int]:
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], preprocessing: str | None = None):
     """An .npz that :func:`read_tensors` reads; written beside and renamed, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
     stated = {} if preprocessing is None else {"preprocessing": np.array(preprocessing)}
-    with part.open("wb") as file:
-        np.savez(file, **arrays, **stated)
-    part.replace(path)
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:  # np.savez would add an ending to a path
+            np.savez(file, **arrays, **stated)
+
+    write_whole(Path(path), save)

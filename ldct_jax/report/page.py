@@ -27,14 +27,14 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ldct_jax import hu
-from ldct_jax.errors import DataError, LdctError, UsageError
+from ldct_jax.errors import DataError, UsageError
+from ldct_jax.files import write_bytes
 from ldct_jax.report import claims as paper_claims
 from ldct_jax.report.claims import Claim
 from ldct_jax.report.figures import Figure
@@ -170,13 +170,8 @@ class Report:
         Raises LdctError where the disk is full or the folder can't be written.
         """
         folder = Path(folder)
-        try:
-            for path, content in self._files(folder):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _replace(path, content)
-        except OSError as error:
-            what = "no space left" if error.errno == errno.ENOSPC else error.strerror
-            raise LdctError(f"can't write the report to {folder}: {what}") from error
+        for path, content in self._files(folder):
+            write_bytes(path, content)
         return folder / "report.html"
 
     @property
@@ -204,10 +199,3 @@ def _base64_int16(stack_hu: np.ndarray) -> str:
     limits = np.iinfo(np.int16)
     pixels = np.clip(np.rint(stack_hu), limits.min, limits.max).astype("<i2")
     return base64.b64encode(pixels.tobytes()).decode("ascii")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside ``path`` and rename, so that a reader never sees half a file."""
-    new = path.with_name(path.name + ".part")
-    new.write_bytes(content)
-    new.replace(path)

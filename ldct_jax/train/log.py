@@ -10,7 +10,7 @@ import itertools
 import json
 from pathlib import Path
 
-from ldct_jax.data.store import write_atomically
+from ldct_jax.files import write_bytes
 
 
 class MetricsLog:
@@ -33,7 +33,7 @@ class MetricsLog:
             self.losses = [row["loss"] for row in kept if "loss" in row]
             text = "".join(json.dumps(row) + "\n" for row in kept)
             # In one step: a crash in between must not lose what the checkpoint counts on.
-            write_atomically(self.path, lambda file: file.write(text.encode()))
+            write_bytes(self.path, text.encode())
         self._file = self.path.open("a")
         self._events = Path(folder) / "tensorboard"
         _forget_host(self._events)

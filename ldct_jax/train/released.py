@@ -15,6 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
+from ldct_jax.files import write_whole
 
 SUFFIX = ".npz"
 FORMAT = 1
@@ -35,10 +36,12 @@ def write(path: Path, variables: dict, meta: dict) -> None:
         "digests": digests({**arrays, "record": _of(record)}),
     }
     text = np.frombuffer(json.dumps(kept, sort_keys=True).encode(), np.uint8)
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, meta=text, **arrays)
-    part.replace(path)
+
+    def save(part: Path) -> None:
+        with part.open("wb") as file:  # np.savez would add an ending to a path
+            np.savez_compressed(file, meta=text, **arrays)
+
+    write_whole(path, save)
     read(path)
 
 

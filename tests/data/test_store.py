@@ -8,9 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from ldct_jax.data.store import SeriesRecord, Store, write_array, write_atomically
+from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin, finished
-from ldct_jax.errors import DataError
+from ldct_jax.errors import DataError, LdctError
+from ldct_jax.files import write_whole
 
 RNG = np.random.default_rng(0)
 
@@ -198,14 +199,14 @@ def test_no_space_is_one_line_and_leaves_nothing_half_written(tmp_path):
     target = tmp_path / "x.npy"
     target.write_bytes(b"before")
 
-    def full_disk(file):
-        file.write(b"half")
+    def full_disk(part):
+        part.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(DataError, match="no space left"):
-        write_atomically(target, full_disk)
+    with pytest.raises(LdctError, match="is full"):
+        write_whole(target, full_disk)
     assert target.read_bytes() == b"before"
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_only_int16_stacks_are_stored(tmp_path):

@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_page(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(LdctError, match="no space left"):
+    with pytest.raises(LdctError, match="is full"):
         report(title="new").write(tmp_path)
     assert "<title>old</title>" in path.read_text()
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and an output folder that nobody else writes to."""
+"""Files that are there whole or not at all, and a folder that nobody else writes to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ldct_jax.errors import LdctError, UsageError
+from ldct_jax.errors import LdctError
 
 PART = ".part"
 """Ending of files and folders that are being written; they start with a dot."""
@@ -52,12 +52,14 @@ def telling(path: Path) -> Iterator[None]:
                 "on where it stopped"
             ) from error
         raise LdctError(
-            f"{path} can't be written ({error.strerror}): choose another OUT folder"
+            f"{path} can't be written ({error.strerror}): choose another folder"
         ) from error
 
 
 def sync_folder(folder: Path) -> None:
     """Make renames in ``folder`` durable."""
+    if os.name != "posix":  # a folder can't be opened on Windows, where the rename is enough
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -78,35 +80,14 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise LdctError(
-                f"another command is writing to {folder}: wait for it, or choose another OUT"
+                f"another command is writing to {folder}: wait for it, or choose another OUT folder"
             ) from None
         yield
     finally:
         os.close(handle)
 
 
-def check_folders(source: Path, out: Path) -> None:
-    """Refuse an OUT that is a file, IN itself, or below it: results must not become inputs."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file: OUT is a folder, results keep their input's name")
-    inside = source.resolve() if source.is_dir() else source.resolve().parent
-    if out.resolve() == inside or (source.is_dir() and inside in out.resolve().parents):
-        raise UsageError(
-            f"OUT={out} is {'below' if out.resolve() != inside else 'the folder of'} IN: originals "
-            "and derived images must not lie together; choose another folder"
-        )
-
-
-def check_target(path: Path, out: Path) -> None:
-    """Refuse a target that a link in OUT leads elsewhere."""
-    parent = path.parent.resolve()
-    if out.resolve() not in (parent, *parent.parents):
-        raise UsageError(
-            f"{path.parent} leads out of {out}: remove that link or choose another OUT"
-        )
-
-
-def sha256_of(path: Path) -> str:
+def sha256(path: Path) -> str:
     """The sha256 of a file's content, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

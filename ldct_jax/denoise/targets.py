@@ -1,0 +1,28 @@
+"""Where results may go: never where they could be taken for originals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ldct_jax.errors import UsageError
+
+
+def check_folders(source: Path, out: Path) -> None:
+    """Refuse an OUT that is a file, IN itself, or below it: results must not become inputs."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file: OUT is a folder, results keep their input's name")
+    inside = source.resolve() if source.is_dir() else source.resolve().parent
+    if out.resolve() == inside or (source.is_dir() and inside in out.resolve().parents):
+        raise UsageError(
+            f"OUT={out} is {'below' if out.resolve() != inside else 'the folder of'} IN: originals "
+            "and derived images must not lie together; choose another folder"
+        )
+
+
+def check_target(path: Path, out: Path) -> None:
+    """Refuse a target that a link in OUT leads elsewhere."""
+    parent = path.parent.resolve()
+    if out.resolve() not in (parent, *parent.parents):
+        raise UsageError(
+            f"{path.parent} leads out of {out}: remove that link or choose another OUT"
+        )
