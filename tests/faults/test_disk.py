@@ -21,6 +21,7 @@ from ldct_jax.train.checkpoint import Checkpoints, load_arrays
 from ldct_jax.train.parallel import DataParallel
 from tests import tiny
 from tests.conftest import require
+from tests.faults.worker import start
 
 
 def train(folder: Path, epochs: int, monitor=None):
@@ -67,6 +68,43 @@ def test_a_read_only_folder_is_one_line_and_keeps_its_checkpoint(tmp_path, capfd
         assert said.startswith("error: ") and "can't be written" in said
     train(folder, 2)
     assert int(load_arrays(folder)[0]["step"]) == 16
+
+
+@pytest.mark.long
+def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path, compiled_once):
+    disk, told = tmp_path / "disk", [tmp_path / "first", tmp_path / "second"]
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    require(done.returncode == 0, "mounting a small file system needs root")
+    last, ballast = disk / "run" / "checkpoints" / "last", disk / "ballast"
+    (disk / "run").mkdir()
+    try:
+        with told[0].open("w") as file:
+            process = start(disk / "run", 100_000, compiled_once, file)
+        try:
+            end = time.monotonic() + 240
+            while len([p for p in last.glob("*") if p.name.isdigit()]) < 2:
+                assert process.poll() is None and time.monotonic() < end, told[0].read_text()
+                time.sleep(0.01)
+            with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            assert process.wait(240) == 1
+        finally:
+            process.kill()
+            process.wait()
+        error = [x for x in told[0].read_text().splitlines() if x.startswith("ldct_jax.errors.")]
+        assert error and "space" in error[-1], told[0].read_text()[-3000:]
+        saved = int(load_arrays(last)[0]["step"])
+        assert saved > 0
+        ballast.unlink()
+        with told[1].open("w") as file:
+            process = start(disk / "run", saved // 8 + 2, compiled_once, file)
+        assert process.wait(240) == 0, told[1].read_text()[-3000:]
+        assert f"goes on from step {saved} " in told[1].read_text()
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("removed", ["checkpoints", "checkpoints/last", "checkpoints/last/8"])
