@@ -179,6 +179,8 @@ def _rising(results) -> claims.Claim:
     if reason := parts.unlearnt(results, ("full PCN",)):
         return claims.untested(claim, reason)
     values = parts.psnr_by_clone(results, ["full PCN"])["full PCN"]
+    if len(values) < 2:
+        return claims.untested(claim, "the network has one clone")
     steps = [b - a for a, b in itertools.pairwise(values)]
     return claims.judge(claim, "least step from one clone to the next", min(steps), "dB")
 

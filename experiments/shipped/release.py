@@ -6,7 +6,6 @@ The second argument holds what `experiments.shipped.held_out` measured on that v
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +31,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
     _, variables, window, meta = load_model(given.run)
-    measured = json.loads((given.measured / "held_out_by_patient.json").read_text("utf-8"))
+    cases = sorted((given.measured / "held_out_by_case").glob("*.json"))
+    measured = [results.read_json(path) for path in cases]
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"{given.run.name}.npz"
     released.write(path, variables, meta)
     digest = combined(released.read(path)[1]["digests"])
-    if measured["model"] not in (meta["digest"], digest):
+    if any(m["model"] not in (meta["digest"], digest) for m in measured) or not measured:
         raise UsageError(f"{given.measured} holds measurements of another model: measure again")
     text = card(path, digest, given.run, window, meta, measured, given.measured)
     path.with_suffix(".md").write_text(text, "utf-8")
@@ -72,7 +72,7 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
         held_out=list(HELD_OUT.values()),
         attribution=ATTRIBUTION,
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
-        verdict=verdict(measured["rows"]),
+        verdict=verdict([row for m in measured for row in m["rows"]]),
     )
 
 
