@@ -7,6 +7,7 @@ where its libraries are missing, and ``ldct bench --report-only`` makes it anywh
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def report(record: dict, folder: Path) -> str:
     try:
         from ldct_jax.bench import page
 
+        for needed in ("jinja2", "matplotlib"):  # the page imports them late, where it draws
+            importlib.import_module(needed)
         return f"report: {page.write(record, folder)}"
     except ModuleNotFoundError as error:
         return (

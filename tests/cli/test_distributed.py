@@ -2,24 +2,37 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from ldct_jax import backend
-from ldct_jax.errors import LdctError, UsageError
+from ldct_jax.errors import UsageError
 from tests import processes
 
 TRAIN = ("-m", "ldct_jax", "train", "pcn_ablation", "--scale", "smoke", "--variant", "full PCN")
 
 
 @pytest.mark.core
-def test_without_a_launcher_the_way_out_is_named(monkeypatch):
+def test_without_a_launcher_the_way_out_is_named(monkeypatch, tmp_path):
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "JAX_COORD", "JAX_NUM_P", "JAX_PROC", "KUBERNETES")):
             monkeypatch.delenv(name)
-    with pytest.raises(LdctError, match=r"no launcher was recognised .* set JAX_COORDINATOR"):
-        backend.join()
+    # In a process of its own: jax must not have been used before.
+    code = "from ldct_jax import cli; raise SystemExit(cli.run())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *TRAIN[2:], "--distributed"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: no launcher was recognised .* set JAX_COORDINATOR.*", last)
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UsageError, match="JAX_COORDINATOR_ADDRESS is not set"):
         backend.join()
