@@ -105,8 +105,6 @@ def test_arrays_that_are_no_slices_are_refused():
 def test_wrong_names_list_what_there_is(tmp_path):
     with pytest.raises(UsageError, match=r"no model 'gausian': .* gaussian"):
         find("gausian")
-    with pytest.raises(UsageError, match="ships no trained model"):
-        find(None)
     (tmp_path / "x.txt").write_text("")
     with pytest.raises(UsageError, match="is no model"):
         find(tmp_path / "x.txt")
@@ -612,7 +610,6 @@ def test_the_command_sums_up(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["{in}", "{out}"], 2, "ships no trained model"),
         (["{in}", "{out}", "--model", "nothing"], 2, "there is no model 'nothing'"),
         (["{in}", "{out}", "--model", "identity", "--blend", "1.5"], 2, "between 0 and 1"),
         (["{in}", "{out}", "--model", "identity", "--blend", "nan"], 2, "between 0 and 1"),

@@ -105,11 +105,6 @@ def find(model: str | Path | None) -> Found:
     """
     names = ", ".join((*SHIPPED, *FILTERS))
     if model is None:
-        if not SHIPPED:
-            raise UsageError(
-                "this version ships no trained model: name one with --model (a run folder, a "
-                f"checkpoint, an exported .stablehlo or .onnx file, or one of {names})"
-            )
         model = next(iter(SHIPPED))
     if model in SHIPPED:
         return Found("checkpoint", str(model), SHIPPED[model])

@@ -1,0 +1,63 @@
+"""The model that ships: it is what its card says, and it helps."""
+
+import re
+
+import numpy as np
+import pytest
+
+import ldct_jax
+from ldct_jax.ct.dose import sample_noise
+from ldct_jax.denoise.denoisers import SHIPPED, find
+from ldct_jax.hu import FULL
+from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
+from ldct_jax.train.checkpoint import load_model
+
+pytestmark = pytest.mark.core
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ldct_jax.load()
+
+
+def test_the_default_is_the_one_of_the_card(model):
+    (path,) = SHIPPED.values()
+    card = path.with_suffix(".md").read_text("utf-8")
+    assert find(None).path == path and model.name == path.stem == "pcn3"
+    assert f"`{model.digest}`" in card
+    assert path.stat().st_size < 1_000_000
+    assert "Research use only" in card and "research use" in card.lower()
+    # What the training promised not to look at.
+    assert re.search(r"Never\s+seen: TCGA-LIHC A10W; Lung-PET-CT-Dx A0002", card)
+
+
+def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
+    network, variables, window, meta = load_model(next(iter(SHIPPED.values())))
+    assert (network.n_clones, network.final_relu, window) == (3, False, FULL)
+    assert sum(np.size(x) for x in _leaves(variables)) == 83_809
+    trained = model.trained_on
+    assert trained.dose[0] < 0.12 and trained.dose[1] > 0.95
+    inside = {"thickness_mm": 5.0, "field_of_view_mm": 400.0, "kvp": 120.0}
+    assert trained.outside(kernel="STANDARD", **inside) == []
+    assert "kernel D45f" in trained.outside(kernel="D45f", **inside)[0]
+    assert "patients" not in meta["record"] and "A10W" not in str(meta["record"])
+
+
+def test_it_denoises_and_keeps_ct_numbers(model):
+    phantom = QualityPhantom(size=128, pixel_mm=2.0, noise_hu=40.0, realisations=4)
+    before, after = measure(phantom, lambda hu: hu), measure(phantom, model)
+    assert after.noise_hu < 0.6 * before.noise_hu
+    assert after.cnr > 1.5 * before.cnr
+    for material in ("soft tissue", "fat"):
+        assert abs(after.bias_hu[material] - before.bias_hu[material]) < 3
+
+
+def test_air_and_metal_are_not_cut(model):
+    hu = np.full((64, 64), -1000.0, np.float32) + sample_noise((64, 64), 30.0, 0.8, 0)
+    hu[20:40, 20:40] = 6000.0
+    out = model(hu)
+    assert out.min() < -1024 and out[25:35, 25:35].mean() > 5000
+
+
+def _leaves(tree):
+    return [x for v in tree.values() for x in (_leaves(v) if isinstance(v, dict) else [v])]
