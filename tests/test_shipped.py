@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ldct_jax
+from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.denoise.denoisers import SHIPPED, find
 from ldct_jax.hu import FULL
@@ -57,6 +58,13 @@ def test_air_and_metal_are_not_cut(model):
     hu[20:40, 20:40] = 6000.0
     out = model(hu)
     assert out.min() < -1024 and out[25:35, 25:35].mean() > 5000
+
+
+def test_it_is_exported_by_its_name(model, tmp_path, capfd):
+    arguments = ["export", model.name, str(tmp_path / "out"), "--format", "safetensors"]
+    assert cli.run(arguments) == 0
+    assert model.digest[:16] in capfd.readouterr().out
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size > 300_000
 
 
 def _leaves(tree):

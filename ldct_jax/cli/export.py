@@ -27,6 +27,8 @@ FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetens
 def export(run, out, formats, size, check, overwrite, latency, as_json):
     """Write the checkpoint RUN as artefacts into the folder OUT, each verified while it is made.
 
+    RUN may also be the name of the model that ships.
+
     model.stablehlo (+ .json) runs where jax is, on CPU, CUDA and TPU; model.onnx runs in
     onnxruntime; both map HU to HU. model.safetensors (+ .json) holds the parameters.
 
@@ -35,9 +37,11 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
       ldct export runs/pcn_ablation/full-pcn exported --format onnx
     """
     from ldct_jax import backend
+    from ldct_jax.denoise.denoisers import SHIPPED
     from ldct_jax.errors import UsageError
 
     sides = _size(size)
+    run = SHIPPED.get(str(run), run)
     targets = {f: out / f"model{FORMATS[f]}" for f in formats or FORMATS}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: OUT is a folder")
@@ -45,7 +49,8 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
         if target.exists() and not overwrite:
             raise UsageError(f"{target} exists: choose another OUT folder, or say --overwrite")
     if not run.exists():
-        raise UsageError(f"{run} doesn't exist: give a run folder or a checkpoint in it")
+        names = ", ".join(SHIPPED)
+        raise UsageError(f"{run} doesn't exist: give a run folder, a checkpoint in it, or {names}")
     backend.start()
     from ldct_jax.export.source import Source
 
