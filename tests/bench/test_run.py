@@ -28,6 +28,7 @@ def only(*names: str, cells: int | None = None):
     return dataclasses.replace(plan, groups=tuple(groups))
 
 
+@pytest.mark.long
 def test_our_cells_run_alone_and_pytorch_rows_say_that_they_did_not(tmp_path):
     path = tmp_path / "runs" / "speed.json"
     record = run(Request(path), only("matrix", "train", cells=2))

@@ -255,6 +255,7 @@ def test_dcm2niix_sees_the_same_volume(tmp_path):
     assert (changed != hu).mean() > 0.3
 
 
+@pytest.mark.long
 def test_dcm2niix_sees_the_same_volume_of_real_series(real_ct, tmp_path):
     for name in ("TCGA-LIHC-A10W", "RIDER-0117"):  # one without and one with padding
         result = identity(real_ct / name, tmp_path / name)
