@@ -11,6 +11,7 @@ import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
+from ldct_jax.files import DAMAGED_ARRAY
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
 from ldct_jax.models.filters import Gaussian
 from ldct_jax.models.filters import run as run_filter
@@ -131,7 +132,7 @@ def _dicom_file(path: Path) -> np.ndarray:
 def _npy(path: Path) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except DAMAGED_ARRAY as error:
         raise DataError(f"{path} can't be read as .npy ({error})") from None
     if array.ndim not in (2, 3) or array.dtype.kind not in "iuf" or array.size == 0:
         raise DataError(

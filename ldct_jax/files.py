@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import tokenize
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from ldct_jax.errors import LdctError
 
 PART = ".part"
 """Ending of files and folders that are being written; they start with a dot."""
+
+DAMAGED_ARRAY = (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError)
+"""What numpy's reading of a damaged ``.npy`` can end in; the last two come from its header."""
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

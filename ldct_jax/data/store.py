@@ -21,7 +21,7 @@ from ldct_jax.data.acquisition import Acquisition, joined
 from ldct_jax.data.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.files import sha256, write_bytes, write_whole
+from ldct_jax.files import DAMAGED_ARRAY, sha256, write_bytes, write_whole
 from ldct_jax.progress import Progress
 
 FORMAT, VERSION = "ldct-store", 1
@@ -313,7 +313,7 @@ def check_array(folder: Path, record: ArrayRecord, *, verify: bool) -> None:
     path = folder / record.file
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except DAMAGED_ARRAY:
         raise DataError(f"{path} is missing or damaged; prepare the store again") from None
     if array.dtype != np.int16 or array.shape != record.shape:
         raise DataError(f"{path} is {array.shape} {array.dtype}, its manifest says {record.shape}")

@@ -20,7 +20,7 @@ from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.pixels import AIR_HU
 from ldct_jax.errors import DataError, LdctError
-from ldct_jax.files import sha256, write_whole
+from ldct_jax.files import DAMAGED_ARRAY, sha256, write_whole
 
 ENDINGS = (".npy", ".nii", ".nii.gz")
 NO_DATA_BELOW_HU = -1500
@@ -108,7 +108,7 @@ class _Npy:
     def __init__(self, path: Path):
         try:
             self.array = np.lib.format.open_memmap(path, "r")
-        except (ValueError, OSError, EOFError, SyntaxError, TypeError, OverflowError) as error:
+        except (*DAMAGED_ARRAY, TypeError, OverflowError) as error:
             raise DataError(f"{path} is no usable .npy file: {_line(error)}") from None
         shape = self.array.shape
         self.shape = (1, *shape) if len(shape) == 2 else shape

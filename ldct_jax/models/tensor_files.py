@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.files import write_whole
+from ldct_jax.files import DAMAGED_ARRAY, write_whole
 
 KINDS = (".npz", ".h5", ".onnx", ".safetensors")
 _ONNX_TYPES = {1: np.float32, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}
@@ -44,7 +44,7 @@ def read_tensors(path: str | Path) -> FileTensors:
         raise UsageError(f"no weights at {path}")
     try:
         return readers[path.suffix](path)
-    except (ValueError, KeyError, OSError, IndexError, zipfile.BadZipFile) as e:
+    except (*DAMAGED_ARRAY, KeyError, IndexError, zipfile.BadZipFile) as e:
         raise DataError(f"{path} can't be read as {path.suffix}: {e}") from e
 
 
