@@ -48,10 +48,7 @@ class Examiner:
                 if self.study.measure is not None:
                     measured = self.study.measure(Tested(test, denoised, denoise, protocol))
                     numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
-            quality[str(repeat)] = {
-                name: self._quality(lambda hu, f=filtered: run(f, hu), test)
-                for name, filtered in self.study.filters.items()
-            }
+                quality.setdefault(str(repeat), {})[name] = self._quality(denoise, test)
         return {
             "references": rows,
             "reference_numbers": numbers,

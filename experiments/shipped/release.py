@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, VALIDATION, variants
+from experiments.shipped.train import ATTRIBUTION, HELD_OUT, MIXED, TRAINING, VALIDATION, variants
 from ldct_jax import results
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
@@ -65,7 +65,7 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
         share=patches / PAPER_PATCHES,
         minutes=result["seconds"]["total"] / 60,
         trained=record["trained_on"],
-        mixed=_mixed(),
+        mixed=MIXED["demo"],
         source=record["data"]["source"],
         training=sorted(set(TRAINING.values())),
         validation=list(VALIDATION.values()),
@@ -74,12 +74,6 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
         verdict=verdict([row for m in measured for row in m["rows"]]),
     )
-
-
-def _mixed():
-    from experiments.shipped.train import MIXED
-
-    return MIXED["demo"]
 
 
 def verdict(rows: list[dict]) -> str:
