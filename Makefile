@@ -1,7 +1,8 @@
 # The front door. Every target makes the environment when it is missing, then calls `ldct`.
 #
 #   make train EXP=pcn_ablation [DATA=...] [SCALE=demo|paper] [VARIANT=...] [SET="a.b=c ..."]
-#              [OUT=...] [INIT=...] [FEED=grain] [PROFILE=1]
+#              [SEEDS=3] [OUT=...] [INIT=...] [FEED=grain] [PROFILE=1]
+#              [ARGS="--added-sd 60"]
 #   make test | test-core | test-long | lint | smoke
 #   make export RUN=... | denoise IN=... OUT=... | bench
 #
@@ -33,7 +34,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help setup train test test-core test-long lint smoke bench export denoise clean-venv
 
 help:
-	@sed -n '2,10s/^# \{0,1\}//p' Makefile
+	@sed -n '2,11s/^# \{0,1\}//p' Makefile
 
 setup: $(READY)
 
@@ -51,7 +52,7 @@ train: $(READY)
 	@test -n "$(EXP)" || { echo "error: which experiment? make train EXP=pcn_ablation"; exit 2; }
 	@$(BIN)/ldct train $(EXP) $(if $(DATA),--data "$(DATA)") $(if $(SCALE),--scale $(SCALE)) \
 		$(if $(VARIANT),--variant "$(VARIANT)") $(if $(SET),--set "$(SET)") \
-		$(if $(OUT),--out "$(OUT)") $(if $(INIT),--init "$(INIT)") $(if $(FEED),--feed $(FEED)) $(if $(PROFILE),--profile)
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(OUT),--out "$(OUT)") $(if $(INIT),--init "$(INIT)") $(if $(FEED),--feed $(FEED)) $(if $(PROFILE),--profile) $(ARGS)
 
 # Two workers; -W error is in pyproject.toml.
 test: $(READY)
@@ -67,10 +68,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Every experiment end to end in a few steps.
+# Every experiment end to end in a few steps; two at a time on a CPU, for most of it is compiling.
 smoke: $(READY)
-	@for exp in $$($(BIN)/ldct experiments | cut -d' ' -f1); do \
-		$(BIN)/ldct train $$exp --scale smoke --out runs/smoke/$$exp || exit 1; done
+	@$(BIN)/ldct experiments | cut -d' ' -f1 | xargs -P $(if $(filter cpu,$(ACCEL)),2,1) -I EXP \
+		$(BIN)/ldct train EXP --scale smoke --out runs/smoke/EXP
 
 # PyTorch isn't part of the default set-up; TORCH_PYTHON= names an interpreter that has it, as
 # where a GPU machine brings its own build.

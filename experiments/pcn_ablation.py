@@ -156,7 +156,9 @@ def _speed_up(results) -> claims.Claim:
     if reason := parts.unlearnt(results, ("SCN", "full PCN")):
         return claims.untested(claim, reason)
     shares, ratios = [], []
-    for scn, pcn in zip(results.of("SCN"), results.of("full PCN"), strict=True):
+    shared = results.shared_repeats("SCN", "full PCN")
+    pairs = zip(results.of("SCN", shared), results.of("full PCN", shared), strict=True)
+    for scn, pcn in pairs:
         goal = scn.training_rmse[max(scn.training_rmse)]
         reached = [e for e, rmse in pcn.training_rmse.items() if rmse <= goal]
         shares.append(min(reached) / max(scn.training_rmse) if reached else None)

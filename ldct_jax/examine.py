@@ -36,6 +36,11 @@ class Examiner:
         numbers: dict = {}
         quality: dict = {}
         for repeat, split in enumerate(splits):
+            if (first := splits.index(split)) < repeat:  # another seed on the same patients
+                for found in (rows, numbers, quality):
+                    if str(first) in found:
+                        found[str(repeat)] = found[str(first)]
+                continue
             test = self.test(split)
             for name, filtered in self.study.filters.items():
 

@@ -80,7 +80,7 @@ class Scale:
       name: ``demo``, ``paper`` or ``smoke``.
       words: what a reader of the report must know about it.
       phantoms: the embedded data where no ``DATA`` is given.
-      repeats: random splits; each has other test patients.
+      repeats: random splits; each has other test patients, and each training its own seed.
       test_patients, validation_patients: how many of each split.
       test_slices: slices of a test patient that are scored, evenly spread; None for all.
       monitor_slices: slices of each validation and test patient looked at during training.

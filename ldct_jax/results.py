@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,23 @@ class Results:
     def variants(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(r.variant for r in self.runs))
 
-    def of(self, variant: str) -> tuple[Run, ...]:
-        return tuple(r for r in self.runs if r.variant == variant)
+    def of(self, variant: str, repeats: Collection[int] | None = None) -> tuple[Run, ...]:
+        """The finished runs of a variant, those of ``repeats`` only where they are given."""
+        return tuple(
+            r
+            for r in self.runs
+            if r.variant == variant and (repeats is None or r.repeat in repeats)
+        )
+
+    def shared_repeats(self, *labels: str) -> list[int]:
+        """The repeats (split and seed) that all these rows have: what can be compared in pairs."""
+        there = [
+            set(map(int, self.study["references"]))
+            if label in self.references
+            else {r.repeat for r in self.of(label)}
+            for label in labels
+        ]
+        return sorted(set.intersection(*there))
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -92,37 +107,45 @@ class Results:
         *,
         clone: int = -1,
         further: str | None = None,
+        repeats: Collection[int] | None = None,
         where: Mapping[str, Any] | None = None,
     ) -> list[list[dict]]:
         """The per-slice scores of a variant or a reference, one list a repeat.
 
         ``clone`` counts from the end; ``further``: other scored images of the run by that name;
-        ``where``: only rows with these values, as in ``{"dose": 0.1}``.
+        ``repeats``: of these alone; ``where``: only rows with these values, as in ``{"dose": 0.1}``.
         """
         if label in self.references:
-            repeats = [rows[label] for rows in self.study["references"].values()]
+            found = self._references("references", label, repeats)
         elif further is not None:
-            repeats = [r.result["further"][further] for r in self.of(label)]
+            found = [r.result["further"][further] for r in self.of(label, repeats)]
         else:
-            repeats = [r.result["test"][clone] for r in self.of(label)]
+            found = [r.result["test"][clone] for r in self.of(label, repeats)]
         wanted = (where or {}).items()
-        return [[x for x in rows if all(x.get(k) == v for k, v in wanted)] for rows in repeats]
+        return [[x for x in rows if all(x.get(k) == v for k, v in wanted)] for rows in found]
 
     def summary(self, label: str, protocol: Protocol, **which: Any) -> Summary:
         """Mean ± SD over the test patients of all repeats; ``which`` as in :meth:`rows`."""
         return _summary(self.rows(label, **which), protocol)
 
-    def numbers(self, label: str) -> list[dict]:
+    def numbers(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
         """What the study's ``measure`` found, one record a repeat."""
         if label in self.references:
-            return [numbers[label] for numbers in self.study["reference_numbers"].values()]
-        return [r.result["numbers"] for r in self.of(label)]
+            return self._references("reference_numbers", label, repeats)
+        return [r.result["numbers"] for r in self.of(label, repeats)]
 
     def quality(self, label: str) -> list[dict]:
         """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
         if label in self.references:
-            return [found[label] for found in self.study["reference_quality"].values()]
+            return self._references("reference_quality", label, None)
         return [r.result["quality"] for r in self.of(label)]
+
+    def _references(self, what: str, label: str, repeats: Collection[int] | None) -> list:
+        return [
+            found[label]
+            for repeat, found in self.study[what].items()
+            if repeats is None or int(repeat) in repeats
+        ]
 
 
 def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
         for experiment in experiments.values():
             parallel.check_batch(experiment.patches.batch)
         pairs = parallel.in_turn(lambda: data(scale))
-        splits = _splits(study, scale, pairs)
+        splits = _splits(study, scale, pairs) * request.seeds
         wall = {"data": time.monotonic() - began}
         session = _Session(study, request, scale, pairs, splits, parallel, stop)
         session.describe(wall)
@@ -60,7 +61,6 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
         began_report = time.monotonic()
         parallel.first(report)
         session.describe({**wall, "report": time.monotonic() - began_report})
-        parallel.first(report)  # once more: now it knows how long it takes
     if failed:
         raise NumericsError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
     return out / "report.html"
@@ -80,10 +80,15 @@ def _splits(study: Study, scale: Scale, pairs: PairedSlices) -> list[Split]:
 
 def write_report(study: Study, folder: Path) -> Path:
     """Rebuild the report of a study's folder from what is on the disk."""
+    began = time.monotonic()
     found = results.load(folder)
     if not found.runs:
         raise LdctError(f"no run in {folder.name} has finished: nothing to report")
-    return study.report(found).write(folder)
+    made = study.report(found)
+    if "report" not in found.study["wall_s"]:
+        # The first one knows its own time but for the writing.
+        made = made.with_wall_seconds("report", time.monotonic() - began)
+    return made.write(folder)
 
 
 @dataclasses.dataclass
@@ -116,6 +121,11 @@ class _Session:
                 f"{self.request.out} holds runs on other data ({old['data']['source']}): choose "
                 "another OUT= folder, or remove it"
             )
+        splits = [dataclasses.asdict(s) for s in self.splits]
+        kept = json.loads(json.dumps(splits))  # as JSON has it, lists for tuples
+        if old and old["splits"][: len(kept)] == kept:
+            splits = old["splits"]  # runs with more seeds stay
+        known = "references" in old and len(old["references"]) == len(splits)
         every = self.study.variants(self.request.scale)
         window = next(iter(every.values())).window
         protocol = self.study.protocol(window)
@@ -139,10 +149,10 @@ class _Session:
                     "doses": list(self.scale.doses),
                     "sha256": self._data_digest,
                 },
-                "splits": [dataclasses.asdict(s) for s in self.splits],
+                "splits": splits,
                 **(
                     {k: old[k] for k in ("references", "reference_numbers", "reference_quality")}
-                    if "references" in old
+                    if known
                     else self.examiner.references(self.splits, protocol)
                 ),
                 "command": self.request.command,
@@ -189,8 +199,9 @@ class _Session:
             title = name if len(self.splits) == 1 else f"{name}, repeat {repeat + 1}"
             title = f"[{i + 1}/{len(jobs)}] {title}"
             folder = self.request.out / _run_name(name, repeat)
+            own = experiment.but(seed=experiment.seed + repeat)
             try:
-                self._run(title, folder, name, repeat, split, experiment)
+                self._run(title, folder, name, repeat, split, own)
             except NumericsError as error:
                 print(f"failed: {error}", file=sys.stderr)
                 failed.append(str(error))

@@ -35,6 +35,7 @@ CONSTRUCTORS = {
     "ImageClones": "ldct_jax.models.image_clones",
     "VGGFeatures": "ldct_jax.models.vgg",
     "mse": "ldct_jax.losses",
+    "LogMSE": "ldct_jax.losses",
     "l1": "ldct_jax.losses",
     "charbonnier": "ldct_jax.losses",
     "EveryClone": "ldct_jax.losses",

@@ -76,7 +76,11 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asked for beside the study itself."""
+    """What the user asked for beside the study itself.
+
+    ``seeds``: trainings of each variant on each split, every one with a seed of its own. More can
+    be asked for later in the same folder: those that are finished stay.
+    """
 
     scale: str
     out: Path
@@ -85,7 +89,12 @@ class Request:
     init: Path | None = None
     profile: bool = False
     feed: str = "auto"
+    seeds: int = 1
     command: str = ""
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise UsageError(f"seeds={self.seeds}: at least one training of each variant")
 
 
 def chosen_variants(study: Study, request: Request) -> dict[str, Experiment]:

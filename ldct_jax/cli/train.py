@@ -18,6 +18,7 @@ import click
 @click.option("--dose", type=float, default=0.25, show_default=True, help="Simulated dose.")
 @click.option("--domain", default="projection", show_default=True, help="... or image: faster.")
 @click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
+@click.option("--seeds", type=int, default=1, show_default=True, help="Trainings of each variant.")
 @click.option("--feed", default="auto", show_default=True, help="auto, resident or grain.")
 @click.option("--profile", is_flag=True, help="Write a jax.profiler trace into each run folder.")
 @click.option(
@@ -36,6 +37,7 @@ def train(
     dose,
     domain,
     added_sd,
+    seeds,
     feed,
     profile,
     distributed,
@@ -58,6 +60,7 @@ def train(
     from ldct_jax.run_study import run_study
     from ldct_jax.study import Request, chosen_variants
 
+    low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd)
     request = Request(
         scale=scale,
         out=out or Path("runs") / study.name,
@@ -66,9 +69,9 @@ def train(
         init=init,
         profile=profile,
         feed=feed,
-        command=_command(study.name, data, scale, variants, settings),
+        seeds=seeds,
+        command=_command(study.name, data, scale, variants, settings, seeds, low),
     )
-    low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd)
     chosen_variants(study, request)  # wrong names fail before anything is loaded
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
@@ -102,7 +105,7 @@ def _loader(study, data: str | None, low):
     return embedded if data is None else given
 
 
-def _command(name: str, data, scale, variants, settings) -> str:
+def _command(name: str, data, scale, variants, settings, seeds: int, low) -> str:
     """The command as it goes into reports: a path the user named is not repeated there."""
     words = ["make", "train", f"EXP={name}"]
     if data is not None:
@@ -112,4 +115,10 @@ def _command(name: str, data, scale, variants, settings) -> str:
     words += [f"VARIANT={v!r}" for v in variants]
     if settings:
         words.append(f'SET="{" ".join(settings)}"')
+    if seeds > 1:
+        words.append(f"SEEDS={seeds}")
+    if data is not None and low != type(low)():
+        options = {"--dose": low.fraction, "--domain": low.domain, "--added-sd": low.added_sd_hu}
+        given = " ".join(f"{k} {v}" for k, v in options.items() if v is not None)
+        words.append(f"ARGS='{given}'")
     return " ".join(words)

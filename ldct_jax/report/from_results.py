@@ -60,7 +60,7 @@ def standard(
         title=study["title"],
         intro=f"Reproduces {study['reproduces']} at the {study['scale']['name']} scale. "
         f"{study['scale']['words'].capitalize()}.",
-        sections=[*sections, physics.section(results)],
+        sections=[*sections, physics.section(results, shown)],
         claims=judged,
         provenance=provenance(results),
         viewer=viewer(results, shown),
@@ -329,8 +329,11 @@ def differences_of(
     where: Mapping[str, Any] | None = None,
 ) -> list[float]:
     """``metric`` of row ``a`` minus that of ``b``, one number a repeat."""
-    pairs = zip(results.rows(a, where=where), results.rows(b, where=where), strict=True)
-    return [_by_patient(x, metric) - _by_patient(y, metric) for x, y in pairs]
+    shared = results.shared_repeats(a, b)
+    ours, theirs = (results.rows(row, repeats=shared, where=where) for row in (a, b))
+    return [
+        _by_patient(x, metric) - _by_patient(y, metric) for x, y in zip(ours, theirs, strict=True)
+    ]
 
 
 def unlearnt(
@@ -339,6 +342,8 @@ def unlearnt(
     """Why a claim about these rows can't be tested; empty where it can."""
     protocol = protocol_of(results)
     undenoised = results.summary("undenoised", protocol, where=where).psnr_db.mean
+    if all(label in results.variants for label in labels) and not results.shared_repeats(*labels):
+        return f"{' and '.join(labels)} have no split and seed in common"
     for label in labels:
         if label in results.references:
             continue
@@ -389,12 +394,17 @@ def provenance(results: Results, more: Mapping[str, str] | None = None) -> page.
             "training": (
                 f"{experiment['epochs']} epochs, batch {patches['batch']}, patches of "
                 f"{patches['size']}x{patches['size']} at stride {patches['stride']}, "
-                f"{_call(optimizer)}, seed {experiment['seed']}, tables use the "
+                f"{_call(optimizer)}, {_seeds(results)}, tables use the "
                 f"{experiment['select']} checkpoint"
             ),
             **(more or {}),
         },
     )
+
+
+def _seeds(results: Results) -> str:
+    seeds = sorted({run.result["record"]["experiment"]["seed"] for run in results.runs})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def _call(record) -> str:

@@ -174,6 +174,13 @@ class Report:
             write_bytes(path, content)
         return folder / "report.html"
 
+    def with_wall_seconds(self, stage: str, seconds: float) -> Report:
+        """The same report, with the time of a stage that was measured while it was made."""
+        wall = {**self.provenance.wall_seconds, stage: seconds}
+        return dataclasses.replace(
+            self, provenance=dataclasses.replace(self.provenance, wall_seconds=wall)
+        )
+
     @property
     def claims_table(self) -> Table:
         """The claims as a table, for its files."""

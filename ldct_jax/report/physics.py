@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -16,10 +16,14 @@ MOST_CURVES = 8
 """More can't be told apart."""
 
 
-def section(results: Results) -> page.Section:
-    """Every row of a study on the quality phantom: one table, spectra, transfer functions."""
+def section(results: Results, shown: Collection[str]) -> page.Section:
+    """Every row of a study on the quality phantom: one table, spectra, transfer functions.
+
+    shown: the variants that the report shows as images too; their curves are drawn.
+    """
     labels = [*results.references, *results.variants]
     found = {label: results.quality(label) for label in labels}
+    drawn = _drawn(results.references, [v for v in results.variants if v in shown])
     phantom = found[labels[0]][0]["phantom"]
     lesion_hu = phantom["contrast"] * phantom["noise_hu"]
     words = (
@@ -34,8 +38,15 @@ def section(results: Results) -> page.Section:
         "transfer function or the noise's mean frequency, and it doesn't make a lesion easier to "
         "detect.",
         tables=[_table(results, found, words)],
-        figures=_spectra(found, labels, words) + _transfer(found, labels, words),
+        figures=_spectra(found, drawn, words) + _transfer(found, drawn, words),
     )
+
+
+def _drawn(references: Sequence[str], variants: Sequence[str]) -> list[str]:
+    """Which rows get a curve: all that aren't trained, and of the variants evenly spread ones."""
+    room = MOST_CURVES - len(references)
+    places = np.linspace(0, len(variants) - 1, min(room, len(variants))).round().astype(int)
+    return [*references, *(variants[i] for i in places)]
 
 
 def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables.Table:
@@ -82,7 +93,7 @@ def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables
 def _spectra(found, labels: Sequence[str], words: str) -> list[figures.Figure]:
     curves = [
         figures.Curve(label, found[label][0]["nps_per_mm"], found[label][0]["nps"])
-        for label in labels[:MOST_CURVES]
+        for label in labels
         if found[label][0]["nps"]
     ]
     if not curves:
@@ -105,7 +116,7 @@ def _transfer(found, labels: Sequence[str], words: str) -> list[figures.Figure]:
     for contrast in found[labels[0]][0]["ttf"]:
         curves = [
             figures.Curve(label, ttf["per_mm"], ttf["ttf"])
-            for label in labels[:MOST_CURVES]
+            for label in labels
             if (ttf := found[label][0]["ttf"][contrast]) is not None
         ]
         if curves:
