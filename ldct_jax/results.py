@@ -113,7 +113,7 @@ class Results:
         """The per-slice scores of a variant or a reference, one list a repeat.
 
         ``clone`` counts from the end; ``further``: other scored images of the run by that name;
-        ``repeats``: of these alone; ``where``: only rows with these values, as in ``{"dose": 0.1}``.
+        ``repeats``: of these alone; ``where``: only rows with these values (``{"dose": 0.1}``).
         """
         if label in self.references:
             found = self._references("references", label, repeats)

@@ -51,4 +51,3 @@ def test_rows_with_other_seeds_are_compared_where_they_meet(tmp_path):
 def test_no_training_at_all_is_refused(tmp_path, capfd):
     assert train("--seeds", "0", out=tmp_path / "x") == 2
     assert "seeds=0" in capfd.readouterr().err
-

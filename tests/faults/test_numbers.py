@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldct_jax import cli, results
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.patches import Patches
 from ldct_jax.data.resident import Resident
 from ldct_jax.errors import NumericsError
-from ldct_jax.evaluate import WholeSlices
-from ldct_jax.hu import FULL
 from ldct_jax.losses import last_clone, mse
+from ldct_jax.models.layers import Conv
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import health, loop
 from ldct_jax.train.checkpoint import last_good, load_arrays
@@ -120,24 +120,40 @@ def test_a_skipped_batch_leaves_parameters_optimiser_and_statistics_alone(tmp_pa
         assert jax.tree.all(jax.tree.map(np.array_equal, before[part], after[part])), part
 
 
-@pytest.mark.xfail(reason="measured: 0.75 dB below float32 on this scene", strict=True)
 @pytest.mark.long
 def test_a_bfloat16_training_ends_where_a_float32_one_does(tmp_path):
-    """Within 0.05 dB of validation PSNR, both far above the undenoised images."""
-    pairs, held = (tiny.pairs(patients=n, size=64) for n in (8, 12))
-    held = held.take(range(8, 12))
-    patches = Patches(size=32, stride=8, batch=16, slices_per_patient=None)
+    """Within 0.05 dB of test PSNR on the demo's phantoms, mean of two seeds.
+
+    Not on tiny.pairs: on noiseless waves two float32 seeds end 0.3 dB apart, and nothing as small
+    as the gap asked for can be seen.
+    """
     ends = {}
-    for dtype in (jnp.float32, jnp.bfloat16):
-        model = tiny.MODEL.clone(n_filters=16, dtype=dtype)
-        job = tiny.job(model=model, optimizer=Adam(Constant(1e-3)), epochs=40, patch_size=32)
-        folder = tmp_path / jnp.dtype(dtype).name
-        outcome = train(job, Resident(pairs, patches, 0), folder)
-        images = WholeSlices(model, FULL)(outcome.variables, held.low_hu)
-        error = np.mean((images - held.full_hu.astype(np.float64)) ** 2, axis=(1, 2))
-        ends[folder.name] = float(np.mean(10 * np.log10(4096**2 / error)))
-    noise = np.mean((held.low_hu - held.full_hu.astype(np.float64)) ** 2, axis=(1, 2))
-    undenoised = float(np.mean(10 * np.log10(4096**2 / noise)))
-    print(ends, "undenoised", undenoised)
-    assert ends["float32"] > undenoised + 3
-    assert abs(ends["float32"] - ends["bfloat16"]) < 0.05
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / dtype
+        arguments = ["--variant", "full PCN", "--seeds", "2", "--set", f"model.dtype={dtype}"]
+        assert cli.run(["train", "pcn_ablation", "--out", str(out), *arguments]) == 0
+        found = results.load(out)
+        assert {r.result["record"]["model"]["dtype"]["dtype"] for r in found.runs} == {dtype}
+        ends[dtype] = [np.mean([row["psnr_db"] for row in rows]) for rows in found.rows("full PCN")]
+    undenoised = np.mean([row["psnr_db"] for row in found.rows("undenoised")[0]])
+    print({k: np.round(v, 3).tolist() for k, v in ends.items()}, "undenoised", undenoised)
+    assert np.min(ends["float32"]) > undenoised + 3
+    assert abs(np.mean(ends["float32"]) - np.mean(ends["bfloat16"])) < 0.05
+
+
+@pytest.mark.core
+def test_a_bfloat16_layer_sees_every_bit_of_the_image():
+    """The first layer's bfloat16 result is the float32 one's, rounded: also for a faint signal."""
+    rng = np.random.default_rng(0)
+    image = (0.4 + 1e-3 * rng.normal(size=(2, 24, 24, 1))).astype(np.float32)
+    exact, half = (Conv(1, 8, dtype=kind) for kind in (jnp.float32, jnp.bfloat16))
+    kernel = rng.normal(size=(3, 3, 1, 8)).astype(np.float32)
+    kernel -= kernel.mean((0, 1))  # it sees differences between pixels alone
+    params = {"params": {"kernel": kernel, "bias": np.zeros(8, np.float32)}}
+    expected = np.asarray(exact.apply(params, image))
+    found = np.asarray(jax.jit(half.apply)(params, image))
+    assert found.dtype == jnp.bfloat16
+    signal = float(np.std(expected))
+    assert float(np.std(found.astype(np.float32) - expected)) < 0.01 * signal
+    rounded = np.asarray(exact.apply(params, np.asarray(image, jnp.bfloat16).astype(np.float32)))
+    assert float(np.std(rounded - expected)) > 0.2 * signal, "the test's signal is not faint"
