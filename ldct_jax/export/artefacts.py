@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import CheckpointError, UsageError
-from ldct_jax.export.card import Card, seal_holds
+from ldct_jax.export.card import Card, read_beside, seal_holds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,7 @@ def _stablehlo(path: Path, data: bytes) -> tuple:
 
     from ldct_jax.export import stablehlo
 
-    beside = stablehlo.card_path(path)
-    if not beside.exists():
-        raise CheckpointError(f"{beside.name} is missing beside {path}: the two belong together")
-    card = Card.from_text(beside.read_text(errors="replace"), str(beside))
+    card = read_beside(path)
     # Before anything reads the program: a damaged one may do worse than fail.
     _check(path, hashlib.sha256(data).hexdigest() == card.sha256)
     call = jax.jit(stablehlo.deserialized(data, str(path)).call)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from ldct_jax import __version__, spec
 from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import CheckpointError
+from ldct_jax.files import write_bytes
 from ldct_jax.hu import Window
 
 FORMAT = 1
@@ -28,6 +30,8 @@ class Card:
       size: (H, W) that the artefact takes, or None for any.
       verified: largest differences from the checkpoint's network, HU, by the images' name.
       sha256: of the artefact's bytes; where the card is inside of them, of :func:`sealed` ones.
+
+    A card beside its artefact is sealed too (``card_sha256``), so that no word of it can change.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Card:
             "function": "low-dose CT in HU -> denoised CT in HU, (batch, height, width) float32; "
             "the window and the padding rule are inside",
             "use": "research only",
+            "card_sha256": UNSEALED,
             **dataclasses.asdict(self),
         }
         if self.kind == "safetensors":
@@ -84,6 +89,29 @@ class Card:
                 f"{where} isn't one that ldct_jax wrote ({type(error).__name__}): export it again "
                 "with `ldct export`"
             ) from None
+
+
+def write_beside(card: Card, path: Path) -> None:
+    """Write ``path.json``, the card of the artefact at ``path``."""
+    write_bytes(card_path(path), sealed(card.text().encode())[0])
+
+
+def read_beside(path: Path) -> Card:
+    """The card of the artefact at ``path``; CheckpointError where it is missing or changed."""
+    beside = card_path(path)
+    if not beside.exists():
+        raise CheckpointError(f"{beside.name} is missing beside {path}: the two belong together")
+    data = beside.read_bytes()
+    text = data.decode(errors="replace")
+    card = Card.from_text(text, str(beside))
+    if not seal_holds(data, str(json.loads(text).get("card_sha256"))):
+        raise CheckpointError(f"{beside} is not the card that was written: export it again")
+    return card
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of an artefact lies that has no room for it inside."""
+    return path.with_name(path.name + ".json")
 
 
 def sealed(data: bytes) -> tuple[bytes, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
-from ldct_jax.export.card import Card
+from ldct_jax.export.card import Card, write_beside
 from ldct_jax.export.source import Source
 from ldct_jax.files import write_bytes
 
@@ -46,7 +46,7 @@ def export(
         "stablehlo", size, verified=differences, sha256=hashlib.sha256(data).hexdigest()
     )
     write_bytes(path, data)
-    write_bytes(card_path(path), card.text().encode())
+    write_beside(card, path)
     return card
 
 
@@ -91,7 +91,3 @@ def deserialized(data: bytes, where: str):
         ) from None
     except Exception as error:  # whatever a broken flatbuffer leads its reader to
         raise LdctError(f"{where} is no usable StableHLO file ({type(error).__name__})") from None
-
-
-def card_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")

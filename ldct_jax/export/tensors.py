@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ldct_jax import spec
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
-from ldct_jax.export.card import Card
+from ldct_jax.export.card import Card, write_beside
 from ldct_jax.export.source import Source
 from ldct_jax.files import write_bytes
 
@@ -56,7 +56,7 @@ def export(source: Source, path: Path, *, check: Path | None = None) -> Card:
     sha256 = hashlib.sha256(data).hexdigest()
     card = source.card("safetensors", None, verified=differences, sha256=sha256)
     write_bytes(path, data)
-    write_bytes(path.with_name(path.name + ".json"), card.text().encode())
+    write_beside(card, path)
     return card
 
 

@@ -23,6 +23,7 @@ from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.errors import CheckpointError, LdctError, UsageError
 from ldct_jax.export import artefacts, onnx_model, stablehlo, tensors, verify
+from ldct_jax.export.card import UNSEALED, sealed
 from ldct_jax.export.source import Source
 from ldct_jax.hu import DCSWGAN, FULL
 from ldct_jax.loading import load
@@ -247,6 +248,12 @@ def test_nan_and_other_shapes_never_compare_as_equal():
     assert verify.largest_difference(ones, np.ones((2, 1))) == np.inf
 
 
+def resealed(card: str, **changes) -> bytes:
+    """A card with other words that holds together all the same."""
+    record = json.loads(card) | {"card_sha256": UNSEALED} | changes
+    return sealed(json.dumps(record).encode())[0]
+
+
 @pytest.mark.core
 def test_files_that_are_not_ours_or_were_changed_are_refused(exported, tmp_path):
     import onnx
@@ -260,9 +267,9 @@ def test_files_that_are_not_ours_or_were_changed_are_refused(exported, tmp_path)
     (tmp_path / "a.stablehlo.json").write_text(card)
     load(stable)
     (tmp_path / "a.stablehlo.json").write_text(card.replace("cd" * 32, "1"))
-    load(stable)
-    other = json.loads(card) | {"sha256": "0" * 64}
-    (tmp_path / "a.stablehlo.json").write_text(json.dumps(other))
+    with pytest.raises(CheckpointError, match="not the card that was written"):
+        load(stable)
+    (tmp_path / "a.stablehlo.json").write_bytes(resealed(card, sha256="1" * 64))
     with pytest.raises(CheckpointError, match="not the file that was verified"):
         load(stable)
     for text in ("{}", "no json", json.dumps(json.loads(card) | {"window_record": {}})):
@@ -273,8 +280,8 @@ def test_files_that_are_not_ours_or_were_changed_are_refused(exported, tmp_path)
     stable.write_bytes(b"StableHLO" * 100)
     with pytest.raises(CheckpointError, match="not the file that was verified"):
         load(stable)
-    named = {"sha256": hashlib.sha256(stable.read_bytes()).hexdigest()}
-    (tmp_path / "a.stablehlo.json").write_text(json.dumps(json.loads(card) | named))
+    named = hashlib.sha256(stable.read_bytes()).hexdigest()
+    (tmp_path / "a.stablehlo.json").write_bytes(resealed(card, sha256=named))
     with pytest.raises(LdctError, match="no usable StableHLO file"):
         load(stable)
 

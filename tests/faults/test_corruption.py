@@ -15,6 +15,7 @@ import pytest
 from ldct_jax import spec
 from ldct_jax.data.store import Store
 from ldct_jax.errors import CheckpointError, DataError, LdctError
+from ldct_jax.export import card
 from ldct_jax.hu import FULL, Window
 from ldct_jax.train import checkpoint
 from ldct_jax.train import state as train_state
@@ -162,7 +163,7 @@ def test_a_damaged_store_is_refused(tmp_path):
 
 @pytest.mark.long
 def test_damaged_weights_are_refused(tmp_path):
-    """The two exported files that carry weights: either refused, or the same function."""
+    """The two exported files that carry weights, and the card beside one of them."""
     pytest.importorskip("jax2onnx")
     from ldct_jax.export import artefacts, onnx_model, stablehlo
     from tests.export.test_export import source_of
@@ -173,20 +174,24 @@ def test_damaged_weights_are_refused(tmp_path):
     onnx_model.export(source, root / "model.onnx", size=(64, 64))
     hu = np.random.default_rng(0).normal(0, 300, (1, 64, 64)).astype(np.float32)
     names = ("model.stablehlo", "model.onnx")
-    expected = {n: artefacts.load(root / n).compute(hu) for n in names}
-    assert all(artefacts.load(root / n).card.sha256 for n in names)
-    found = collections.Counter()
+    assert all(np.isfinite(artefacts.load(root / n).compute(hu)).all() for n in names)
     for file, how, copy in cases(root, root, WEIGHTS, seed=2):
-        name = file.removesuffix(".json")
-        try:
-            got = artefacts.load(copy / name).compute(hu)
-        except LdctError as error:
-            assert "\n" not in str(error), (file, how)
-            found["refused"] += 1
-        else:
-            # A word of the card that says nothing of the function.
-            assert file.endswith(".json") and how == "flip", (file, how)
-            np.testing.assert_array_equal(got, expected[name])
-            found["same function"] += 1
-    print(dict(found))
-    assert found["refused"] >= 0.8 * WEIGHTS
+        with pytest.raises(LdctError) as error:
+            artefacts.load(copy / file.removesuffix(".json"))
+        assert "\n" not in str(error.value), (file, how)
+
+
+@pytest.mark.core
+def test_a_card_with_one_letter_changed_is_refused(tmp_path):
+    """Whichever letter: every byte of a card is flipped once."""
+    path = tmp_path / "model.safetensors"
+    record = {"model": spec.to_record(tiny.MODEL), "window": spec.to_record(FULL)}
+    made = card.Card("x", "safetensors", "0" * 8, *record.values(), None, None, sha256="1" * 64)
+    card.write_beside(made, path)
+    assert card.read_beside(path) == made
+    beside = card.card_path(path)
+    whole = beside.read_bytes()
+    for at in range(len(whole)):
+        beside.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        with pytest.raises(CheckpointError):
+            card.read_beside(path)
