@@ -1,0 +1,170 @@
+"""A model as a function, and series through it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+
+from ldct_jax.cli import run as cli
+from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.run import Options, check_complete, denoise_path
+from ldct_jax.dicom.header import read_header
+from ldct_jax.dicom.pixels import read_stored
+from ldct_jax.errors import DataError, NumericsError, UsageError
+from ldct_jax.evaluate import WholeSlices
+from ldct_jax.loading import load
+from ldct_jax.train.checkpoint import load_model
+from tests.denoise.series import IDENTITY, contents, two_series
+from tests.derived_fixtures import OUTSIDE, slice_of
+from tests.dicom_fixtures import anatomy, noisy, write_series
+
+pytestmark = pytest.mark.core
+
+
+def test_a_checkpoint_is_a_function_of_hu(run_folder):
+    function = load(run_folder)
+    model, variables, window, meta = load_model(run_folder)
+    hu = noisy(anatomy(0, n=3), 30, 0)
+    expected = WholeSlices(model, window)(variables, hu)
+    out = function(hu)
+    assert out.dtype == np.float32 and not np.array_equal(out, hu)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(function(hu[1]), expected[1])
+    assert function.digest == meta["digest"] and function.window == window
+
+
+def test_arrays_that_are_no_slices_are_refused():
+    function = load("identity")
+    for bad in (np.zeros(3), np.zeros((1, 2, 3, 4)), np.zeros((0, 4, 4)), np.zeros((2, 2), bool)):
+        with pytest.raises(UsageError, match="takes HU as"):
+            function(bad)
+    with pytest.raises(NumericsError, match="the image holds NaN"):
+        function(np.full((4, 4), np.nan))
+
+
+def test_wrong_names_list_what_there_is(tmp_path):
+    with pytest.raises(UsageError, match=r"no model 'gausian': .* gaussian"):
+        find("gausian")
+    (tmp_path / "x.txt").write_text("")
+    with pytest.raises(UsageError, match="is no model"):
+        find(tmp_path / "x.txt")
+
+
+@pytest.mark.parametrize("blend", [1.0, 0.7])
+def test_a_series_gets_the_networks_hu(run_folder, tmp_path, blend):
+    hu = noisy(anatomy(0, n=3), 20, 0)
+    tags = {"signed": True, "bits": 16, "RescaleIntercept": "0"}
+    paths = write_series(tmp_path / "in", hu, padding=-2000, padded=OUTSIDE, **tags)
+    summary = denoise_path(
+        tmp_path / "in", tmp_path / "out", find(run_folder), Options(blend=blend)
+    )
+    filled = np.where(OUTSIDE, -1024, hu)
+    expected = filled + blend * (load(run_folder)(filled) - filled)
+    for path, image in zip(paths, expected, strict=True):
+        out = read_stored(read_header(tmp_path / "out" / path.name))
+        assert (out[OUTSIDE] == -2000).all()
+        assert np.abs(out - image)[~OUTSIDE].max() <= 0.501
+    (result,) = summary.results
+    inside = np.broadcast_to(~OUTSIDE, hu.shape)
+    np.testing.assert_allclose(result.before.mean, hu[inside].mean(), rtol=1e-6)
+    np.testing.assert_allclose(result.before.sd, hu[inside].std(), rtol=1e-6)
+    np.testing.assert_allclose(result.change.mean, (expected - filled)[inside].mean(), atol=0.05)
+
+
+def test_a_folder_of_series_keeps_its_shape(tmp_path):
+    source = two_series(tmp_path / "in")
+    (source / "notes.txt").write_text("not an image")
+    (source / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    summary = denoise_path(source, tmp_path / "out", IDENTITY)
+    assert sorted(contents(tmp_path / "out")) == sorted(
+        str(p.relative_to(source)) for p in source.rglob("*.dcm")
+    )
+    assert [r.name for r in summary.results] == ["a #1", "b #2"]
+    assert [r.written for r in summary.results] == [3, 3]
+
+
+def test_two_series_in_one_folder_come_apart_by_uid_matrix_and_orientation(tmp_path):
+    series = dict(SeriesInstanceUID="1.2.3", SeriesNumber=1)
+    slice_of(tmp_path / "in" / "a.dcm", **series)
+    slice_of(tmp_path / "in" / "b.dcm", z=13.5, Exposure="80", XRayTubeCurrent="90", **series)
+    slice_of(tmp_path / "in" / "small.dcm", hu=anatomy(0, size=32)[0], **series)
+    slice_of(tmp_path / "in" / "tilted.dcm", orientation=(1, 0, 0, 0, 0.8, -0.6), **series)
+    slice_of(tmp_path / "in" / "other.dcm", **series | {"SeriesInstanceUID": "1.2.4"})
+    summary = denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY)
+    assert sorted(r.slices for r in summary.results) == [1, 1, 1, 2]
+    images = {p.stem: pydicom.dcmread(p) for p in (tmp_path / "out").glob("*.dcm")}
+    assert len({i.SeriesInstanceUID for i in images.values()}) == 4
+    assert len({i.SeriesNumber for i in images.values()}) == 4
+    assert images["a"].SeriesInstanceUID == images["b"].SeriesInstanceUID
+
+
+def test_gaps_duplicates_and_localizers_are_told(tmp_path):
+    paths = write_series(tmp_path / "in", noisy(anatomy(0, n=6), 20, 0))
+    paths[3].unlink()
+    (tmp_path / "in" / "copy.dcm").write_bytes(paths[1].read_bytes())
+    slice_of(tmp_path / "in" / "scout.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    told = []
+    summary = denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
+    assert any("about 1 slice missing" in t for t in told)
+    assert any("1 duplicate skipped" in t for t in told)
+    assert summary.left_out == (("scout.dcm", "a localizer"),)
+    assert len(contents(tmp_path / "out")) == 5
+    check_complete(summary)
+    with pytest.raises(DataError, match="--strict refuses"):
+        denoise_path(tmp_path / "in", tmp_path / "o", IDENTITY, Options(strict=True))
+    assert not (tmp_path / "o").exists()
+
+
+def test_several_images_at_one_position_are_all_denoised(tmp_path):
+    """Phases of a heart: they can't be one volume, but a slice is a slice."""
+    for phase in range(2):
+        for z in range(2):
+            name = f"{phase}{z}.dcm"
+            slice_of(tmp_path / "in" / name, z=float(z), SeriesInstanceUID="1.2.3")
+    told = []
+    denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
+    assert len(contents(tmp_path / "out")) == 4
+    assert "2 more images at a position" in told[0]
+
+
+def test_a_damaged_file_is_left_out_and_makes_the_command_fail_at_the_end(tmp_path, capsys):
+    source = two_series(tmp_path / "in")
+    broken = source / "a" / "001.dcm"
+    broken.write_bytes(broken.read_bytes()[:-100])
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--model", "identity"]
+    assert cli(arguments) == 1
+    captured = capsys.readouterr()
+    assert "left out: a/001.dcm: truncated" in captured.out
+    assert "error: 1 damaged file left out" in captured.err
+    assert len(contents(tmp_path / "out")) == 5
+    assert cli([*arguments[:2], str(tmp_path / "o"), *arguments[3:], "--strict"]) == 1
+    assert "a/001.dcm: truncated" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_summary_says_what_became_of_everything(tmp_path, capsys):
+    """A folder as it comes from an archive: two series, a localizer, a broken file, a note."""
+    source = two_series(tmp_path / "in")
+    slice_of(source / "scout" / "s.dcm", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    broken = source / "b" / "001.dcm"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    (source / "README.txt").write_text("exported by nobody")
+    arguments = ["denoise", str(source), str(tmp_path / "out"), "--model", "gaussian"]
+    assert cli(arguments) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[1].split()[:2] == ["series", "result"]
+    for folder, number in (("a", 1), ("b", 2)):
+        (row,) = (line.split() for line in lines if line.startswith(f"{folder} #"))
+        written = pydicom.dcmread(next((tmp_path / "out" / folder).glob("*.dcm")))
+        assert row[:3] == [folder, f"#{number}", f"#{written.SeriesNumber}"]
+    assert f"results are in {tmp_path / 'out'}" in lines
+    assert "left out: scout/s.dcm: a localizer" in lines
+    assert "left out: b/001.dcm: truncated: the file is shorter than its image" in lines
+    assert "passed over: 1 file without the mark of a DICOM file" in lines
+    assert "checking: 8/8 files" in captured.err
+    assert cli(arguments) == 1
+    captured = capsys.readouterr()
+    assert "kept: finished by an earlier run, not computed again" in captured.out
+    assert "denoising" not in captured.err  # nothing was left to do

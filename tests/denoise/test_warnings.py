@@ -1,0 +1,81 @@
+"""What a model says of images it wasn't made for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+
+from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.run import Options, denoise_path
+from ldct_jax.denoise.trained import Trained
+from ldct_jax.errors import DataError
+from ldct_jax.hu import DCSWGAN
+from tests.denoise.series import denoiser, hu_of
+from tests.derived_fixtures import slice_of
+
+pytestmark = pytest.mark.core
+
+
+RANGE = Trained(
+    kernels=("B30f", "D45f"), thickness_mm=(1.0, 3.0), field_of_view_mm=(250, 400), kvp=(100, 120)
+)
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({}, None),
+        ({"KVP": "119.9", "ConvolutionKernel": "b30F"}, None),
+        ({"KVP": ""}, None),
+        ({"ConvolutionKernel": "B70f"}, "kernel B70f, trained on B30f, D45f"),
+        ({"SliceThickness": "5"}, "slice thickness 5 mm, trained on 1 to 3"),
+        ({"KVP": "80"}, "tube voltage 80 kVp, trained on 100 to 120"),
+        ({"spacing": 8.0}, "field of view 512 mm, trained on 250 to 400"),
+    ],
+)
+def test_images_outside_the_training_range_are_told(tmp_path, tags, words):
+    source = slice_of(tmp_path / "in" / "a.dcm", **tags)
+    model, told = denoiser(trained_on=RANGE), []
+    denoise_path(source, tmp_path / "out", model, warn=told.append)
+    strict = Options(strict=True)
+    if words is None:
+        assert told == []
+        denoise_path(source, tmp_path / "strict", model, strict)
+    else:
+        (line,) = told
+        assert words in line
+        with pytest.raises(DataError, match="--strict refuses"):
+            denoise_path(source, tmp_path / "strict", model, strict)
+    description = pydicom.dcmread(tmp_path / "out" / "a.dcm").DerivationDescription
+    assert "trained on kernels B30f, D45f, slices of 1 to 3 mm" in description
+
+
+def test_a_checkpoint_without_a_training_range_says_so(run_folder, tmp_path):
+    told = []
+    source = slice_of(tmp_path / "in" / "a.dcm")
+    denoise_path(source, tmp_path / "out", find(run_folder), warn=told.append)
+    assert "doesn't say on which kernels" in told[0]
+    range_ = Trained.from_record({"kernels": ["B30f"], "thickness_mm": [1, 3], "dose": [0.1, 1.0]})
+    assert range_.words == "kernels B30f, slices of 1 to 3 mm, dose 10 to 100 %"
+    assert Trained.from_record({}) is None
+
+
+def test_a_window_that_cuts_is_told_and_counted(tmp_path):
+    source = slice_of(tmp_path / "in" / "a.dcm")
+    told = []
+    model = denoiser(window=DCSWGAN, compute=lambda hu: hu.clip(-300, 300))
+    summary = denoise_path(source, tmp_path / "out", model, warn=told.append)
+    outside = np.count_nonzero(np.abs(hu_of(source)) > 300)
+    assert summary.results[0].cut_by_window == outside > 0
+    assert "cuts everything to its window" in told[0]
+
+
+def test_clipped_pixels_are_counted_and_told(tmp_path):
+    source = slice_of(tmp_path / "in" / "a.dcm")
+    told = []
+    model = denoiser(compute=lambda hu: hu + 3000)
+    summary = denoise_path(source, tmp_path / "out", model, warn=told.append)
+    clipped = np.count_nonzero(hu_of(source) + 1024 + 3000 > 4095)
+    assert summary.results[0].clipped == clipped > 0
+    assert f"{clipped} pixels were cut to the file's range" in told[-1]
