@@ -23,7 +23,7 @@ from ldct_jax.models.dncnn import CNN10
 from ldct_jax.models.drl import DRL
 from ldct_jax.models.vgg import BLOCKS_1_TO_4, VGGFeatures
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.report import claims, page
+from ldct_jax.report import claims, comparisons, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Measured, Study, Tested
 
@@ -145,11 +145,11 @@ def _claims(results) -> list[claims.Claim]:
     )
     return [
         *(
-            parts.compare(results, f"{claim}, in {metric}", a, b, metric=key)
+            comparisons.compare(results, f"{claim}, in {metric}", a, b, metric=key)
             for claim, a, b in pairs
             for metric, key in (("PSNR", "psnr_db"), ("SSIM", "ssim"))
         ),
-        parts.small_difference(
+        comparisons.small_difference(
             results,
             "a third level adds little (Fig 6)",
             "3 levels B, A, A",

@@ -28,7 +28,7 @@ from ldct_jax.models.filters import Gaussian
 from ldct_jax.models.vgg import DEEPEST, VGGFeatures
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 from ldct_jax.optim import Adam, Constant, Exponential
-from ldct_jax.report import claims, page
+from ldct_jax.report import claims, comparisons, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Measured, Study, Tested
 from ldct_jax.train.gan import WassersteinGAN
@@ -168,23 +168,23 @@ def _claims(results) -> list[claims.Claim]:
         return [v for v in trained if v != name]
 
     return [
-        parts.best_of(results, "DCSCN has the best PSNR (Table 1)", "DCSCN", others("DCSCN")),
-        parts.best_of(
+        comparisons.best_of(results, "DCSCN has the best PSNR (Table 1)", "DCSCN", others("DCSCN")),
+        comparisons.best_of(
             results,
             "DCSCN has the best SSIM (Table 1, Fig 2)",
             "DCSCN",
             others("DCSCN"),
             metric="ssim",
         ),
-        parts.best_of(
+        comparisons.best_of(
             results,
             "DCSWGAN has the second-best SSIM (Table 1, Fig 2)",
             "DCSWGAN",
             ["CNN-L1", "WGAN-VGG"],
             metric="ssim",
         ),
-        parts.compare(results, "DCSWGAN beats WGAN in PSNR (Table 1)", "DCSWGAN", "WGAN-VGG"),
-        parts.compare(
+        comparisons.compare(results, "DCSWGAN beats WGAN in PSNR (Table 1)", "DCSWGAN", "WGAN-VGG"),
+        comparisons.compare(
             results,
             "DCSCN has the lowest RMSE: below CNN-L1's (Table 1, Fig 2)",
             "DCSCN",
@@ -197,7 +197,7 @@ def _claims(results) -> list[claims.Claim]:
 
 def _texture(results) -> claims.Claim:
     claim = "DCSWGAN keeps more texture than DCSCN (Fig 3, 5)"
-    if reason := parts.unlearnt(results, ("DCSWGAN", "DCSCN")):
+    if reason := comparisons.unlearnt(results, ("DCSWGAN", "DCSCN")):
         return claims.untested(claim, reason)
     shared = results.shared_repeats("DCSWGAN", "DCSCN")
     ours, theirs = (results.numbers(v, shared) for v in ("DCSWGAN", "DCSCN"))

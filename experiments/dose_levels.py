@@ -29,7 +29,7 @@ from ldct_jax.metrics.contrast import hu_bias
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.filters import Gaussian, Identity, Median, Wiener
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.report import claims, doses, figures, images, page
+from ldct_jax.report import claims, comparisons, doses, figures, images, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Measured, Study, Tested
 
@@ -223,7 +223,7 @@ def _claims(results) -> list[claims.Claim]:
         made.append(_gain(results, dose, learnt))
         for label in ("median", "gaussian", "wiener"):
             made.append(
-                parts.compare(
+                comparisons.compare(
                     results,
                     f"the tuned network beats the {label} filter in SSIM at {dose:.0%} (Fig 6)",
                     LAST,
@@ -236,7 +236,7 @@ def _claims(results) -> list[claims.Claim]:
     for dose in (0.5, 0.75):
         for words, metric in (("SSIM", "ssim"), ("PSNR", "psnr_db")):
             made.append(
-                parts.compare(
+                comparisons.compare(
                     results,
                     f"tuning loses {words} at {dose:.0%} (Fig 6, 7)",
                     PLAIN,
@@ -247,7 +247,7 @@ def _claims(results) -> list[claims.Claim]:
                 )
             )
         made.append(
-            parts.compare(
+            comparisons.compare(
                 results,
                 f"before tuning it beats the Gaussian filter in PSNR at {dose:.0%} (Fig 7)",
                 PLAIN,
@@ -263,7 +263,7 @@ def _gain(results, dose: float, learnt) -> claims.Claim:
     claim = f"tuning the last layer gains about 10 % SSIM at {dose:.0%} (Fig 6)"
     if dose not in results.study["data"]["doses"]:
         return claims.untested(claim, f"{dose:.0%} was not simulated at this scale")
-    if reason := parts.unlearnt(results, (LAST, PLAIN), where=learnt):
+    if reason := comparisons.unlearnt(results, (LAST, PLAIN), where=learnt):
         return claims.untested(claim, reason)
     protocol, where = parts.protocol_of(results), {"dose": dose}
     tuned, plain = (results.summary(v, protocol, where=where).ssim.mean for v in (LAST, PLAIN))
@@ -273,7 +273,7 @@ def _gain(results, dose: float, learnt) -> claims.Claim:
 
 def _upward(results, learnt) -> claims.Claim:
     claim = "the network of photographs shows CT numbers too high at 10 % (Fig 4j)"
-    if reason := parts.unlearnt(results, (PLAIN,), where=learnt):
+    if reason := comparisons.unlearnt(results, (PLAIN,), where=learnt):
         return claims.untested(claim, reason)
     found = [n["bias_hu"].get("0.1") for n in results.numbers(PLAIN)]
     if None in found:

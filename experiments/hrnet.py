@@ -28,7 +28,7 @@ from ldct_jax.metrics.noise import HRNET_BAND, band_mask, noise_analysis
 from ldct_jax.models.hrnet import HRNet
 from ldct_jax.models.unet import UNet
 from ldct_jax.optim import Adam, Piecewise
-from ldct_jax.report import claims, figures, images, page, tables
+from ldct_jax.report import claims, comparisons, figures, images, page, tables
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Measured, Study, Tested
 
@@ -283,10 +283,10 @@ def _noise_figures(results) -> list[figures.Figure]:
 
 def _claims(results) -> list[claims.Claim]:
     return [
-        parts.compare(
+        comparisons.compare(
             results, "HRNet beats UNet in RMSE (Table 1: 4.6 HU)", "HRNet", "UNet", metric="rmse"
         ),
-        parts.compare(
+        comparisons.compare(
             results, "HRNet beats UNet in SSIM (Table 1: 0.033)", "HRNet", "UNet", metric="ssim"
         ),
         _by_number(results, "HRNet beats UNet in CNR of a lesion (Fig 5)", "cnr", "CNR", ""),
@@ -303,7 +303,7 @@ def _claims(results) -> list[claims.Claim]:
 
 
 def _by_number(results, claim, key, words, unit, *, above=True) -> claims.Claim:
-    if reason := parts.unlearnt(results, ("HRNet", "UNet")):
+    if reason := comparisons.unlearnt(results, ("HRNet", "UNet")):
         return claims.untested(claim, reason)
     shared = results.shared_repeats("HRNet", "UNet")
     ours, theirs = (results.numbers(v, shared) for v in ("HRNet", "UNet"))
@@ -316,7 +316,7 @@ def _by_number(results, claim, key, words, unit, *, above=True) -> claims.Claim:
 
 def _more_added(results) -> claims.Claim:
     claim = "most of the removed noise is the added one (Fig 8d: 0.9 against 0.3)"
-    if reason := parts.unlearnt(results, ("HRNet",)):
+    if reason := comparisons.unlearnt(results, ("HRNet",)):
         return claims.untested(claim, reason)
     found = [n["cos_removed_added"] - n["cos_removed_target"] for n in results.numbers("HRNet")]
     return claims.judge(claim, "cosine with the added minus with the target noise", found, "")

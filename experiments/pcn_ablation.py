@@ -19,7 +19,7 @@ import itertools
 from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.losses import last_clone, mse
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.report import claims, figures, page
+from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 
@@ -143,7 +143,7 @@ def _claims(results) -> list[claims.Claim]:
         ("full PCN beats PO alone (Table I: +1.41 dB)", "full PCN", "FT+PO"),
         ("full PCN beats PI alone (Table I: +1.40 dB)", "full PCN", "FT+PI"),
     )
-    made = [parts.compare(results, claim, better, worse) for claim, better, worse in pairs]
+    made = [comparisons.compare(results, claim, better, worse) for claim, better, worse in pairs]
     return [_speed_up(results), *made, _rising(results)]
 
 
@@ -153,7 +153,7 @@ ABOUT_A_TENTH = 0.15
 
 def _speed_up(results) -> claims.Claim:
     claim = "full PCN reaches SCN's final training RMSE in about a tenth of the epochs (Fig 4b)"
-    if reason := parts.unlearnt(results, ("SCN", "full PCN")):
+    if reason := comparisons.unlearnt(results, ("SCN", "full PCN")):
         return claims.untested(claim, reason)
     shares, ratios = [], []
     shared = results.shared_repeats("SCN", "full PCN")
@@ -178,7 +178,7 @@ def _speed_up(results) -> claims.Claim:
 
 def _rising(results) -> claims.Claim:
     claim = "full PCN's PSNR rises with the clone index (Fig 7)"
-    if reason := parts.unlearnt(results, ("full PCN",)):
+    if reason := comparisons.unlearnt(results, ("full PCN",)):
         return claims.untested(claim, reason)
     values = parts.psnr_by_clone(results, ["full PCN"])["full PCN"]
     if len(values) < 2:

@@ -15,8 +15,8 @@ The paper's Table II (PSNR, SSIM, RMSE): CPCE 44.6365/0.9782/0.0056, RED-CNN 45.
 
 from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.metrics.statistics import MeanSD
+from ldct_jax.report import comparisons, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.report import page
 from ldct_jax.study import Study
 
 SCALES = pcn_scales()
@@ -56,7 +56,7 @@ def report(results) -> page.Report:
             ],
         )
     ]
-    claim = parts.compare(
+    claim = comparisons.compare(
         results, "RED-CNN beats CPCE as backbone (Table II: +0.79 dB)", "RED-CNN", "CPCE"
     )
     return parts.standard(results, sections, [claim], shown=shown)

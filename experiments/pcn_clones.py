@@ -16,7 +16,7 @@ the last clone is best with three, and three, four and five differ little (ten l
 import itertools
 
 from ldct_jax.experiment import PCN, Experiment, pcn_scales
-from ldct_jax.report import claims, figures, page
+from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 
@@ -70,14 +70,14 @@ def report(results) -> page.Report:
 def _claims(results, by_clone) -> list[claims.Claim]:
     return [
         _earlier_clones(results, by_clone),
-        parts.best_of(
+        comparisons.best_of(
             results,
             "the last clone is best with three clones (Fig 8b)",
             name(3),
             [name(n) for n in (1, 2, 4, 5)],
         ),
         *(
-            parts.small_difference(
+            comparisons.small_difference(
                 results,
                 f"{a} and {b} clones differ little (Fig 8b)",
                 name(a),
@@ -91,7 +91,7 @@ def _claims(results, by_clone) -> list[claims.Claim]:
 
 def _earlier_clones(results, by_clone) -> claims.Claim:
     claim = "the first clone's PSNR rises with the number of clones (Fig 8b)"
-    if reason := parts.unlearnt(results, [name(n) for n in range(1, 6)]):
+    if reason := comparisons.unlearnt(results, [name(n) for n in range(1, 6)]):
         return claims.untested(claim, reason)
     first = [by_clone[name(n)][0] for n in range(1, 6)]
     steps = [b - a for a, b in itertools.pairwise(first)]

@@ -23,7 +23,7 @@ from ldct_jax.models.critic import Critic
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.optim import Adam, InverseSqrtEpoch
-from ldct_jax.report import claims, figures, page
+from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 from ldct_jax.train.gan import WassersteinGAN
@@ -159,9 +159,9 @@ def _claims(results) -> list[claims.Claim]:
     )
     _, *wider = WIDTHS[results.study["scale"]["name"]]
     return [
-        *(parts.compare(results, claim, a, b) for claim, a, b in pairs),
+        *(comparisons.compare(results, claim, a, b) for claim, a, b in pairs),
         *(
-            parts.small_difference(
+            comparisons.small_difference(
                 results,
                 f"{n} kernels add little to {WIDTHS['paper'][0]} or its stand-in (Fig 9)",
                 wide(n),

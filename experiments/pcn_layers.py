@@ -14,7 +14,7 @@ beyond (four clones).
 """
 
 from ldct_jax.experiment import PCN, Experiment, pcn_scales
-from ldct_jax.report import claims, figures, page
+from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
 from ldct_jax.study import Study
 
@@ -74,9 +74,11 @@ def _one_each(results):
 
 def _claims(results) -> list[claims.Claim]:
     return [
-        parts.compare(results, "10 layers beat 4 (Fig 8a)", better="10 layers", worse="4 layers"),
+        comparisons.compare(
+            results, "10 layers beat 4 (Fig 8a)", better="10 layers", worse="4 layers"
+        ),
         *(
-            parts.small_difference(
+            comparisons.small_difference(
                 results,
                 f"{n} layers add little to 10 (Fig 8a)",
                 f"{n} layers",
