@@ -129,7 +129,7 @@ def report(results) -> page.Report:
             ],
         )
     ]
-    return parts.standard(results, sections, _claims(results), shown=shown)
+    return parts.standard(results, sections, _claims(results), shown=shown, main="cascade B, A (C)")
 
 
 # "Negligible": less than this in PSNR.

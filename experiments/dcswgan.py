@@ -158,7 +158,7 @@ def report(results) -> page.Report:
             ],
         )
     ]
-    return parts.standard(results, sections, _claims(results), shown=shown)
+    return parts.standard(results, sections, _claims(results), shown=shown, main="DCSCN")
 
 
 def _claims(results) -> list[claims.Claim]:

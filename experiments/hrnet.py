@@ -177,7 +177,7 @@ def report(results) -> page.Report:
             figures=_noise_figures(results),
         ),
     ]
-    return parts.standard(results, sections, _claims(results), shown=shown)
+    return parts.standard(results, sections, _claims(results), shown=shown, main="HRNet")
 
 
 def _labels(results) -> list[str]:

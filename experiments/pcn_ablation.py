@@ -95,7 +95,7 @@ def report(results) -> page.Report:
             figures=[parts.panel(results, SHOWN, name="fig_6", title="Fig 6: a test slice")],
         ),
     ]
-    return parts.standard(results, sections, _claims(results), shown=SHOWN)
+    return parts.standard(results, sections, _claims(results), shown=SHOWN, main="full PCN")
 
 
 SHOWN = {"SCN": "SCN", "FT+PO": "PCN, PO only", "FT+PI": "PCN, PI only", "full PCN": "full PCN"}

@@ -59,7 +59,7 @@ def report(results) -> page.Report:
     claim = comparisons.compare(
         results, "RED-CNN beats CPCE as backbone (Table II: +0.79 dB)", "RED-CNN", "CPCE"
     )
-    return parts.standard(results, sections, [claim], shown=shown)
+    return parts.standard(results, sections, [claim], shown=shown, main="RED-CNN")
 
 
 STUDY = Study(

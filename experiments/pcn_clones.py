@@ -64,7 +64,7 @@ def report(results) -> page.Report:
         )
     ]
     shown = {v: v for v in results.variants}
-    return parts.standard(results, sections, _claims(results, by_clone), shown=shown)
+    return parts.standard(results, sections, _claims(results, by_clone), shown=shown, main=name(3))
 
 
 def _claims(results, by_clone) -> list[claims.Claim]:

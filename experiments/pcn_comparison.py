@@ -145,7 +145,7 @@ def report(results) -> page.Report:
             ],
         ),
     ]
-    return parts.standard(results, sections, _claims(results), shown=shown)
+    return parts.standard(results, sections, _claims(results), shown=shown, main="PCN")
 
 
 def _claims(results) -> list[claims.Claim]:

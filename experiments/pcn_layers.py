@@ -65,7 +65,7 @@ def report(results) -> page.Report:
         )
     ]
     shown = {v: v for v in results.variants}
-    return parts.standard(results, sections, _claims(results), shown=shown)
+    return parts.standard(results, sections, _claims(results), shown=shown, main="10 layers")
 
 
 def _one_each(results):

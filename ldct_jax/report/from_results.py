@@ -11,7 +11,7 @@ from ldct_jax import spec
 from ldct_jax.metrics.protocols import Protocol, named, pcn
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.models.filters import Gaussian
-from ldct_jax.report import claims, figures, images, page, physics, tables
+from ldct_jax.report import claims, figures, images, page, physics, significance, tables
 from ldct_jax.results import Results, Run
 
 # A quarter of the image's side around its centre, a little to the left: the liver, mostly.
@@ -53,14 +53,23 @@ def standard(
     judged: Sequence[claims.Claim],
     *,
     shown: Mapping[str, str],
+    main: str | None = None,
 ) -> page.Report:
-    """A report with the usual head, provenance, and a viewer of ``shown`` (variant → label)."""
+    """A report with the usual head, provenance, and a viewer of ``shown`` (variant → label).
+
+    main: the row that the others are tested against, patient by patient; None where the study's
+    own sections do that.
+    """
     study = results.study
+    tests = []
+    if main in results.variants:
+        what = dict(protocol=protocol_of(results), data=data_words(results), words=ROW_WORDS)
+        tests = [significance.section(results, main, **what)]
     return page.Report(
         title=study["title"],
         intro=f"Reproduces {study['reproduces']} at the {study['scale']['name']} scale. "
         f"{study['scale']['words'].capitalize()}.",
-        sections=[*sections, physics.section(results, shown)],
+        sections=[*sections, *tests, physics.section(results, shown)],
         claims=judged,
         provenance=provenance(results),
         viewer=viewer(results, shown),
@@ -213,12 +222,15 @@ def panel(
     shown = slice_images(results, labels, filters=filters, dose=dose)
     height, width = next(iter(shown.values())).shape
     zoom = tuple(round(part * side) for part, side in zip(ZOOM, (height, width) * 2, strict=True))
+    arrows = images.landmarks(shown["normal dose"], zoom)
     return images.panels(
         name,
         title,
         shown,
         zoom=zoom,
-        caption=f"The middle test slice at [-160, 240] HU. Data: {data_words(results)}.",
+        arrows=arrows,
+        caption="The middle test slice at [-160, 240] HU. Arrows: the small structures that stand "
+        f"out most in the normal dose. Data: {data_words(results)}.",
     )
 
 
