@@ -1,6 +1,7 @@
 """The table of networks: exact counts, receptive fields, operations, `ldct models`."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -146,3 +147,11 @@ def test_ldct_models_prints_what_it_counts(monkeypatch):
 @pytest.mark.long
 def test_ldct_models_prints_every_network():
     check_rows(json.loads(CliRunner().invoke(models, ["--json"]).stdout), CATALOGUE)
+
+
+@pytest.mark.long
+def test_the_readme_shows_what_ldct_models_prints():
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    shown = readme.split("the networks:\n\n```\n")[1].split("```")[0].splitlines()
+    printed = [x.rstrip() for x in CliRunner().invoke(models, []).stdout.splitlines()]
+    assert len(shown) > 15 and set(shown) <= set(printed)
