@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import sys
 import warnings
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Unusable(DataError):
         self.damaged = damaged
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Header:
     """What the reader needs of one CT slice. Identifying fields never appear in its repr.
 
@@ -278,7 +279,8 @@ class _Value:
             self.raw, self.big = bytes(element.value), not element.is_little_endian
 
     def text(self) -> str:
-        return self.raw.decode("latin-1").strip(" \0")
+        # Interned: thousands of slices of a series say the same.
+        return sys.intern(self.raw.decode("latin-1").strip(" \0"))
 
     def numbers(self, count: int) -> tuple[float, ...]:
         """``count`` finite numbers of a DS or IS, or Unusable."""
