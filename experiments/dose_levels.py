@@ -174,6 +174,9 @@ def report(results) -> page.Report:
                 doses.by_dose(results, "fig_6", "Fig 6: SSIM by dose", "ssim", "SSIM"),
                 doses.by_dose(results, "fig_7", "Fig 7: PSNR by dose", "psnr_db", "PSNR [dB]"),
                 doses.bias_by_dose(results, "hu_bias", "Bias of CT numbers in flat soft tissue"),
+                *parts.training_figures(
+                    results, results.variants, "training", "photographs, then CT at ten doses"
+                ),
             ],
         ),
         page.Section(
