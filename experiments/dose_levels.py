@@ -60,6 +60,7 @@ DEMO_SCALE = DEMO.but(
     slices=1,
     size=352,
     pixel_mm=1.1,
+    most_slices=8,
     test_patients=3,
     test_slices=1,
     monitor_every=4,
@@ -72,6 +73,7 @@ PAPER_SCALE = PAPER.but(
     **SIZES,
     **NOISE,
     slices=25,
+    most_slices=25,
     test_patients=5,
     test_slices=2,
 )
@@ -83,6 +85,7 @@ SMOKE_SCALE = SMOKE.but(
     size=352,
     pixel_mm=1.1,
     patients=4,
+    most_slices=2,
     test_patients=2,
 )
 

@@ -90,6 +90,8 @@ class Scale:
       training_doses: those that are trained on; empty for ``doses``.
       dose_rule: how the noise grows with less dose: ``physics`` (SD as 1/√dose) or ``paper``
         (dncnn_dose: SD as 1/dose).
+      most_slices: of each patient of ``DATA`` where every dose in ``doses`` and
+        ``training_doses`` has to be simulated; None for all.
       training_crop: (height, width) of the central region that patches are cut from; None for all.
     """
 
@@ -105,6 +107,7 @@ class Scale:
     doses: tuple[float, ...] = ()
     training_doses: tuple[float, ...] = ()
     dose_rule: str = "physics"
+    most_slices: int | None = None
     training_crop: tuple[int, int] | None = None
 
     @property

@@ -99,7 +99,13 @@ def _loader(study, data: str | None, low):
 
         cache = cache_folder() / "stores"
         if scale.all_doses:
-            return load_doses(data, doses=scale.all_doses, rule=scale.dose_rule, cache=cache)
+            return load_doses(
+                data,
+                doses=scale.all_doses,
+                rule=scale.dose_rule,
+                most_slices=scale.most_slices,
+                cache=cache,
+            )
         return load_pairs(data, low=low, cache=cache)
 
     return embedded if data is None else given

@@ -20,6 +20,7 @@ from ldct_jax.data.prepare import (
     simulation_digest,
 )
 from ldct_jax.data.store import Store, is_store
+from ldct_jax.data.thinned import thinned
 from ldct_jax.data.unfinished import finished
 from ldct_jax.errors import DataError
 
@@ -105,7 +106,12 @@ def load_pairs(
 
 
 def load_doses(
-    data: str | Path, *, doses: Sequence[float], rule: str = "physics", cache: Path
+    data: str | Path,
+    *,
+    doses: Sequence[float],
+    rule: str = "physics",
+    most_slices: int | None = None,
+    cache: Path,
 ) -> PairedSlices:
     """The normal-dose slices that ``data`` names at several doses simulated in the image domain.
 
@@ -114,12 +120,15 @@ def load_doses(
     Args:
       doses: fractions of the normal dose; 1 is the normal dose itself.
       rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
+      most_slices: of each patient, evenly spread; None for all.
     """
     from ldct_jax.ct.dose import noise_ratio
 
     opened = open_store(data, cache=cache)
     normal = tuple(dataclasses.replace(s, low=None, low_dose=None) for s in opened.series)
     opened = dataclasses.replace(opened, series=normal)
+    if most_slices is not None:
+        opened = thinned(opened, Path(cache), most_slices)
     parts = []
     for dose in dict.fromkeys(doses):
         if dose == 1:

@@ -11,7 +11,9 @@ from ldct_jax.data.mapped import MappedStack
 from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.prepare import write_phantoms
 from ldct_jax.data.source import load_doses
-from ldct_jax.errors import DataError
+from ldct_jax.data.store import Store
+from ldct_jax.data.thinned import thinned
+from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.protocols import PCN
 
 SPEC = Phantoms(patients=2, slices=2, size=64, pixel_mm=6.0, dose=0.5, added_sd_hu=20.0)
@@ -94,3 +96,30 @@ def test_doses_of_a_store_are_simulated_from_its_normal_dose(tmp_path):
     np.testing.assert_array_equal(pairs.at(1.0).low_hu, pairs.at(1.0).full_hu)
     ratio = added_sd(pairs.at(0.25)) / added_sd(pairs.at(0.5))
     assert ratio == pytest.approx((15 / 3) ** 0.5, rel=0.07)
+
+
+def test_a_few_slices_of_each_patient_are_enough_for_many_doses(tmp_path):
+    write_phantoms(dataclasses.replace(SPEC, patients=3, slices=5), tmp_path / "store")
+    store = Store.open(tmp_path / "store")
+    # The second series belongs to the first patient too.
+    series = [dataclasses.replace(s, patient=store.patients[0]) for s in store.series[:2]]
+    series += store.series[2:]
+    store = dataclasses.replace(store, series=tuple(series))
+    few = thinned(store, tmp_path / "cache", 4)
+    assert few.patients == store.patients
+    counts = {p: sum(s.full.shape[0] for s in few.series if s.patient == p) for p in few.patients}
+    assert set(counts.values()) == {4}
+    np.testing.assert_array_equal(few.full(0), store.full(0)[[1, 3]])
+    np.testing.assert_array_equal(few.full(1), store.full(1)[[1, 3]])
+    assert few.series[0].offsets_mm == tuple(store.series[0].offsets_mm[k] for k in (1, 3))
+    assert "at most 4 evenly spread slices" in few.source
+    assert thinned(store, tmp_path / "cache", 4).folder == few.folder
+    assert thinned(store, tmp_path / "cache", 10) is store
+    with pytest.raises(UsageError, match="at least one"):
+        thinned(store, tmp_path / "cache", 0)
+
+
+def test_the_scale_decides_how_many_slices_are_simulated(tmp_path):
+    write_phantoms(dataclasses.replace(SPEC, slices=3), tmp_path / "store")
+    pairs = load_doses(tmp_path / "store", doses=(0.5,), most_slices=2, cache=tmp_path / "cache")
+    assert {pairs.patients.count(p) for p in pairs.patient_names} == {2}
