@@ -166,7 +166,7 @@ def test_damaged_weights_are_refused(tmp_path):
     """The two exported files that carry weights, and the card beside one of them."""
     pytest.importorskip("jax2onnx")
     from ldct_jax.export import artefacts, onnx_model, stablehlo
-    from tests.export.test_export import source_of
+    from tests.export.networks import source_of
 
     source, root = source_of(tiny.MODEL, FULL), tmp_path / "whole"
     root.mkdir()

@@ -1,0 +1,38 @@
+"""One small network, exported once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from ldct_jax.export import onnx_model, stablehlo, tensors
+from ldct_jax.export.source import Source
+from tests.export.networks import SMALL, TRAINED, source_of
+
+
+@pytest.fixture(scope="session")
+def small() -> Source:
+    return source_of(SMALL, trained_on=TRAINED)
+
+
+@pytest.fixture(scope="session")
+def exported(small, tmp_path_factory) -> Path:
+    """A folder with the network in all formats: StableHLO for any size, ONNX for 64 x 64."""
+    folder = tmp_path_factory.mktemp("exported")
+    stablehlo.export(small, folder / "model.stablehlo")
+    onnx_model.export(small, folder / "model.onnx", size=(64, 64))
+    tensors.export(small, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    from ldct_jax.train import loop
+    from ldct_jax.train.parallel import DataParallel
+    from tests import tiny
+
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(tiny.job(epochs=1), tiny.feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
+    return folder
