@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from ldct_jax import cli, results
 from ldct_jax.report.claims import HELD, NOT_HELD, NOT_TESTABLE
@@ -13,6 +14,7 @@ def train(*arguments, out):
     return cli.run(["train", "pcn_backbone", "--scale", "smoke", "--out", str(out), *arguments])
 
 
+@pytest.mark.long
 def test_more_seeds_keep_what_is_finished_and_spread_the_claims(tmp_path, capfd):
     out = tmp_path / "pcn_backbone"
     assert train("--variant", "RED-CNN", out=out) == 0

@@ -62,7 +62,6 @@ def test_a_store_is_used_where_it_lies(tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.core
 def test_the_noise_of_the_series_sets_the_default(tmp_path):
     noise = np.random.default_rng(0).normal(0, 12, (6, 64, 64))
     body = np.clip(anatomy(0) + noise, -1024, 3071).astype(np.int16)
