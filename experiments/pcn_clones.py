@@ -6,8 +6,8 @@ Reproduces: Fig 8b.
     make train EXP=pcn_clones                               # demo: embedded phantoms
     make train EXP=pcn_clones DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores: not measured. paper: on a GPU not measured, on a CPU out of
-reach.
+Expected time: demo, two CPU cores, jax 0.10: 4-5 minutes (from the ablation's rate). paper: on a
+GPU not measured, on a CPU out of reach.
 
 The paper gives the figure without its numbers: earlier clones improve with the number of clones,
 the last clone is best with three, and three, four and five differ little (ten layers).

@@ -6,8 +6,8 @@ Reproduces: Table III, Fig 9 (PSNR against parameters), Fig 10 (images).
     make train EXP=pcn_comparison                           # demo: embedded phantoms
     make train EXP=pcn_comparison DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores: not measured. paper: on a GPU not measured, on a CPU out of
-reach.
+Expected time: demo, two CPU cores, jax 0.10: 8-10 minutes (from the ablation's rate). paper: on a
+GPU not measured, on a CPU out of reach.
 
 The paper's Table III (PSNR, SSIM, RMSE): DnCNN 44.1305/0.9739/0.0057, RED-CNN
 44.5238/0.9756/0.0055, MAP-NN 45.4612/0.9829/0.0054, MAP-NN with MSE 43.3698/0.9612/0.0070, PCN

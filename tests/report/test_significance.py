@@ -54,7 +54,7 @@ def test_one_patient_is_no_statistic():
 
 def test_arrows_point_at_structures_and_not_at_noise():
     rng = np.random.default_rng(0)
-    image = rng.normal(50, 12, (128, 128))
+    image = rng.normal(50, 60, (128, 128))
     y, x = np.mgrid[:128, :128]
     for row, column in ((60, 45), (80, 70), (20, 20)):
         image[(y - row) ** 2 + (x - column) ** 2 <= 9] += 150
