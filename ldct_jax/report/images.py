@@ -109,10 +109,13 @@ def _magnify(axes, detail, image, window, zoom, arrows) -> None:
     for spine in detail.spines.values():
         spine.set(visible=True, color=BOX, linewidth=1.1)
     for row, column in arrows:
+        # From the middle of the region, so that no arrow begins in the next panel.
+        across = math.copysign(0.16 * width, left + width / 2 - column)
+        down = math.copysign(0.16 * height, top + height / 2 - row)
         detail.annotate(
             "",
             xy=(column, row),
-            xytext=(column + 0.16 * width, row - 0.16 * height),
+            xytext=(column + across, row + down),
             arrowprops={"arrowstyle": "-|>", "color": ARROW, "linewidth": 1.5},
         )
 
