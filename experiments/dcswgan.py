@@ -6,8 +6,9 @@ Reproduces: Table 1, Fig 2-5.
     make train EXP=dcswgan                                  # demo: embedded phantoms
     make train EXP=dcswgan DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores: not measured. paper: on a GPU not measured, on a CPU out of
-reach.
+Expected time: demo, two CPU cores, jax 0.12: about 10 minutes, three quarters of it WGAN-VGG (from
+the rates on CT, on a machine that did other work too). paper: on a GPU not measured, on a CPU out
+of reach.
 
 The paper's Table 1, one slice each of Fig 2 and Fig 4 (PSNR, SSIM, RMSE; Fig 2 / Fig 4): LDCT
 22.818/0.761/0.0723 and 21.558/0.659/0.0836, CNN-L1 27.791/0.822/0.0408 and 26.794/0.738/0.0457,

@@ -6,8 +6,8 @@ reconstruction), Fig 8 (noise analysis).
     make train EXP=hrnet                                    # demo: embedded phantoms
     make train EXP=hrnet DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores: not measured. paper: on a GPU not measured, on a CPU out of
-reach.
+Expected time: demo, two CPU cores, jax 0.12: 3-4 minutes (from the rates on CT). paper: on a GPU
+not measured, on a CPU out of reach.
 
 The paper's Table 1 over its validation patients (RMSE in HU, SSIM): LDCT 113.80/0.550, UNet
 59.87/0.712, HRNet 55.24/0.745. CNR of a lesion: LDCT 0.32, UNet 2.45, HRNet 2.70, NDCT 0.90. Noise
