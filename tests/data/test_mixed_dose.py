@@ -50,16 +50,16 @@ def test_noise_of_dose_and_thinner_slices():
 
 
 def test_a_store_of_mixed_doses(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 10, (2, 64, 64))
-    body = np.clip(anatomy(0, 2) + noise, -1024, 3071).astype(np.int16)
+    noise = np.random.default_rng(0).normal(0, 10, (3, 64, 64))
+    body = np.clip(anatomy(0, 3) + noise, -1024, 3071).astype(np.int16)
     write_series(tmp_path / "in", body)
     store, _ = prepare(tmp_path / "in", tmp_path / "store")
     mixed = MixedDose(kernels=("smooth",), draws=2, thinner_share=0.5, step_mm=0.0, seed=3)
     made = add_mixed_dose(store, tmp_path / "mixed", mixed)
     (record,) = made.series
-    assert record.full.shape == (4, 64, 64) == record.low.shape
+    assert record.full.shape == (6, 64, 64) == record.low.shape
     assert from_record(record.low_dose["spec"]) == mixed
-    assert [one["index"] for one in record.low_dose["slices"]] == [0, 1, 0, 1]
+    assert [one["index"] for one in record.low_dose["slices"]] == [0, 1, 2, 0, 1, 2]
     for i, one in enumerate(record.low_dose["slices"]):
         same = np.array_equal(made.full(0)[i], store.full(0)[one["index"]])
         assert same == (one["thinner"] == 1)
