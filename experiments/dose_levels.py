@@ -272,9 +272,14 @@ def _gain(results, dose: float, learnt) -> claims.Claim:
     if reason := comparisons.unlearnt(results, (LAST, PLAIN), where=learnt):
         return claims.untested(claim, reason)
     protocol, where = parts.protocol_of(results), {"dose": dose}
-    tuned, plain = (results.summary(v, protocol, where=where).ssim.mean for v in (LAST, PLAIN))
+    gains = []
+    for r in results.shared_repeats(LAST, PLAIN):
+        tuned, plain = (
+            results.summary(v, protocol, repeats=[r], where=where).ssim.mean for v in (LAST, PLAIN)
+        )
+        gains.append(tuned / plain - 1)
     measured = f"relative gain of SSIM (held from {ABOUT_TEN_PERCENT:.0%})"
-    return claims.judge(claim, measured, tuned / plain - 1, "", threshold=ABOUT_TEN_PERCENT)
+    return claims.judge(claim, measured, gains, "", threshold=ABOUT_TEN_PERCENT)
 
 
 def _upward(results, learnt) -> claims.Claim:

@@ -125,7 +125,11 @@ class _Session:
         kept = json.loads(json.dumps(splits))  # as JSON has it, lists for tuples
         if old and old["splits"][: len(kept)] == kept:
             splits = old["splits"]  # runs with more seeds stay
-        known = "references" in old and len(old["references"]) == len(splits)
+        else:
+            splits = kept
+        scale = json.loads(json.dumps(dataclasses.asdict(self.scale)))
+        # The same patients, slices and doses: what the filters gave stands.
+        known = "references" in old and old["splits"] == splits and old["scale"] == scale
         every = self.study.variants(self.request.scale)
         window = next(iter(every.values())).window
         protocol = self.study.protocol(window)

@@ -52,6 +52,7 @@ def _record(record: SeriesRecord, indices: list[int], full) -> SeriesRecord:
     return dataclasses.replace(
         record,
         full=full,
+        step_mm=None,  # the slices that were left out are no gaps of the scan
         low=None,
         low_dose=None,
         low_dose_noise_hu=None,

@@ -104,7 +104,10 @@ def read_beside(path: Path) -> Card:
     data = beside.read_bytes()
     text = data.decode(errors="replace")
     card = Card.from_text(text, str(beside))
-    if not seal_holds(data, str(json.loads(text).get("card_sha256"))):
+    seal = json.loads(text).get("card_sha256")
+    if seal is None:
+        raise CheckpointError(f"{beside} was written before cards were sealed: export it again")
+    if not seal_holds(data, str(seal)):
         raise CheckpointError(f"{beside} is not the card that was written: export it again")
     return card
 

@@ -91,6 +91,15 @@ def judge(
     return Claim(claim, measured, mean, unit, verdict, threshold, sd, n)
 
 
+def judge_least(claim: str, measured: str, by_seed: Sequence[Sequence[float]], unit: str) -> Claim:
+    """A claim that each of several numbers is positive: the one with the least mean decides.
+
+    by_seed: for every seed the same numbers, in the same order.
+    """
+    values = np.asarray(by_seed, np.float64)
+    return judge(claim, measured, values[:, values.mean(0).argmin()], unit)
+
+
 def untested(claim: str, reason: str) -> Claim:
     """A claim this run can't speak to, for a stated reason (a row that failed to learn)."""
     return Claim(claim, "", None, "", UNTESTED, reason=reason)

@@ -90,7 +90,6 @@ def unlearnt(
 ) -> str:
     """Why a claim about these rows can't be tested; empty where it can."""
     protocol = protocol_of(results)
-    undenoised = results.summary("undenoised", protocol, where=where).psnr_db.mean
     if all(label in results.variants for label in labels) and not results.shared_repeats(*labels):
         return f"{' and '.join(labels)} have no split and seed in common"
     for label in labels:
@@ -98,7 +97,11 @@ def unlearnt(
             continue
         if not results.of(label):
             return f"{label} was not run"
-        found = results.summary(label, protocol, where=where).psnr_db.mean
+        own = results.shared_repeats(label, "undenoised")
+        found, undenoised = (
+            results.summary(row, protocol, repeats=own, where=where).psnr_db.mean
+            for row in (label, "undenoised")
+        )
         if not found > undenoised:
             return f"{label} ended at {found:.2f} dB, not above the undenoised {undenoised:.2f} dB"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -196,13 +196,18 @@ def _mean_curve(label: str, by_run: list[dict[int, float]]) -> figures.Curve:
     return figures.Curve(label, epochs, [float(np.mean(v)) for v in values])
 
 
-def psnr_by_clone(results: Results, variants: Sequence[str]) -> dict[str, list[float]]:
-    """Mean test PSNR of the image of each clone, 1 … T."""
+def psnr_by_clone(
+    results: Results, variants: Sequence[str], repeats: Collection[int] | None = None
+) -> dict[str, list[float]]:
+    """Mean test PSNR of the image of each clone, 1 … T, over all repeats or those given."""
     protocol, found = protocol_of(results), {}
     for v in variants:
-        if results.of(v):
+        if results.of(v, repeats):
             clones = len(results.of(v)[0].result["test"])
-            found[v] = [results.summary(v, protocol, clone=t).psnr_db.mean for t in range(clones)]
+            found[v] = [
+                results.summary(v, protocol, clone=t, repeats=repeats).psnr_db.mean
+                for t in range(clones)
+            ]
     return found
 
 
@@ -282,11 +287,12 @@ def provenance(results: Results, more: Mapping[str, str] | None = None) -> page.
         wall[section] = sum(r.result["seconds"].get(section, 0.0) for r in results.runs)
     wall["report"] = study["wall_s"].get("report", 0.0)
     device = study["device"]
-    splits = "; ".join(
+    every_split = (
         f"test {', '.join(s['test'])}, validation {', '.join(s['validation']) or 'none'}, "
         f"training {', '.join(s['train'])}"
         for s in study["splits"]
     )
+    splits = "; ".join(dict.fromkeys(every_split))  # several seeds share one
     experiment = results.runs[0].result["record"]["experiment"]
     optimizer, patches = experiment["optimizer"], experiment["patches"]
     return page.Provenance(

@@ -44,7 +44,7 @@ def section(results: Results, shown: Collection[str]) -> page.Section:
 
 def _drawn(references: Sequence[str], variants: Sequence[str]) -> list[str]:
     """Which rows get a curve: all that aren't trained, and of the variants evenly spread ones."""
-    room = MOST_CURVES - len(references)
+    room = max(0, MOST_CURVES - len(references))
     places = np.linspace(0, len(variants) - 1, min(room, len(variants))).round().astype(int)
     return [*references, *(variants[i] for i in places)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ldct_jax.metrics import statistics
@@ -19,18 +20,19 @@ def section(
 
     data: for captions. words: row → how it is called in tables.
     """
-    ours = results.summary(main, protocol)
-    patients = list(ours.values("psnr_db"))
     title = f"Is it more than chance? {main} against the other rows"
-    if len(patients) < 2:
-        return page.Section(
-            title, "One test patient: nothing can be tested. Slices are no patients."
-        )
-    rows = []
+    rows, most = [], 0
     for label in (*results.references, *results.variants):
-        theirs = results.summary(label, protocol)
-        if label == main or set(theirs.values("psnr_db")) != set(patients):
-            continue  # a row that was tested on other patients can't be paired
+        shared = results.shared_repeats(main, label)
+        if label == main or not shared:
+            continue
+        ours, theirs = (results.summary(row, protocol, repeats=shared) for row in (main, label))
+        # An image that equals its reference has an infinite PSNR, which no test can take.
+        both = (ours.values("psnr_db"), theirs.values("psnr_db"))
+        patients = [p for p in both[0] if all(math.isfinite(x[p]) for x in both)]
+        if len(patients) < 2:
+            continue
+        most = max(most, len(patients))
         cells: list = []
         for metric, digits in (("psnr_db", 2), ("ssim", 4)):
             a, b = ours.values(metric), theirs.values(metric)
@@ -42,11 +44,15 @@ def section(
                 found.wilcoxon_p,
             ]
         rows.append([words.get(label, label), *cells, len(patients)])
-    least = 2.0 ** (1 - len(patients))
+    if not rows:
+        return page.Section(
+            title, "One test patient: nothing can be tested. Slices are no patients."
+        )
     return page.Section(
         title,
-        f"Means over each patient's slices, {main} minus the row; with {len(patients)} patients a "
-        f"Wilcoxon test can't give less than p = {least:.2g}.",
+        f"Means over each patient's slices, {main} minus the row, of the splits and seeds that "
+        f"both have; with {most} patients a Wilcoxon test can't give less than "
+        f"p = {2.0 ** (1 - most):.2g}.",
         tables=[
             tables.Table(
                 name="paired_tests",

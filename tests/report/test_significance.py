@@ -47,6 +47,29 @@ def test_every_row_is_tested_over_patients():
     assert difference.min() - 0.01 <= low < difference.mean() < high <= difference.max() + 0.01
 
 
+def test_rows_meet_in_the_seeds_that_both_have():
+    """A second seed of one row alone is not compared with the first of the other."""
+    results = study(OURS, THEIRS)
+    far = {p: [x + 10 for x in values] for p, values in OURS.items()}
+    references = {**results.study["references"], "1": results.study["references"]["0"]}
+    runs = (
+        *results.runs,
+        Run(Path("x"), "net", 1, {"test": [rows(far)]}),
+        Run(Path("x"), "other", 0, {"test": [rows(THEIRS)]}),
+    )
+    both = Results(Path("x"), {"references": references}, runs)
+    found = significance.section(both, "net", protocol=PCN, data="made up", words={})
+    by_label = {row[0]: row[1] for row in found.tables[0].rows}
+    mean = np.mean([np.mean(OURS[p]) - np.mean(THEIRS[p]) for p in OURS])
+    np.testing.assert_allclose(by_label["other"], mean)
+    np.testing.assert_allclose(by_label["undenoised"], mean + 5)
+
+
+def test_an_image_equal_to_its_reference_does_not_fail_the_report():
+    found = section({**OURS, "a": [np.inf, np.inf]}, THEIRS)
+    assert found.tables[0].rows[0][-1] == 2
+
+
 def test_one_patient_is_no_statistic():
     found = section({"a": OURS["a"]}, {"a": THEIRS["a"]})
     assert not found.tables and "One test patient" in found.text
