@@ -200,9 +200,7 @@ def _texture(results) -> claims.Claim:
     claim = "DCSWGAN keeps more texture than DCSCN (Fig 3, 5)"
     if reason := comparisons.unlearnt(results, ("DCSWGAN", "DCSCN")):
         return claims.untested(claim, reason)
-    shared = results.shared_repeats("DCSWGAN", "DCSCN")
-    ours, theirs = (results.numbers(v, shared) for v in ("DCSWGAN", "DCSCN"))
-    pairs = list(zip(ours, theirs, strict=True))
+    pairs = results.paired_numbers("DCSWGAN", "DCSCN")
     if any(a["flat_noise_hu"] is None for a, _ in pairs):
         return claims.untested(claim, "the test slices hold too little flat tissue")
     return claims.judge(

@@ -305,9 +305,7 @@ def _claims(results) -> list[claims.Claim]:
 def _by_number(results, claim, key, words, unit, *, above=True) -> claims.Claim:
     if reason := comparisons.unlearnt(results, ("HRNet", "UNet")):
         return claims.untested(claim, reason)
-    shared = results.shared_repeats("HRNet", "UNet")
-    ours, theirs = (results.numbers(v, shared) for v in ("HRNet", "UNet"))
-    pairs = list(zip(ours, theirs, strict=True))
+    pairs = results.paired_numbers("HRNet", "UNet")
     if any(a[key] is None or b[key] is None for a, b in pairs):
         return claims.untested(claim, "no lesion could be placed, or its ratio is undefined")
     found = [a[key] - b[key] for a, b in pairs]

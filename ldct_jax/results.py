@@ -134,6 +134,11 @@ class Results:
             return self._references("reference_numbers", label, repeats)
         return [r.result["numbers"] for r in self.of(label, repeats)]
 
+    def paired_numbers(self, a: str, b: str) -> list[tuple[dict, dict]]:
+        """:meth:`numbers` of two rows, side by side for every repeat that both have."""
+        shared = self.shared_repeats(a, b)
+        return list(zip(self.numbers(a, shared), self.numbers(b, shared), strict=True))
+
     def quality(self, label: str) -> list[dict]:
         """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
         if label in self.references:

@@ -63,8 +63,15 @@ def standard(
     study = results.study
     tests = []
     if main in results.variants:
-        what = dict(protocol=protocol_of(results), data=data_words(results), words=ROW_WORDS)
-        tests = [significance.section(results, main, **what)]
+        tests = [
+            significance.section(
+                results,
+                main,
+                protocol=protocol_of(results),
+                data=data_words(results),
+                words=ROW_WORDS,
+            )
+        ]
     return page.Report(
         title=study["title"],
         intro=f"Reproduces {study['reproduces']} at the {study['scale']['name']} scale. "

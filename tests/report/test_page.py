@@ -3,7 +3,6 @@
 import base64
 import errno
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 
 from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.report import claims, figures, page, tables
+from tests.conftest import require
 
 LOW, HIGH = 40, 240
 
@@ -177,10 +177,7 @@ def browser() -> str:
         or shutil.which("chromium-browser")
         or shutil.which("google-chrome")
     )
-    if found is None:
-        if os.environ.get("LDCT_REQUIRE_TOOLS") == "1":
-            pytest.fail("chromium is not installed, but LDCT_REQUIRE_TOOLS=1")
-        pytest.skip("chromium is not installed")
+    require(found is not None, "chromium is not installed")
     return found
 
 
