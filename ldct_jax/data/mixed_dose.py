@@ -12,6 +12,7 @@ import numpy as np
 
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.low_dose import LEAST_NOISE_HU, SIMULATION_VERSION, LowDose, calibrated
+from ldct_jax.data.quiet_target import QuietTarget
 from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin, finished
 from ldct_jax.errors import DataError, UsageError
@@ -35,6 +36,7 @@ class MixedDose:
       thinner: (least, greatest) factor on the variance of those, drawn log-uniformly.
       step_mm: slices nearer than this to the last one taken are left out.
       draws: times that each slice is used, every time with other noise.
+      target: which noise the targets keep; None: that of the normal dose.
       seed: of all draws. The same pixels and seed give the same pairs.
     """
 
@@ -44,6 +46,7 @@ class MixedDose:
     thinner: tuple[float, float] = (2.0, 8.0)
     step_mm: float = 2.0
     draws: int = 1
+    target: QuietTarget | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -70,6 +73,12 @@ class MixedDose:
             f"projection domain from each series' own noise; {self.thinner_share:.0%} of the "
             f"slices with {self.thinner[0]:g} to {self.thinner[1]:g} times the variance, as "
             "thinner slices have"
+            + (
+                ""
+                if self.target is None
+                else "; training targets keep a share of the noise that falls from all at "
+                f"{self.target.level_hu:g} HU to {self.target.least:.0%}"
+            )
         )
 
 
@@ -113,11 +122,14 @@ def simulate_mixed(
     n0: dict[str, float],
     pixel_mm: float,
     seed: int,
+    target: QuietTarget | None = None,
+    noise_hu: float | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one series: (low, full), each (len(drawn), H, W) int16 HU, not below -1024.
 
-    ``full_hu``: (N, H, W) int16. ``n0``: photons a ray at the series' normal dose by kernel.
+    ``full_hu``: (N, H, W) int16. ``n0``: photons a ray at the series' normal dose by kernel. With
+    ``target``, the second array holds its targets; it needs ``noise_hu``, the series' own noise.
     """
     from ldct_jax.ct.insertion import Scan, insert_projection_domain
 
@@ -145,6 +157,9 @@ def simulate_mixed(
             pixel_mm=pixel_mm,
             first_slice=2 * i + 1,
         )
+        if target is not None:
+            ratio = one.thinner / one.fraction
+            reference = target.of(noisy, full_hu[one.index].astype(np.float32), noise_hu, ratio)
         for stack, image in ((full, reference), (low, noisy)):
             if not np.isfinite(image).all():
                 raise DataError("the simulated dose is not finite: are the HU beyond all bounds?")
@@ -222,6 +237,8 @@ def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, pro
         n0={kernel: scan.n0 for kernel, (scan, _) in scans.items()},
         pixel_mm=record.pixel_mm,
         seed=seed,
+        target=mixed.target,
+        noise_hu=record.noise_hu,
         advance=progress.advance,
     )
     return dataclasses.replace(
