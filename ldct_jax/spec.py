@@ -57,6 +57,7 @@ CONSTRUCTORS = {
     "Patches": "ldct_jax.data.patches",
     "LowDose": "ldct_jax.data.low_dose",
     "MixedDose": "ldct_jax.data.mixed_dose",
+    "QuietTarget": "ldct_jax.data.quiet_target",
     "Experiment": "ldct_jax.experiment",
 }
 
