@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,6 +32,21 @@ class WholeSlices:
         """The denoised slices: (N, H, W) HU → (N, H, W) float32 HU. Raises NumericsError on NaN."""
         return self._stream(self._result, variables, hu)
 
+    def begin(self, variables: dict, hu: np.ndarray) -> Callable[[], np.ndarray]:
+        """What :meth:`__call__` returns, in two steps: the second is a call of what this returns.
+
+        An accelerator gets all slices at once, behind the work that it has and before any that is
+        handed over later. A CPU would run them side by side, each with memory of its own, so there
+        they are computed in the second step, and the variables must be there until then.
+        """
+        if jax.default_backend() == "cpu":
+            return functools.partial(self, variables, hu)
+        return self._ahead(variables, hu)
+
+    def _ahead(self, variables, hu) -> Callable[[], np.ndarray]:
+        outs = [(self._result(variables, part), n) for part, n in self._parts(hu)]
+        return lambda: np.concatenate([_finite(out)[:n] for out, n in outs])
+
     def clones(self, variables: dict, hu: np.ndarray) -> np.ndarray:
         """Every clone's image: (N, H, W) HU → (T, N, H, W) float32 HU; T = 1 for plain networks."""
         return np.moveaxis(self._stream(self._clones, variables, hu), 1, 0)
@@ -45,15 +62,23 @@ class WholeSlices:
             out = denoise(self.model, variables, x)[None]
         return self.window.to_hu(jnp.moveaxis(out[..., 0], 0, 1))
 
-    def _stream(self, program, variables, hu: np.ndarray) -> np.ndarray:
-        outs = []
+    def _parts(self, hu: np.ndarray):
+        """Batches of one size, the last one filled up, and how many slices of each count."""
         for start in range(0, len(hu), self.batch):
             part = np.asarray(hu[start : start + self.batch], np.float32)
-            missing = self.batch - len(part)
-            if missing:
-                part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-            out = np.asarray(program(variables, part))[: self.batch - missing]
-            if not np.isfinite(out).all():
-                raise NumericsError("the network's output holds NaN or infinite values")
-            outs.append(out)
-        return np.concatenate(outs)
+            count = len(part)
+            if count < self.batch:
+                part = np.concatenate([part, np.repeat(part[-1:], self.batch - count, axis=0)])
+            yield part, count
+
+    def _stream(self, program, variables, hu: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [_finite(program(variables, part))[:count] for part, count in self._parts(hu)]
+        )
+
+
+def _finite(images) -> np.ndarray:
+    images = np.asarray(images)
+    if not np.isfinite(images).all():
+        raise NumericsError("the network's output holds NaN or infinite values")
+    return images

@@ -17,6 +17,7 @@ from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.models.filters import run
 from ldct_jax.study import Measured, Study, Tested
+from ldct_jax.train.loop import Monitor
 
 SCROLLED = 6
 """Test slices that a report's viewer scrolls through."""
@@ -83,7 +84,7 @@ class Examiner:
         }
         return found, {**_samples(images, test), **measured.images}
 
-    def monitor(self, slices: WholeSlices, split: Split) -> Callable[[dict], dict]:
+    def monitor(self, slices: WholeSlices, split: Split) -> Monitor:
         """PSNR and RMSE of a few validation and test slices; only the former may select."""
         protocol = self.study.protocol(slices.window)
         parts = {
@@ -97,17 +98,22 @@ class Examiner:
             seen = parts["validation"]
             undenoised = float(protocol.score(seen.low_hu, seen.full_hu).psnr_db.mean())
 
-        def monitor(variables: dict) -> dict:
-            numbers = {}
-            for name, pairs in parts.items():
-                try:
-                    scores = protocol.score(slices(variables, pairs.low_hu), pairs.full_hu)
-                except NumericsError:
-                    continue  # the training itself counts and stops; there is nothing to score
-                numbers[f"{name}_psnr"] = float(scores.psnr_db.mean())
-                numbers[f"{name}_rmse"] = float(scores.rmse.mean())
-                if name == "validation":
-                    numbers["undenoised_psnr"] = undenoised
+        def monitor(variables: dict) -> Callable[[], dict]:
+            begun = {name: slices.begin(variables, pairs.low_hu) for name, pairs in parts.items()}
+
+            def numbers() -> dict:
+                found = {}
+                for name, denoised in begun.items():
+                    try:
+                        scores = protocol.score(denoised(), parts[name].full_hu)
+                    except NumericsError:
+                        continue  # the training itself counts and stops; nothing to score
+                    found[f"{name}_psnr"] = float(scores.psnr_db.mean())
+                    found[f"{name}_rmse"] = float(scores.rmse.mean())
+                    if name == "validation":
+                        found["undenoised_psnr"] = undenoised
+                return found
+
             return numbers
 
         return monitor

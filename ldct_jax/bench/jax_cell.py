@@ -290,12 +290,18 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
     def once() -> dict:
         ends: list[float] = []
 
-        def monitor(variables) -> dict:
+        def monitor(variables):
             if evaluated:
-                slices(variables, shared.data["validation_low"])
-            ends.append(time.perf_counter())
-            # A value that grows: the worst case, where every epoch's state is the best one.
-            return {"validation_psnr": float(len(ends))} if evaluated else {}
+                denoised = slices.begin(variables, shared.data["validation_low"])
+
+            def numbers() -> dict:
+                if evaluated:
+                    denoised()
+                ends.append(time.perf_counter())
+                # A value that grows: the worst case, where every epoch's state is the best one.
+                return {"validation_psnr": float(len(ends))} if evaluated else {}
+
+            return numbers
 
         with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
             outcome = loop.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)

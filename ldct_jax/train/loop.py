@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.errors import LdctError, NumericsError
@@ -32,6 +33,9 @@ from ldct_jax.train.parallel import DataParallel, synchronised
 SECONDS_PER_CALL = 3.0
 MOST_STEPS_PER_CALL = 256
 SAVE_EVERY_S = 120.0
+
+# Gets the variables, hands work to the device, and returns what waits for it and for the numbers.
+Monitor = Callable[[dict], Callable[[], dict]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ def train(
     folder: Path,
     *,
     parallel: DataParallel,
-    monitor: Callable[[dict], dict] | None = None,
+    monitor: Monitor | None = None,
     monitor_every: int = 1,
     stop: StopRequest | None = None,
     name: str = "train",
@@ -81,9 +85,10 @@ def train(
 ) -> Outcome:
     """Train ``job`` on what ``feeder`` gives, or go on where the run in ``folder`` stopped.
 
-    ``monitor`` gets the variables on the host's side after every ``monitor_every`` epochs and
-    returns numbers to log; its ``validation_psnr`` decides which checkpoint is the best one, and
-    with ``undenoised_psnr`` whether a checkpoint counts as good (:func:`health.is_good`).
+    ``monitor`` gets a copy of the variables after every ``monitor_every`` epochs and returns a
+    function, which is called for the numbers to log when the device has the next steps to work on.
+    Their ``validation_psnr`` decides which checkpoint is the best one, and with ``undenoised_psnr``
+    whether a checkpoint counts as good (:func:`health.is_good`).
     Raises NumericsError after five batches in a row with non-finite gradients, CheckpointError
     where saving fails or the folder holds another model, Interrupted after a signal (saved),
     LdctError where another process of the same training was lost.
@@ -147,19 +152,40 @@ def train(
 
     with clock.section("compile"):
         run = program.lower(state, *arguments(min(done, total - 1), 1)).compile()
+        # The state's buffers are given to the next call; an evaluation or a checkpoint has its own.
+        copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(state).compile()
 
-    # ---- 4. Steps: dispatch a call, then read the metrics of the one before --------------------
+    # ---- 4. Steps: dispatch a call, then do what the one before has left to do -----------------
     pace = _Pace()
-    pending = None
-    saved_at, saved_step = time.monotonic(), done
+    pending: _Call | None = None
+    saved_at = time.monotonic()
 
     def asked() -> tuple[int, int]:
         """(the signal that asks to stop or 0, whether a checkpoint is due)."""
         return stop.number or 0, int(time.monotonic() - saved_at > SAVE_EVERY_S)
 
-    def settle(call) -> None:
-        first, count, metrics = call
-        values = {k: np.asarray(v)[:count] for k, v in metrics.items()}
+    def begin_evaluation(call: _Call) -> None:
+        with clock.section("evaluate"), leaving_at_once(call):
+            # Of several processes each evaluates on its own copy, which has to wait for the call.
+            call.numbers = (
+                monitor(variables_of(call.state))
+                if parallel.processes == 1
+                else lambda: monitor(parallel.own(variables_of(call.state)))()
+            )
+
+    def finish(call: _Call) -> None:
+        settle(call)
+        if call.numbers is not None:
+            evaluate(call)
+        if call.due:
+            save(last, call)
+
+    def settle(call: _Call) -> None:
+        if call.settled:
+            return
+        first, count = call.first, call.count
+        values = {k: np.asarray(v)[:count] for k, v in call.metrics.items()}
+        call.settled = True
         for i in range(count):
             row = {k: float(v[i]) for k, v in values.items() if k != "streak"}
             if values["streak"][i]:
@@ -168,7 +194,7 @@ def train(
                 row["spike"] = spike
                 report_spike(first + i, row["loss"], spike)
             log.step(first + i + 1, (first + i) // feeder.steps_per_epoch, **row)
-        pace.finished(count)
+        pace.finished(count, measured=call.state is None)
         text = f"loss {values['loss'][-1]:.3g}"
         progress.advance(count * feeder.batch_size, text)
         if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
@@ -177,7 +203,7 @@ def train(
             good = last_good(folder)
             raise NumericsError(
                 f"{name}: gradients or parameters were not finite in "
-                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {first + count}; "
+                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {call.end}; "
                 + ("there is no good checkpoint yet" if good is None else f"last good is {good}")
                 + ": lower the learning rate or check the data"
             )
@@ -193,23 +219,33 @@ def train(
                 f"deviations above the mean of the {health.SPIKE_WINDOW} before it"
             )
 
-    def evaluate() -> None:
-        nonlocal best_value, evaluated_good, owes_evaluation
-        epoch = done // feeder.steps_per_epoch
+    @contextlib.contextmanager
+    def leaving_at_once(call: _Call):
+        """A part of an evaluation: a signal need not wait for its end, it comes again instead.
+
+        What is saved is the state that was to be evaluated, not that of later steps. Of several
+        processes each evaluates, and one that left alone would keep the others.
+        """
+        nonlocal owes_evaluation
         try:
-            # Nothing is half done while it runs, so that a signal need not wait for its end. Of
-            # several processes each evaluates, and one that left alone would keep the others.
-            at_once = stop.immediate() if parallel.processes == 1 else contextlib.nullcontext()
-            with clock.section("evaluate"), at_once:
-                numbers = monitor(_own(variables_of(state), parallel))
+            with stop.immediate() if parallel.processes == 1 else contextlib.nullcontext():
+                yield
         except Interrupted:
-            owes_evaluation = done
-            return
-        log.evaluation(done, epoch, numbers)
+            owes_evaluation = call.end
+            settle(call)
+            save(last, call)
+            raise
+
+    def evaluate(call: _Call) -> None:
+        nonlocal best_value, evaluated_good
+        epoch = call.end // feeder.steps_per_epoch
+        with clock.section("evaluate"), leaving_at_once(call):
+            numbers = call.numbers()
+        log.evaluation(call.end, epoch, numbers)
         health.watch_generator(job, epoch, numbers, name)
         good = health.is_good(numbers)
         if good:
-            evaluated_good = done
+            evaluated_good = call.end
         elif good is False and evaluated_good is not None and parallel.is_first:
             health.warn(
                 f"{name}: after {epoch} epochs the validation image "
@@ -219,26 +255,23 @@ def train(
         value = numbers.get("validation_psnr")
         if value is not None and (best_value is None or value > best_value):
             best_value = value
-            save(best)
+            save(best, call)
 
-    def save(to: Checkpoints) -> None:
-        nonlocal saved_at, saved_step
+    def save(to: Checkpoints, call: _Call) -> None:
         with clock.section("save"):
             log.flush()
             if parallel.processes > 1:
                 # What is saved in the background meets the other processes by one name for both.
                 (best if to is last else last).wait()
             to.save(
-                state,
+                call.state,
                 {
                     "best": best_value,
                     "seconds": clock.seconds,
-                    "good": evaluated_good == done,
-                    "owes_evaluation": owes_evaluation == done,
+                    "good": evaluated_good == call.end,
+                    "owes_evaluation": owes_evaluation == call.end,
                 },
             )
-        if to is last:
-            saved_at, saved_step = time.monotonic(), done
 
     owed = bool(extra.get("owes_evaluation"))
     log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else _NoLog()
@@ -257,7 +290,9 @@ def train(
             _profiler(folder, profile),
         ):
             if owed:
-                evaluate()
+                now = _Call(done, 0, {}, state=state, settled=True)
+                begin_evaluation(now)
+                evaluate(now)
                 stop.check()
             while done < total:
                 left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
@@ -266,27 +301,33 @@ def train(
                 with clock.section("train"):
                     pace.dispatched(idle=pending is None)
                     state, metrics = run(state, *arguments(done, count))
+                    call = _Call(done, count, metrics)
+                    done = call.end
                     if pending is not None:
-                        settle(pending)
-                    pending = (done, count, metrics)
-                    done += count
-                    epoch_over = done % feeder.steps_per_epoch == 0
+                        finish(pending)
+                    pending = call
                     # One process looks again after the call; several keep to what they agreed on.
-                    signal, due = agreed if parallel.processes > 1 else asked()
-                    if signal or due or epoch_over or pace.unsure:
-                        settle(pending)
+                    signal, call.due = agreed if parallel.processes > 1 else asked()
+                    epoch, offset = divmod(done, feeder.steps_per_epoch)
+                    monitored = epoch % monitor_every == 0 or done == total
+                    looks = monitor is not None and offset == 0 and monitored
+                    call.due = call.due or done == total or bool(signal)
+                    if looks or call.due:
+                        call.state = copied(state)
+                    if call.due:
+                        saved_at = time.monotonic()
+                    if looks:
+                        begin_evaluation(call)
+                    if done == total or signal or pace.unsure:
+                        finish(call)
                         pending = None
-                monitored = done // feeder.steps_per_epoch % monitor_every == 0 or done == total
-                if epoch_over and monitored and monitor is not None:
-                    evaluate()
-                    signal = signal or (parallel.processes == 1 and stop.number) or 0
-                if done == total or signal or due:
-                    save(last)
                 if signal:
                     raise Interrupted(signal)
         outcome = Outcome(variables_of(state), done, int(state.skipped), best_value, clock.report())
     except Interrupted:
         last.wait()
+        # Or the interpreter would be taken down under the steps that nobody waits for.
+        jax.block_until_ready(state)
         raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if parallel.processes == 1 or (isinstance(error, ValueError) and "Gloo" not in str(error)):
@@ -307,9 +348,24 @@ def train(
     return outcome
 
 
-def _own(variables: dict, parallel: DataParallel) -> dict:
-    """For the monitor: of several processes each evaluates by itself, on its own copy."""
-    return variables if parallel.processes == 1 else jax.tree.map(np.asarray, variables)
+@dataclasses.dataclass
+class _Call:
+    """Steps that were handed to the device, and what is to be done when they are over."""
+
+    first: int
+    count: int
+    metrics: dict
+    state: Any = None
+    """A copy of the state at its end, where it is evaluated or saved."""
+    numbers: Callable[[], dict] | None = None
+    due: bool = False
+    """To be saved as the last checkpoint."""
+    settled: bool = False
+    """Its metrics are in the log."""
+
+    @property
+    def end(self) -> int:
+        return self.first + self.count
 
 
 class _NoLog:
@@ -340,6 +396,7 @@ class _Pace:
     def __init__(self):
         self._per_second: float | None = None
         self._since = time.monotonic()
+        self._measures = True
 
     @property
     def unsure(self) -> bool:
@@ -356,9 +413,12 @@ class _Pace:
         if idle:
             self._since = time.monotonic()
 
-    def finished(self, count: int) -> None:
+    def finished(self, count: int, measured: bool = True) -> None:
+        """A call is over; one after which the host has more to do tells nothing of the next."""
         now = time.monotonic()
-        self._per_second, self._since = count / max(now - self._since, 1e-6), now
+        if self._measures or self._per_second is None:
+            self._per_second = count / max(now - self._since, 1e-6)
+        self._since, self._measures = now, measured
 
 
 @contextlib.contextmanager

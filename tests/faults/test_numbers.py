@@ -43,8 +43,8 @@ def test_good_is_finite_and_not_far_worse_than_no_denoising():
 def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, capfd):
     """Good, better, far worse: the last state is not the last good one, and the run says so."""
     values = iter([30.0, 31.0, 20.0])
-    numbers = lambda v: {"validation_psnr": next(values), "undenoised_psnr": 30.0}  # noqa: E731
-    train(tiny.job(epochs=3), tiny.feeder(), tmp_path, monitor=numbers)
+    numbers = lambda: {"validation_psnr": next(values), "undenoised_psnr": 30.0}  # noqa: E731
+    train(tiny.job(epochs=3), tiny.feeder(), tmp_path, monitor=lambda v: numbers)
     assert int(load_arrays(tmp_path / "checkpoints" / "last")[0]["step"]) == 24
     assert last_good(tmp_path) == "checkpoints/best/16"
     said = capfd.readouterr().err
@@ -54,11 +54,11 @@ def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, c
 @pytest.mark.core
 def test_a_huge_learning_rate_stops_within_six_steps_and_names_the_last_good(tmp_path):
     numbers = {"validation_psnr": 30.0, "undenoised_psnr": 31.0}
-    train(tiny.job(), tiny.feeder(), tmp_path, monitor=lambda v: numbers)
+    train(tiny.job(), tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
     before, _ = load_arrays(tmp_path / "checkpoints" / "last")
     wild = tiny.job(epochs=4, optimizer=Adam(Constant(1e20)))
     with pytest.raises(NumericsError, match=r"last good is checkpoints/last/16: lower"):
-        train(wild, tiny.feeder(), tmp_path, monitor=lambda v: numbers)
+        train(wild, tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
     rows = [r for r in log_of(tmp_path) if r["step"] > 16]
     assert [r.get("skipped_in_a_row", 0) for r in rows[:5]] == [1, 2, 3, 4, 5]
     after, _ = load_arrays(tmp_path / last_good(tmp_path))

@@ -114,15 +114,22 @@ def test_a_signal_in_every_phase_ends_the_command_and_the_same_one_goes_on(phase
     print(f"{phase}: {number.name} answered within {took:.1f} s")
 
 
-def test_a_signal_during_an_evaluation_saves_and_evaluates_again(tmp_path):
+@pytest.mark.parametrize("part", ["beginning", "numbers"])
+def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path):
     """At once, not at the evaluation's end, and nothing of it is lost or logged twice."""
     parallel = DataParallel(jax.devices()[:1])
     job = tiny.job(epochs=3)
     loop.train(job, tiny.feeder(), tmp_path / "straight", parallel=parallel, monitor=monitor)
 
-    def interrupted(variables):
+    def interrupting():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(20)
+
+    # While work is handed over, and while the device is at the next steps.
+    interrupted = {
+        "beginning": lambda variables: interrupting(),
+        "numbers": lambda variables: interrupting,
+    }[part]
 
     began = time.monotonic()
     with pytest.raises(Interrupted) as caught, StopRequest().watching() as stop:

@@ -74,9 +74,9 @@ def test_a_generator_worse_than_no_denoising_is_noticed_after_its_warm_up(tmp_pa
     numbers = {"validation_psnr": 30.0, "undenoised_psnr": 35.0}
     if stop:
         with pytest.raises(NumericsError, match=r"30\.00 dB"):
-            train(job, tmp_path, monitor=lambda v: numbers)
+            train(job, tmp_path, monitor=lambda v: lambda: numbers)
     else:
-        train(job, tmp_path, monitor=lambda v: numbers)
+        train(job, tmp_path, monitor=lambda v: lambda: numbers)
         assert capsys.readouterr().err.count("worse than the undenoised") == 1
 
 

@@ -103,7 +103,7 @@ def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
         tiny.feeder(),
         tmp_path,
         parallel=one_device(),
-        monitor=lambda variables: {"validation_psnr": next(values)},
+        monitor=lambda variables: lambda: {"validation_psnr": next(values)},
     )
     assert outcome.best == 35.0
     best = Checkpoints(tmp_path / "checkpoints" / "best", job.record)
@@ -159,3 +159,56 @@ def test_a_huge_learning_rate_stops_within_six_steps_and_changes_nothing(tmp_pat
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     streaks = [json.loads(row).get("skipped_in_a_row", 0) for row in rows]
     assert streaks[:5] == [1, 2, 3, 4, 5]
+
+
+def test_evaluations_and_checkpoints_wait_until_the_device_has_the_next_steps(
+    tmp_path, monkeypatch
+):
+    """Handed over, evaluated and saved in this order; the log has the order of the steps."""
+    happened: list = []
+    feeder = tiny.feeder()
+    inputs, saved = feeder.inputs, Checkpoints.save
+
+    def handed_over(epoch, first, count, place):
+        happened.append(("steps", epoch * feeder.steps_per_epoch + first + count))
+        return inputs(epoch, first, count, place)
+
+    def save(self, state, extra=None):
+        happened.append((self.folder.name, int(state.step)))
+        saved(self, state, extra)
+
+    def monitor(variables):
+        epoch = sum(what == "begun" for what, _ in happened) + 1
+        happened.append(("begun", epoch))
+        copied = jax.tree.map(np.asarray, variables)
+
+        def numbers():
+            # The device has trained on, and these are still the variables of the epoch's end.
+            assert jax.tree.all(jax.tree.map(np.array_equal, copied, variables))
+            happened.append(("numbers", epoch))
+            return {"validation_psnr": 30.0 + epoch}
+
+        return numbers
+
+    monkeypatch.setattr(feeder, "inputs", handed_over)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop._Pace, "steps", lambda pace: 1 if pace.unsure else 8)
+    loop.train(tiny.job(epochs=2), feeder, tmp_path, parallel=one_device(), monitor=monitor)
+    assert happened[1:] == [
+        ("steps", 1),
+        ("last", 1),  # the first call is waited for, to learn how long a step takes
+        ("steps", 8),
+        ("begun", 1),
+        ("steps", 16),
+        ("numbers", 1),
+        ("best", 8),
+        ("last", 8),
+        ("begun", 2),
+        ("numbers", 2),
+        ("best", 16),
+        ("last", 16),
+    ]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kinds = ["evaluation" if "evaluation" in row else row["step"] for row in rows]
+    assert kinds == [*range(1, 9), "evaluation", *range(9, 17), "evaluation"]

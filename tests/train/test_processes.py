@@ -62,9 +62,11 @@ def train(folder: Path, parallel: DataParallel, *, epochs: int, batch: int, grai
         feeder,
         folder,
         parallel=parallel,
-        monitor=lambda variables: {
-            "validation_psnr": float(abs(variables["params"]["clone"]["conv1"]["kernel"]).sum())
-        },
+        monitor=lambda variables: (
+            lambda: {
+                "validation_psnr": float(abs(variables["params"]["clone"]["conv1"]["kernel"]).sum())
+            }
+        ),
     )
 
 

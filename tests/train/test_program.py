@@ -90,7 +90,7 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
             tiny.feeder(),
             tmp_path,
             parallel=DataParallel(jax.devices()[:1]),
-            monitor=lambda variables: at_epoch.append(len(seen)) or {},
+            monitor=lambda variables: at_epoch.append(len(seen)) or dict,
         )
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
