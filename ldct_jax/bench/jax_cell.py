@@ -23,6 +23,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from ldct_jax import losses, provenance, spec
+from ldct_jax.bench.convolutions import convolutions
 from ldct_jax.bench.flops import flops
 from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build
@@ -164,10 +165,12 @@ class Training:
 
 def prepare_training(request: dict) -> Prepared:
     shared = Shared(request)
+    if request["how"].get("part") == "convolutions":
+        return _prepare_convolutions(shared)
     facts = {"output_error": shared.output_error(), **about()}
     training = Training(shared)
     facts["compile_s"] = _compile_seconds(training, request)
-    facts["executed_flops"] = _executed(shared, request)
+    facts["executed_flops"] = _executed(shared)
     training.advance(request["loss_steps"])
     facts["loss"] = training.finish()
 
@@ -180,6 +183,25 @@ def prepare_training(request: dict) -> Prepared:
     n = facts["steps_per_repeat"]
     repeat = functools.partial(_timed, run, n, n * request["batch"])
     return Prepared(facts, repeat, memory)
+
+
+def _prepare_convolutions(shared: Shared) -> Prepared:
+    """The training step's convolutions, one after the other, each a program of its own."""
+    request, facts = shared.request, about()
+    found = convolutions(*_gradient(shared, request["batch"]))
+    began = time.perf_counter()
+    programs = [(*one.compiled(), times) for one, times in found.items()]
+    facts["compile_s"] = time.perf_counter() - began
+    facts["executed_flops"] = _executed(shared)
+
+    def run(n):
+        for _ in range(n):
+            for program, a, b, times in programs:
+                jax.block_until_ready([program(a, b) for _ in range(times)])
+
+    facts |= _repeats(run, request)
+    n = facts["steps_per_repeat"]
+    return Prepared(facts, functools.partial(_timed, run, n, n * request["batch"]), memory)
 
 
 def prepare_inference(request: dict) -> Prepared:
@@ -342,8 +364,13 @@ def _compile_seconds(training: Training, request: dict) -> float:
     return time.perf_counter() - began
 
 
-def _executed(shared: Shared, request: dict) -> int:
+def _executed(shared: Shared) -> int:
     """Operations of one patch's forward and backward pass as our program does them."""
+    return flops(*_gradient(shared, 1), padding=True)
+
+
+def _gradient(shared: Shared, batch: int) -> tuple:
+    """The forward and backward pass of ``batch`` patches: the function and its arguments."""
     params = shared.variables["params"]
     rest = {k: v for k, v in shared.variables.items() if k != "params"}
 
@@ -353,8 +380,9 @@ def _executed(shared: Shared, request: dict) -> int:
         )[0]
         return jnp.mean(shared.loss(out, full))
 
-    image = jax.ShapeDtypeStruct((1, request["size"], request["size"], 1), jnp.float32)
-    return flops(jax.grad(objective), params, image, image, padding=True)
+    size = shared.request["size"]
+    image = jax.ShapeDtypeStruct((batch, size, size, 1), jnp.float32)
+    return jax.grad(objective), params, image, image
 
 
 def _repeats(run, request: dict, granularity: int = 1) -> dict:

@@ -76,6 +76,11 @@ def _summary(record: dict) -> str:
     ):
         if s.get(key) is not None:
             words.append(f"{what}: {100 * s[key]:.1f} %.")
+    if s.get("over_convolutions") is not None:
+        words.append(
+            f"The training step takes {s['over_convolutions']:.2f} times as long as its "
+            "convolutions alone, each timed by itself."
+        )
     if s.get("warm_start_s") is not None:
         words.append(f"Compilation from the persistent cache: {s['warm_start_s']:.1f} s.")
     return " ".join(words)

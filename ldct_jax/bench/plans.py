@@ -29,6 +29,15 @@ def _matrices(size: int, dtypes) -> Group:
     return Group("matrix", "The machine's limit: a large matrix product", tuple(cells))
 
 
+def _convolutions(work: Work, **how) -> Group:
+    """The step beside its own convolutions: what all the rest of it costs."""
+    return Group(
+        "convolutions",
+        "The training step and its convolutions alone",
+        (_ours(work, **how), _ours(work, "its convolutions alone", part="convolutions")),
+    )
+
+
 def _epochs(work: Work, steps: int) -> Group:
     """The loop of ``ldct train`` against its compiled calls alone: the time outside the device."""
     work = dataclasses.replace(work, task="epoch", most_steps=steps)
@@ -77,6 +86,7 @@ def gpu() -> Plan:
             ),
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=True)),
+        _convolutions(train, **_GPU_STEPS),
         _epochs(train, 160),
         Group("batch-32", "Batch sweep", pair(dataclasses.replace(train, batch=32))),
         Group("batch-512", "Batch sweep", pair(dataclasses.replace(train, batch=512))),
@@ -132,6 +142,7 @@ def cpu() -> Plan:
             ),
         ),
         Group("infer", "PCN, whole slices", pair(infer)),
+        _convolutions(train),
         Group("batch-4", "Batch sweep", pair(dataclasses.replace(train, batch=4))),
         Group("size-33", "Size sweep", pair(dataclasses.replace(train, size=33))),
         Group("reach", "Time to a validation PSNR, compilation included", pair(reach)),
@@ -175,6 +186,7 @@ def tiny() -> Plan:
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=False)),
         _epochs(train, 4),
+        _convolutions(train),
     )
     return Plan("tiny", groups, slices=3, slice_size=64, repeats=2, repeat_seconds=0.01)
 

@@ -152,19 +152,21 @@ def summary(record: dict) -> dict:
     if out["mfu"] is None:
         out["missing"]["mfu"] = "needs the train and the matrix group"
     # The loop of `ldct train` against its compiled calls alone; steps on cut patches against
-    # steps on a fixed batch; compilation where the persistent cache has the program.
+    # steps on a fixed batch; the step's time over that of its convolutions; compilation where the
+    # persistent cache has the program.
     rates = {
         (r["group"], r["name"]): r["rate"]["median"]
         for r in record["rows"]
         if measured(r) and r["work"]["task"] in ("train", "epoch")
     }
     everything = "training loop, evaluated and saved every epoch"
-    for key, group, slower, faster in (
+    for key, group, above, below in (
         ("loop_share", "epoch", "training loop", "compiled calls alone"),
         ("evaluated_share", "epoch", everything, "compiled calls alone"),
         ("input_share", "levers", "default", "fixed batch"),
+        ("over_convolutions", "convolutions", "its convolutions alone", "ours"),
     ):
-        pair = [rates.get((group, name)) for name in (slower, faster)]
+        pair = [rates.get((group, name)) for name in (above, below)]
         out[key] = None if None in pair else pair[0] / pair[1]
     warm = [r for r in record["rows"] if r["name"] == "warm start" and measured(r)]
     out["warm_start_s"] = warm[0]["facts"]["compile_s"] if warm else None

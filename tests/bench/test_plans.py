@@ -12,6 +12,8 @@ import pytest
 from ldct_jax.bench import page, plans, results
 from ldct_jax.bench.cells import MODELS, OURS, THEIRS, Work
 from ldct_jax.bench.child import without_paths
+from ldct_jax.bench.convolutions import convolutions
+from ldct_jax.bench.flops import flops
 from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build, nominal_flops
 from ldct_jax.bench.run import Request, run
@@ -30,7 +32,7 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(plan):
     for group in plan.groups:
         labels = [(c.work, c.name) for c in group.cells]
         assert len(set(labels)) == len(labels)
-        if group.name not in ("levers", "epoch"):
+        if group.name not in ("levers", "epoch", "convolutions"):
             ours, theirs = ({c.work for c in group.cells if c.side == s} for s in (OURS, THEIRS))
             assert ours == theirs
     train = next(g for g in plan.groups if g.name == "train")
@@ -58,6 +60,26 @@ def test_nominal_work_is_that_of_the_paper():
     x = jax.ShapeDtypeStruct((1, 55, 55, 1), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), x)
     assert nominal_flops(model, variables, "train", 55) == pytest.approx(10.5e9, rel=0.01)
+
+
+def test_a_steps_convolutions_are_all_of_them():
+    """Rolled and unrolled clones have the same ones, and their products are the step's."""
+    x = jnp.zeros((2, 16, 16, 1))
+
+    def gradient(loop):
+        net = ClonesNet(n_filters=4, n_clones=3, n_layers=4, loop=loop)
+        variables = net.init(jax.random.key(0), x)
+        return jax.grad(lambda v: jnp.mean(jnp.square(net.apply(v, x)))), variables
+
+    rolled, unrolled = (convolutions(*gradient(loop)) for loop in ("scan", "unrolled"))
+    assert rolled == unrolled and rolled.total() > len(rolled)
+    products = 0
+    for one, times in rolled.items():
+        program, a, b = one.compiled()
+        out = program(a, b)
+        # Each output value is a sum over the kernel's window and input channels.
+        products += times * out.size * b.size // out.shape[-1]
+    assert 2 * products == flops(*gradient("scan"), padding=True)
 
 
 def test_remat_changes_memory_and_not_the_function():
@@ -178,7 +200,7 @@ def test_the_report_holds_every_row(tmp_path):
         assert escape(row["name"]) in html
     assert "no memory" in html and "not measured" in html
     table = json.loads((tmp_path / "tables" / "speed.json").read_text())
-    assert len(table["rows"]) == 5
+    assert len(table["rows"]) == 7
 
 
 def test_the_sweep_is_plotted(tmp_path):

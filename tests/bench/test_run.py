@@ -64,6 +64,15 @@ def test_whole_epochs_run_through_the_training_loop(tmp_path):
 
 
 @pytest.mark.long
+def test_a_step_takes_longer_than_its_convolutions(tmp_path):
+    record = run(Request(tmp_path / "speed.json"), only("convolutions"))
+    assert [r["status"] for r in record["rows"]] == ["measured"] * 2, record["rows"]
+    step, alone = (r["facts"]["executed_flops"] for r in record["rows"])
+    assert step == alone > 0
+    assert record["summary"]["over_convolutions"] > 0
+
+
+@pytest.mark.long
 def test_both_sides_and_every_lever(tmp_path):
     require(HAS_TORCH, "torch is not installed")
     plan = plans.tiny()

@@ -1,0 +1,73 @@
+"""The convolutions of a program, to be timed without what stands between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ldct_jax.errors import UsageError
+
+_SHAPING = (
+    "window_strides",
+    "padding",
+    "lhs_dilation",
+    "rhs_dilation",
+    "dimension_numbers",
+    "feature_group_count",
+    "batch_group_count",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One convolution by the shapes and type of its operands and how it is taken."""
+
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    dtype: str
+    how: tuple
+
+    def compiled(self) -> tuple[Callable, jax.Array, jax.Array]:
+        """It as a program of its own, with operands of random numbers."""
+        keys = jax.random.split(jax.random.key(0))
+        a = jax.random.normal(keys[0], self.lhs, jnp.dtype(self.dtype))
+        b = jax.random.normal(keys[1], self.rhs, jnp.dtype(self.dtype))
+        how = dict(zip(_SHAPING, self.how, strict=True))
+        return (
+            jax.jit(lambda a, b: lax.conv_general_dilated(a, b, **how)).lower(a, b).compile(),
+            a,
+            b,
+        )
+
+
+def convolutions(function: Callable, *args) -> Counter[Convolution]:
+    """How often ``function(*args)`` takes each of its convolutions, loops unrolled.
+
+    Raises UsageError where that depends on values.
+    """
+    found: Counter[Convolution] = Counter()
+    _collect(jax.make_jaxpr(function)(*args).jaxpr, 1, found)
+    return found
+
+
+def _collect(jaxpr, times: int, found: Counter) -> None:
+    for eqn in jaxpr.eqns:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "conv_general_dilated":
+            lhs, rhs = (v.aval for v in eqn.invars)
+            how = tuple(params[k] for k in _SHAPING)
+            found[Convolution(lhs.shape, rhs.shape, str(lhs.dtype), how)] += times
+        elif name in ("while", "cond"):
+            raise UsageError(f"convolutions can't be counted through a {name}")
+        else:
+            length = params["length"] if name == "scan" else 1
+            for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+                if key in params:
+                    inner = params[key]
+                    _collect(getattr(inner, "jaxpr", inner), times * length, found)
+                    break
