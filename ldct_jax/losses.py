@@ -74,6 +74,40 @@ class LogMSE:
 
 
 @dataclasses.dataclass(frozen=True)
+class MultiScale:
+    """The mean of ``base`` over images averaged in blocks of ``scales`` pixels: (B,).
+
+    The noise of CT is correlated, and what a network leaves of it are blobs of some pixels, a small
+    part of the squared error. Averaged over blocks they are most of it. With a squared error as
+    ``base`` each scale alone has its least value at the mean of all images that the input could
+    stand for, so that they ask for one and the same result. Pixels that fill no block don't count.
+    """
+
+    base: Loss
+    scales: tuple[int, ...] = (1, 2, 4)
+
+    def __post_init__(self):
+        if not self.scales or any(s < 1 for s in self.scales):
+            raise UsageError(f"scales={self.scales}: block sides of at least one pixel")
+
+    def __call__(self, prediction, target):
+        _difference(prediction, target)
+        values = [
+            self.base(_block_means(prediction, s), _block_means(target, s)) for s in self.scales
+        ]
+        return jnp.mean(jnp.stack(values), axis=0)
+
+
+def _block_means(image_bhw1, side: int):
+    """Means over ``side`` x ``side`` pixels: (B, H, W, 1) → (B, H//side, W//side, 1), float32."""
+    b, h, w = image_bhw1.shape[:3]
+    if min(h, w) < side:
+        raise UsageError(f"{h}x{w} pixels hold no block of {side}x{side}")
+    x = image_bhw1[:, : h // side * side, : w // side * side].astype(jnp.float32)
+    return x.reshape(b, h // side, side, w // side, side, 1).mean(axis=(2, 4))
+
+
+@dataclasses.dataclass(frozen=True)
 class EveryClone:
     """The mean of ``base`` over all T clones (pcn eqs 18 and 29, "parallel output").
 

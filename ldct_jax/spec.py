@@ -36,6 +36,7 @@ CONSTRUCTORS = {
     "VGGFeatures": "ldct_jax.models.vgg",
     "mse": "ldct_jax.losses",
     "LogMSE": "ldct_jax.losses",
+    "MultiScale": "ldct_jax.losses",
     "l1": "ldct_jax.losses",
     "charbonnier": "ldct_jax.losses",
     "EveryClone": "ldct_jax.losses",

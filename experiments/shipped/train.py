@@ -7,8 +7,9 @@ In two stages. The first minimised the mean squared error against normal doses, 
 ones among them. It hears the lowest doses alone, and learns to leave much noise: whether a slice is
 a quarter of one scanner's dose or all of another's can't be seen. So the targets of the second keep
 a share of the noise that follows from the noise itself (ldct_jax.data.quiet_target), and errors
-count relative to each patch's own (LogMSE). The model at hand took its first stage from the version
-before it, which is that stage: INIT=ldct_jax/shipped/pcn3.npz VARIANT=pcn3 (see BEFORE).
+count relative to each patch's own (LogMSE) on three scales. The model at hand took its first stage
+from the version before it, which is that stage: INIT=ldct_jax/shipped/pcn3.npz VARIANT=pcn3 (see
+BEFORE).
 
 DATA holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
 comes from `ldct data sample`. Every slice gets a low dose of its own (ldct_jax.data.mixed_dose).
@@ -32,7 +33,7 @@ from ldct_jax.data.splits import Split, explicit
 from ldct_jax.data.store import Store
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.experiment import Experiment, Scale
-from ldct_jax.losses import LogMSE, every_clone, mse
+from ldct_jax.losses import LogMSE, MultiScale, every_clone, mse
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine
 from ldct_jax.report import figures, page
@@ -167,8 +168,8 @@ def variants(scale: str) -> dict[str, Experiment]:
         ema_decay=0.9 if smoke else 0.999,
     )
     second = first.but(
-        # Half of what a routine scan's noise costs: slices at nearly full dose shall not lead.
-        loss=every_clone(LogMSE(least=2e-3)),
+        # The least error is that of 6 HU of noise: slices at nearly full dose shall not lead.
+        loss=every_clone(MultiScale(LogMSE(least=1.5e-3))),
         optimizer=Adam(Cosine(1e-3, to=1e-5, warmup=0.02)),
         epochs=1 if smoke else 4,
         seed=1,  # another order of the patches
