@@ -19,6 +19,7 @@ PLAIN = {
     "l1": losses.l1,
     "charbonnier": losses.charbonnier,
     "log mse": losses.LogMSE(),
+    "scales": losses.MultiScale(losses.mse, (1, 3)),
     "edges": losses.edge_incoherence,
     "ssim": losses.SSIMTerm(),
     "perceptual": losses.Perceptual(lambda x: (x[:, ::2], x**2)),
@@ -37,6 +38,22 @@ def test_pixel_losses_are_means_over_each_image():
     np.testing.assert_allclose(losses.LogMSE()(IMAGE, TARGET), expected, rtol=1e-5)
     expected = 2.0 * (d**2).mean(axes) + 0.5 * np.abs(d).mean(axes)
     np.testing.assert_allclose(PLAIN["sum"](IMAGE, TARGET), expected, rtol=1e-5)
+
+
+def test_scales_are_means_over_blocks():
+    d = (IMAGE - TARGET).astype(np.float64)[..., 0]
+    blocks = d[:, :18, :21].reshape(3, 6, 3, 7, 3).mean((2, 4))
+    expected = (np.mean(d**2, (1, 2)) + np.mean(blocks**2, (1, 2))) / 2
+    np.testing.assert_allclose(PLAIN["scales"](IMAGE, TARGET), expected, rtol=1e-5)
+    # On a stack the losses of clones come first.
+    loss = losses.every_clone(PLAIN["scales"])
+    each = [PLAIN["scales"](x, TARGET) for x in STACK]
+    np.testing.assert_allclose(loss(STACK, TARGET), np.mean(each, 0), rtol=1e-5)
+    assert spec.from_record(spec.to_record(loss)) == loss
+    with pytest.raises(UsageError, match="no block of 24x24"):
+        losses.MultiScale(losses.mse, (24,))(IMAGE, TARGET)
+    with pytest.raises(UsageError, match="at least one pixel"):
+        losses.MultiScale(losses.mse, (0,))
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -1,17 +1,21 @@
 """The model that ships: it is what its card says, and it helps."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
 import ldct_jax
+from experiments.shipped import train
 from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
+from ldct_jax.data.prepare import prepare
 from ldct_jax.denoise.denoisers import SHIPPED, find
 from ldct_jax.hu import FULL
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.train.checkpoint import load_model
+from tests.dicom_fixtures import anatomy, write_series
 
 pytestmark = pytest.mark.core
 
@@ -42,6 +46,25 @@ def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
     assert trained.outside(kernel="STANDARD", **inside) == []
     assert "kernel D45f" in trained.outside(kernel="D45f", **inside)[0]
     assert "patients" not in meta["record"] and "A10W" not in str(meta["record"])
+
+
+def test_only_training_slices_have_targets_of_their_own(tmp_path, monkeypatch):
+    """Validation and held-out patients are compared with their normal dose."""
+    noise = np.random.default_rng(0).normal(0, 13, (3, 64, 64))
+    for i, name in enumerate(("a", "b")):
+        body = np.clip(anatomy(i, 3) + noise, -1024, 3071).astype(np.int16)
+        write_series(tmp_path / "in" / name, body, PatientID=name)
+    store, _ = prepare(tmp_path / "in", tmp_path / "store")
+    names = ["LIDC-IDRI 0001", "TCGA-LIHC A10W"]
+    monkeypatch.setattr(train, "patients", lambda data: [(store, names)])
+    mixed = dataclasses.replace(train.MIXED["smoke"], thinner_share=0.0)
+    monkeypatch.setitem(train.MIXED, "smoke", mixed)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    pairs = train.mixed_pairs(train.SCALES["smoke"], "anything")
+    assert pairs.patients == tuple(names)  # slices nearer than 100 mm are left out
+    same = [np.array_equal(pairs.full_hu[i], store.full(i)[0]) for i in (0, 1)]
+    assert same == [False, True]
+    assert not np.array_equal(pairs.low_hu[1], pairs.full_hu[1])
 
 
 def test_it_denoises_and_keeps_ct_numbers(model):
