@@ -11,7 +11,15 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from experiments.shipped.train import ATTRIBUTION, HELD_OUT, MIXED, TRAINING, VALIDATION, variants
+from experiments.shipped.train import (
+    ATTRIBUTION,
+    BEFORE,
+    HELD_OUT,
+    MIXED,
+    TRAINING,
+    VALIDATION,
+    variants,
+)
 from ldct_jax import results
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
@@ -50,7 +58,9 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
     experiment = variants("demo")[run.name]
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    patches = result["steps"] * experiment.patches.batch
+    if record["init"] != BEFORE["digest"]:
+        raise UsageError(f"{run} didn't start from the version that the card would name")
+    patches = (BEFORE["steps"] + result["steps"]) * experiment.patches.batch
     return environment.from_string(template).render(
         name=path.stem,
         model=record["model"],
@@ -64,6 +74,7 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
         rate=experiment.optimizer.schedule.rate,
         share=patches / PAPER_PATCHES,
         minutes=result["seconds"]["total"] / 60,
+        before=BEFORE,
         trained=record["trained_on"],
         mixed=MIXED["demo"],
         source=record["data"]["source"],

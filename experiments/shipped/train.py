@@ -33,7 +33,9 @@ from ldct_jax.data.splits import Split, explicit
 from ldct_jax.data.store import Store
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.experiment import Experiment, Scale
+from ldct_jax.hu import Window
 from ldct_jax.losses import LogMSE, MultiScale, every_clone, mse
+from ldct_jax.metrics.protocols import PCN
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine
 from ldct_jax.report import figures, page
@@ -80,6 +82,9 @@ MIXED = {
     "demo": MixedDose(seed=20261121, target=QuietTarget()),
     "smoke": MixedDose(seed=1, step_mm=100.0, kernels=("smooth",), target=QuietTarget()),
 }
+
+# Network units of 100 HU, for the second stage: see rewindow.py. Nothing is clipped.
+WINDOW = Window(0.0, 100.0)
 
 SHOWN = {"pcn3": "PCN, 3 clones"}
 
@@ -168,8 +173,9 @@ def variants(scale: str) -> dict[str, Experiment]:
         ema_decay=0.9 if smoke else 0.999,
     )
     second = first.but(
+        window=WINDOW,
         # The least error is that of 6 HU of noise: slices at nearly full dose shall not lead.
-        loss=every_clone(MultiScale(LogMSE(least=1.5e-3))),
+        loss=every_clone(MultiScale(LogMSE(least=0.06))),
         optimizer=Adam(Cosine(1e-3, to=1e-5, warmup=0.02)),
         epochs=1 if smoke else 4,
         seed=1,  # another order of the patches
@@ -219,4 +225,5 @@ STUDY = Study(
     report=report,
     data=mixed_pairs,
     split=split,
+    protocol=lambda window: PCN,  # whatever the units of the network
 )

@@ -312,7 +312,7 @@ def _provenance(record: dict, protocol: str) -> Provenance:
     }
     extra = {"revision": record["revision"], "date": record["date"]}
     if record["flags"]:
-        extra["XLA_FLAGS"] = " ".join(record["flags"])
+        extra["flags"] = " ".join(record["flags"])
     if "device" in theirs and "threads" in theirs["device"]:
         extra["PyTorch's threads"] = str(theirs["device"]["threads"])
     return Provenance(

@@ -9,7 +9,7 @@ import os
 import statistics
 from pathlib import Path
 
-from ldct_jax import provenance
+from ldct_jax import huge_pages, provenance
 from ldct_jax.bench.cells import OURS, THEIRS, Cell, Group, Plan
 
 FORMAT = 1
@@ -42,8 +42,10 @@ def empty(plan: Plan, device: dict, command: str, *, torch: bool) -> dict:
 
 
 def _flags() -> list[str]:
-    """The XLA flags that the user has set; those that hold a path are left out."""
+    """The flags of XLA and of memory that are set for all cells; no path among them."""
     words = os.environ.get("XLA_FLAGS", "").split()
+    if tunables := os.environ.get(huge_pages.TUNABLES):
+        words.append(f"{huge_pages.TUNABLES}={tunables}")
     return [w for w in words if "/" not in w]
 
 

@@ -63,8 +63,11 @@ def ldct():
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
+    from ldct_jax import huge_pages
     from ldct_jax.train.interrupt import StopRequest  # the standard library alone
 
+    if (arguments or sys.argv[1:])[:1] in (["train"], ["denoise"], ["evaluate"], ["bench"]):
+        huge_pages.restart_with_them()
     with StopRequest().watching():
         code = run(arguments)
     if code not in (0, 2):

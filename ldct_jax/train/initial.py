@@ -9,19 +9,26 @@ import numpy as np
 
 from ldct_jax import spec
 from ldct_jax.errors import CheckpointError
+from ldct_jax.hu import Window
 from ldct_jax.models.cascade import Cascade, join, split
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.state import TrainState
 
 
-def start_from(state: TrainState, model, path: Path) -> tuple[TrainState, str]:
+def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[TrainState, str]:
     """(``state`` with the parameters and statistics of the checkpoint at ``path``, its digest).
 
     The checkpoint's model is the same as ``model``, or it is what ``model``, a cascade, begins
     with: a single stage or a shorter cascade; then only the later stages keep their fresh start.
-    Step, optimiser and randomness stay those of ``state``. Raises CheckpointError otherwise.
+    Step, optimiser and randomness stay those of ``state``. Raises CheckpointError otherwise, and
+    where the parameters belong to another window: to them the same image would be another one.
     """
-    source, variables, _, meta = load_model(path)
+    source, variables, theirs, meta = load_model(path)
+    if theirs != window:
+        raise CheckpointError(
+            f"{path} holds parameters for the window {theirs}, and {window} is to be trained: "
+            "choose the same window"
+        )
     if source == model:
         chosen = variables
     elif isinstance(model, Cascade) and _begins_with(model, source):

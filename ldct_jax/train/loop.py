@@ -111,7 +111,7 @@ def train(
         critic=critic,
     )
     if job.init_from is not None:
-        state, digest = start_from(state, job.model, job.init_from)
+        state, digest = start_from(state, job.model, job.window, job.init_from)
         if parallel.is_first:
             origin = f"parameters of {job.init_from.name} (sha256 {digest[:16]})"
             print(f"{name}: {origin}", file=sys.stderr, flush=True)

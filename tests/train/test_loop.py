@@ -10,6 +10,7 @@ import pytest
 from ldct_jax.data.patches import Patches
 from ldct_jax.data.resident import Resident
 from ldct_jax.errors import CheckpointError, NumericsError
+from ldct_jax.hu import ABDOMEN
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import loop
 from ldct_jax.train.checkpoint import Checkpoints, find, load_arrays
@@ -121,6 +122,11 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path, capfd):
     for x, y in zip(leaves(source.variables), leaves(tuned.variables), strict=True):
         np.testing.assert_array_equal(x, y)
     assert "parameters of a (sha256 " in capfd.readouterr().err
+    narrow = tiny.job(window=ABDOMEN, init_from=tmp_path / "a")
+    with pytest.raises(
+        CheckpointError, match=r"for the window \[-1024, 3072\] HU, and \[-160, 240\]"
+    ):
+        loop.train(narrow, tiny.feeder(), tmp_path / "d", parallel=one_device())
     other = tiny.job(model=tiny.MODEL.clone(n_filters=5), init_from=tmp_path / "a")
     with pytest.raises(CheckpointError, match="n_filters"):
         loop.train(other, tiny.feeder(), tmp_path / "c", parallel=one_device())
