@@ -36,8 +36,9 @@ class WholeSlices:
         """What :meth:`__call__` returns, in two steps: the second is a call of what this returns.
 
         An accelerator gets all slices at once, behind the work that it has and before any that is
-        handed over later. A CPU would run them side by side, each with memory of its own, so there
-        they are computed in the second step, and the variables must be there until then.
+        handed over later. On a CPU nothing is gained by that, and each slice waiting would hold its
+        memory, so there they are computed in the second step; the variables must be there until
+        then.
         """
         if jax.default_backend() == "cpu":
             return functools.partial(self, variables, hu)

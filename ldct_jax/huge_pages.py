@@ -8,6 +8,7 @@ for them where its tunable ``glibc.malloc.hugetlb`` says so, which it reads when
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ENABLED = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TUNABLES = "GLIBC_TUNABLES"
+RESTARTED = "LDCT_RESTARTED"
 _TUNABLE = "glibc.malloc.hugetlb"
 # The first glibc that knows the tunable.
 _GLIBC = (2, 35)
@@ -45,10 +47,13 @@ def restart_with_them() -> None:
 
     Only for a process's first lines: nothing that it did so far is kept but its number.
     """
-    if (value := tunables()) is None:
+    # An exec keeps the number. Some systems take the tunables out of the environment again.
+    again = os.environ.pop(RESTARTED, None) == str(os.getpid())
+    if again or not sys.executable or (value := tunables()) is None:
         return
-    os.environ[TUNABLES] = value
-    try:
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    except OSError:
-        return  # slower, and right all the same
+    environment = {**os.environ, TUNABLES: value, RESTARTED: str(os.getpid())}
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Where it can't: slower, and right all the same.
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ldct_jax import huge_pages
+from ldct_jax import cli, huge_pages
 
 pytestmark = pytest.mark.core
 
@@ -42,25 +42,49 @@ def test_not_where_nobody_could_ask(library, system, monkeypatch):
     assert huge_pages.tunables({}) is None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")
-@pytest.mark.parametrize("command, begins", [("train", 2), ("models", 1)])
-def test_a_command_that_computes_begins_once_more_and_goes_on(command, begins, system):
-    code = (
-        "import os, pathlib, platform, sys\n"
-        "from ldct_jax import cli, huge_pages\n"
-        "print('begins', os.getpid(), os.environ.get('GLIBC_TUNABLES'), flush=True)\n"
-        f"huge_pages.ENABLED = pathlib.Path({str(system)!r})\n"
-        "platform.libc_ver = lambda: ('glibc', '2.36')\n"
-        f"cli.main([{command!r}, '--help'])\n"
-    )
+# What a system does at a process's start, before the command line is run as a module.
+SYSTEM = """
+import os, pathlib, platform, sys
+if sys.argv[0] == "-m":
+    print("begins", os.getpid(), os.environ.get("GLIBC_TUNABLES"), flush=True)
+    from ldct_jax import cli, huge_pages
+    huge_pages.ENABLED = pathlib.Path(os.environ["ENABLED"])
+    platform.libc_ver = lambda: ("glibc", "2.36")
+    if "FORGETS" in os.environ:
+        os.environ.pop("GLIBC_TUNABLES", None)
+"""
+
+
+def begins(system, tmp_path, command: str, **environment) -> list[list[str]]:
+    """(pid, tunables) of each beginning of ``ldct COMMAND --help``."""
+    (tmp_path / "sitecustomize.py").write_text(SYSTEM)
+    path = ":".join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={"PATH": "", "PYTHONPATH": ":".join(filter(None, sys.path))},
+        [sys.executable, "-m", "ldct_jax", command, "--help"],
+        env={"PATH": "", "PYTHONPATH": path, "ENABLED": str(system), **environment},
         capture_output=True,
         text=True,
+        timeout=120,
     )
-    said = [line.split() for line in done.stdout.splitlines() if line.startswith("begins")]
-    assert done.returncode == 0 and len(said) == begins, done.stderr
-    assert len({pid for _, pid, _ in said}) == 1  # signals and exit codes reach the same process
-    assert [value for *_, value in said] == ["None", "glibc.malloc.hugetlb=1"][:begins]
-    assert f"Usage: ldct {command}" in done.stdout
+    assert done.returncode == 0 and f"Usage: ldct {command}" in done.stdout, done.stderr
+    return [x.split()[1:] for x in done.stdout.splitlines() if x.startswith("begins")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")
+def test_a_command_that_computes_begins_once_more_and_goes_on(system, tmp_path):
+    (first, none), (second, value) = begins(system, tmp_path, "train")
+    assert (none, value) == ("None", "glibc.malloc.hugetlb=1")
+    assert first == second  # signals and exit codes reach the same process
+    assert len(begins(system, tmp_path, "models")) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has them")
+def test_it_begins_no_third_time_where_the_system_forgets_what_was_asked(system, tmp_path):
+    assert len(begins(system, tmp_path, "train", FORGETS="1")) == 2
+
+
+def test_a_caller_in_python_is_left_alone(system, monkeypatch):
+    monkeypatch.setattr(huge_pages.os, "execve", lambda *_: pytest.fail("began again"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--help"])
+    assert ended.value.code == 0

@@ -3,18 +3,22 @@
 import dataclasses
 import re
 
+import jax
 import numpy as np
 import pytest
 
 import ldct_jax
-from experiments.shipped import train
+from experiments.shipped import rewindow, train
 from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.data.prepare import prepare
 from ldct_jax.denoise.denoisers import SHIPPED, find
+from ldct_jax.errors import UsageError
+from ldct_jax.evaluate import WholeSlices
 from ldct_jax.hu import FULL
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.train.checkpoint import load_model
+from tests import tiny
 from tests.dicom_fixtures import anatomy, write_series
 
 pytestmark = pytest.mark.core
@@ -65,6 +69,23 @@ def test_only_training_slices_have_targets_of_their_own(tmp_path, monkeypatch):
     same = [np.array_equal(pairs.full_hu[i], store.full(i)[0]) for i in (0, 1)]
     assert same == [False, True]
     assert not np.array_equal(pairs.low_hu[1], pairs.full_hu[1])
+
+
+def test_a_network_in_other_units_is_the_same_function_of_hu():
+    network = tiny.MODEL.clone(final_relu=False)
+    hu = np.random.default_rng(0).uniform(-1024, 2000, (2, 24, 24)).astype(np.float32)
+    params = network.init(jax.random.key(0), hu[..., None])["params"]
+    # Biases begin at zero, where their part in it can't be seen.
+    params = jax.tree.map(
+        lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape), params
+    )
+    other = rewindow.rewindowed(network, params, FULL, train.WINDOW)
+    before = WholeSlices(network, FULL)({"params": params}, hu)
+    assert np.abs(before - hu).max() > 50
+    after = WholeSlices(network, train.WINDOW)({"params": other}, hu)
+    np.testing.assert_allclose(after, before, atol=0.05)
+    with pytest.raises(UsageError, match="without clipping"):
+        rewindow.rewindowed(tiny.MODEL, params, FULL, train.WINDOW)
 
 
 def test_it_denoises_and_keeps_ct_numbers(model):

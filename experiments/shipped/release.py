@@ -58,7 +58,7 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
     experiment = variants("demo")[run.name]
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    if record["init"] != BEFORE["digest"]:
+    if record["init"] != BEFORE["rewindowed"]:
         raise UsageError(f"{run} didn't start from the version that the card would name")
     patches = (BEFORE["steps"] + result["steps"]) * experiment.patches.batch
     return environment.from_string(template).render(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ldct_jax.bench.flops import called
 from ldct_jax.errors import UsageError
 
 _SHAPING = (
@@ -66,8 +67,5 @@ def _collect(jaxpr, times: int, found: Counter) -> None:
             raise UsageError(f"convolutions can't be counted through a {name}")
         else:
             length = params["length"] if name == "scan" else 1
-            for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-                if key in params:
-                    inner = params[key]
-                    _collect(getattr(inner, "jaxpr", inner), times * length, found)
-                    break
+            for inner in called(params):
+                _collect(inner, times * length, found)

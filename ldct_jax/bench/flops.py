@@ -108,7 +108,7 @@ def _macs(jaxpr, borders_in: dict, padding: bool) -> tuple[int, list]:
         else:
             # A scan's carry changes from round to round: its borders are not followed.
             length = params["length"] if name == "scan" else 1
-            for inner in _inner(params):
+            for inner in called(params):
                 known = {} if name == "scan" else _pass_on(eqn, inner, border)
                 macs, outs = _macs(inner, known, padding)
                 total += length * macs
@@ -117,7 +117,7 @@ def _macs(jaxpr, borders_in: dict, padding: bool) -> tuple[int, list]:
     return total, [border(v) for v in jaxpr.outvars]
 
 
-def _inner(params) -> list:
+def called(params) -> list:
     """The jaxpr that an operation calls (of a custom derivative only the function itself)."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         if key in params:

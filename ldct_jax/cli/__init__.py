@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     from ldct_jax import huge_pages
     from ldct_jax.train.interrupt import StopRequest  # the standard library alone
 
-    if (arguments or sys.argv[1:])[:1] in (["train"], ["denoise"], ["evaluate"], ["bench"]):
+    # Where Python calls this with arguments, the process isn't ours to begin again.
+    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"], ["bench"]):
         huge_pages.restart_with_them()
     with StopRequest().watching():
         code = run(arguments)

@@ -248,7 +248,8 @@ def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, pro
         offsets_mm=tuple(record.offsets_mm[one.index] for one in drawn),
         tube_current_ma=(),
         exposure_mas=(),
-        noise_hu=flat_noise_hu(full, record.pixel_mm),
+        # That of the normal dose: targets have another.
+        noise_hu=record.noise_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
         low_dose_noise_hu=flat_noise_hu(low, record.pixel_mm),
         dose=None,
         dose_source=mixed.describe(),

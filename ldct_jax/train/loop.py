@@ -194,7 +194,7 @@ def train(
                 row["spike"] = spike
                 report_spike(first + i, row["loss"], spike)
             log.step(first + i + 1, (first + i) // feeder.steps_per_epoch, **row)
-        pace.finished(count, measured=call.state is None)
+        pace.finished(count, more=call.state is not None)
         text = f"loss {values['loss'][-1]:.3g}"
         progress.advance(count * feeder.batch_size, text)
         if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
@@ -325,9 +325,12 @@ def train(
                     raise Interrupted(signal)
         outcome = Outcome(variables_of(state), done, int(state.skipped), best_value, clock.report())
     except Interrupted:
-        last.wait()
-        # Or the interpreter would be taken down under the steps that nobody waits for.
-        jax.block_until_ready(state)
+        with stop.deferring():
+            last.wait()
+            best.wait()
+            # Or the interpreter would be taken down under the steps that nobody waits for.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                jax.block_until_ready(state)
         raise
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if parallel.processes == 1 or (isinstance(error, ValueError) and "Gloo" not in str(error)):
@@ -396,7 +399,7 @@ class _Pace:
     def __init__(self):
         self._per_second: float | None = None
         self._since = time.monotonic()
-        self._measures = True
+        self._more = False
 
     @property
     def unsure(self) -> bool:
@@ -413,12 +416,15 @@ class _Pace:
         if idle:
             self._since = time.monotonic()
 
-    def finished(self, count: int, measured: bool = True) -> None:
-        """A call is over; one after which the host has more to do tells nothing of the next."""
+    def finished(self, count: int, more: bool = False) -> None:
+        """A call is over; ``more``: the host has an evaluation or a checkpoint to do with it.
+
+        Then neither its own time nor that of the next one is the device's.
+        """
         now = time.monotonic()
-        if self._measures or self._per_second is None:
+        if self._per_second is None or not (more or self._more):
             self._per_second = count / max(now - self._since, 1e-6)
-        self._since, self._measures = now, measured
+        self._since, self._more = now, more
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ def test_the_targets_mean_keeps_that_share_of_all_noise(own, ratio):
 def test_little_added_noise_is_not_blown_up():
     rule = QuietTarget(most=2.0)
     assert rule.removed(14.0, 1.05) == 2.0 == rule.removed(14.0, 1.0)
+    # More stays there than the rule says.
+    assert 1 - rule.removed(14.0, 1.05) * (1 - 1 / 1.05) > 0.9 > rule.kept(14.0 * 1.05**0.5)
     # What is quiet anyway stays as it is.
     assert rule.removed(5.0, 1.0) == 0.0 == rule.removed(5.0, 2.0)
     with pytest.raises(UsageError, match="larger noise"):

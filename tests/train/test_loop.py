@@ -36,8 +36,8 @@ class StopAfter(StopRequest):
         super().__init__()
         original = loop._Pace.finished
 
-        def finished(pace, count):
-            original(pace, count)
+        def finished(pace, count, **more):
+            original(pace, count, **more)
             self.done = getattr(self, "done", 0) + count
             if self.done >= steps:
                 self.number = 15
@@ -186,7 +186,7 @@ def test_evaluations_and_checkpoints_wait_until_the_device_has_the_next_steps(
     def monitor(variables):
         epoch = sum(what == "begun" for what, _ in happened) + 1
         happened.append(("begun", epoch))
-        copied = jax.tree.map(np.asarray, variables)
+        copied = jax.tree.map(lambda x: np.array(x, copy=True), variables)
 
         def numbers():
             # The device has trained on, and these are still the variables of the epoch's end.
