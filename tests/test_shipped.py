@@ -42,7 +42,8 @@ def test_the_default_is_the_one_of_the_card(model):
 
 def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
     network, variables, window, meta = load_model(next(iter(SHIPPED.values())))
-    assert (network.n_clones, network.final_relu, window) == (3, False, FULL)
+    assert (network.n_clones, network.final_relu, window) == (3, False, train.WINDOW)
+    assert not window.clip
     assert sum(np.size(x) for x in _leaves(variables)) == 83_809
     trained = model.trained_on
     assert trained.dose[0] < 0.12 and trained.dose[1] > 0.95
