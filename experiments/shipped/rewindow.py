@@ -1,11 +1,10 @@
 """The same clone network for another window: other parameters, the same function of HU.
 
-    python -m experiments.shipped.rewindow ldct_jax/shipped/pcn3.npz runs/pcn3-for-training.npz
+    python -m experiments.shipped.rewindow runs/first.npz runs/before.npz
 
-In network units of 4096 HU the noise of a scan is 0.005 and Adam's first steps are a fifth of it:
-biases jump over whole tissues, and a network learns little before the learning rate has fallen.
-In units of 100 HU the kernels stay as they are, and noise and steps have sizes that suit each
-other (``WINDOW`` of experiments/shipped/train.py). Values outside of [0, 1] are no worse than
+In network units of 4096 HU the noise of a scan is about 0.005, and Adam's largest steps, 0.001, are a
+fifth of it. In units of 100 HU the kernels stay as they are, and a bias moves by a hundredth of
+the noise (``WINDOW`` of experiments/shipped/train.py). Values outside of [0, 1] are no worse than
 others: nothing is clipped.
 """
 

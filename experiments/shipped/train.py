@@ -6,9 +6,10 @@
 The targets keep a share of the noise that follows from the noise itself
 (ldct_jax.data.quiet_target), errors count relative to each patch's own on three scales, and network
 units are 100 HU. The model at hand didn't start from nothing, but from its version before (BEFORE),
-in these units:
+in these units. That one, ldct_jax/shipped/pcn3.npz as it was before this one, is in the repository's
+history (`git log -- ldct_jax/shipped/pcn3.npz`); as runs/first.npz:
 
-    python -m experiments.shipped.rewindow ldct_jax/shipped/pcn3.npz runs/before.npz
+    python -m experiments.shipped.rewindow runs/first.npz runs/before.npz
     make train EXP=experiments/shipped/train.py DATA=... OUT=runs/shipped INIT=runs/before.npz
 
 That version had minimised the mean squared error against normal doses, noisy ones of thin slices
