@@ -2,10 +2,10 @@
 
     python -m experiments.shipped.rewindow runs/first.npz runs/before.npz
 
-In network units of 4096 HU the noise of a scan is about 0.005, and Adam's largest steps, 0.001, are a
-fifth of it. In units of 100 HU the kernels stay as they are, and a bias moves by a hundredth of
-the noise (``WINDOW`` of experiments/shipped/train.py). Values outside of [0, 1] are no worse than
-others: nothing is clipped.
+In network units of 4096 HU the noise of a scan is about 0.005, and Adam's largest steps, 0.001,
+are a fifth of it. In units of 100 HU the kernels stay as they are, and a bias moves by a hundredth
+of the noise (``WINDOW`` of experiments/shipped/train.py). Values outside of [0, 1] are no worse
+than others: nothing is clipped.
 """
 
 import argparse

@@ -6,8 +6,8 @@
 The targets keep a share of the noise that follows from the noise itself
 (ldct_jax.data.quiet_target), errors count relative to each patch's own on three scales, and network
 units are 100 HU. The model at hand didn't start from nothing, but from its version before (BEFORE),
-in these units. That one, ldct_jax/shipped/pcn3.npz as it was before this one, is in the repository's
-history (`git log -- ldct_jax/shipped/pcn3.npz`); as runs/first.npz:
+in these units. That one is ldct_jax/shipped/pcn3.npz as the repository's history has it
+(`git log -- ldct_jax/shipped/pcn3.npz`); with it as runs/first.npz:
 
     python -m experiments.shipped.rewindow runs/first.npz runs/before.npz
     make train EXP=experiments/shipped/train.py DATA=... OUT=runs/shipped INIT=runs/before.npz
