@@ -276,6 +276,7 @@ def _sweeps(rows: Sequence[dict]) -> list[figures.Figure]:
             r
             for r in rows
             if measured(r)
+            and r["group"] != "convolutions"  # the head's own work once more
             and r["how"].get("shortcuts", r["side"] == OURS)
             and r["work"] == {**head["work"], axis: r["work"][axis]}
         ]

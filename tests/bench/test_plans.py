@@ -213,6 +213,21 @@ def test_the_sweep_is_plotted(tmp_path):
     }
 
 
+def test_a_curve_has_one_point_for_each_batch(tmp_path, monkeypatch):
+    """Also where another group did the same work once more."""
+    drawn, lines = [], page.figures.lines
+
+    def noted(name, title, curves, *words, **how):
+        drawn.extend(curves)
+        return lines(name, title, curves, *words, **how)
+
+    monkeypatch.setattr(page.figures, "lines", noted)
+    plan = plans.cpu()
+    rates = {(g.name, i): 10.0 for g in plan.groups for i, c in enumerate(g.cells)}
+    page.write(fake(plan, rates), tmp_path)
+    assert drawn and all(len(set(curve.x)) == len(curve.x) for curve in drawn)
+
+
 def test_no_path_gets_into_a_reason():
     text = without_paths("error in /usr/lib/python3/x.py line 3\n  /tmp/ab/cell.json: rate 3/s")
     assert text == "error in … line 3 …: rate 3/s"
