@@ -19,19 +19,17 @@ from ldct_jax.errors import LdctError, NumericsError
 from ldct_jax.hu import Window
 from ldct_jax.optim import Adam
 from ldct_jax.progress import Progress
-from ldct_jax.train import health, steps
+from ldct_jax.train import calls, health, steps
 from ldct_jax.train import state as train_state
+from ldct_jax.train.calls import Call, Pace
 from ldct_jax.train.checkpoint import Checkpoints, last_good
 from ldct_jax.train.clock import Clock
 from ldct_jax.train.gan import WassersteinGAN, adversarial
 from ldct_jax.train.initial import start_from
 from ldct_jax.train.interrupt import Interrupted, StopRequest
-from ldct_jax.train.log import MetricsLog
+from ldct_jax.train.log import MetricsLog, NoLog
 from ldct_jax.train.parallel import DataParallel, synchronised
 
-# A call should be long enough to hide its launch and short enough for progress and signals.
-SECONDS_PER_CALL = 3.0
-MOST_STEPS_PER_CALL = 256
 SAVE_EVERY_S = 120.0
 
 # Gets the variables, hands work to the device, and returns what waits for it and for the numbers.
@@ -143,7 +141,8 @@ def train(
         step_fn = adversarial(
             model, job.loss, optimizer, job.gan, critic[1], ema_decay=job.ema_decay
         )
-    program = parallel.compile_steps(step_fn, feeder, job.window, job.augment, MOST_STEPS_PER_CALL)
+    most = calls.MOST_STEPS_PER_CALL
+    program = parallel.compile_steps(step_fn, feeder, job.window, job.augment, most)
 
     def arguments(first: int, count: int):
         epoch, offset = divmod(first, feeder.steps_per_epoch)
@@ -156,15 +155,15 @@ def train(
         copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(state).compile()
 
     # ---- 4. Steps: dispatch a call, then do what the one before has left to do -----------------
-    pace = _Pace()
-    pending: _Call | None = None
+    pace = Pace()
+    pending: Call | None = None
     saved_at = time.monotonic()
 
     def asked() -> tuple[int, int]:
         """(the signal that asks to stop or 0, whether a checkpoint is due)."""
         return stop.number or 0, int(time.monotonic() - saved_at > SAVE_EVERY_S)
 
-    def begin_evaluation(call: _Call) -> None:
+    def begin_evaluation(call: Call) -> None:
         with clock.section("evaluate"), leaving_at_once(call):
             # Of several processes each evaluates on its own copy, which has to wait for the call.
             call.numbers = (
@@ -173,14 +172,14 @@ def train(
                 else lambda: monitor(parallel.own(variables_of(call.state)))()
             )
 
-    def finish(call: _Call) -> None:
+    def finish(call: Call) -> None:
         settle(call)
         if call.numbers is not None:
             evaluate(call)
         if call.due:
             save(last, call)
 
-    def settle(call: _Call) -> None:
+    def settle(call: Call) -> None:
         if call.settled:
             return
         first, count = call.first, call.count
@@ -220,7 +219,7 @@ def train(
             )
 
     @contextlib.contextmanager
-    def leaving_at_once(call: _Call):
+    def leaving_at_once(call: Call):
         """A part of an evaluation: a signal need not wait for its end, it comes again instead.
 
         What is saved is the state that was to be evaluated, not that of later steps. Of several
@@ -236,7 +235,7 @@ def train(
             save(last, call)
             raise
 
-    def evaluate(call: _Call) -> None:
+    def evaluate(call: Call) -> None:
         nonlocal best_value, evaluated_good
         epoch = call.end // feeder.steps_per_epoch
         with clock.section("evaluate"), leaving_at_once(call):
@@ -257,7 +256,7 @@ def train(
             best_value = value
             save(best, call)
 
-    def save(to: Checkpoints, call: _Call) -> None:
+    def save(to: Checkpoints, call: Call) -> None:
         with clock.section("save"):
             log.flush()
             if parallel.processes > 1:
@@ -274,7 +273,7 @@ def train(
             )
 
     owed = bool(extra.get("owes_evaluation"))
-    log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else _NoLog()
+    log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else NoLog()
     spikes, spike_told = health.LossSpikes(log.losses), None
     alone = False
     try:
@@ -290,7 +289,7 @@ def train(
             _profiler(folder, profile),
         ):
             if owed:
-                now = _Call(done, 0, {}, state=state, settled=True)
+                now = Call(done, 0, {}, state=state, settled=True)
                 begin_evaluation(now)
                 evaluate(now)
                 stop.check()
@@ -301,7 +300,7 @@ def train(
                 with clock.section("train"):
                     pace.dispatched(idle=pending is None)
                     state, metrics = run(state, *arguments(done, count))
-                    call = _Call(done, count, metrics)
+                    call = Call(done, count, metrics)
                     done = call.end
                     if pending is not None:
                         finish(pending)
@@ -351,80 +350,12 @@ def train(
     return outcome
 
 
-@dataclasses.dataclass
-class _Call:
-    """Steps that were handed to the device, and what is to be done when they are over."""
-
-    first: int
-    count: int
-    metrics: dict
-    state: Any = None
-    """A copy of the state at its end, where it is evaluated or saved."""
-    numbers: Callable[[], dict] | None = None
-    due: bool = False
-    """To be saved as the last checkpoint."""
-    settled: bool = False
-    """Its metrics are in the log."""
-
-    @property
-    def end(self) -> int:
-        return self.first + self.count
-
-
-class _NoLog:
-    """The log of all processes but the first: they see the same numbers and write none."""
-
-    losses = ()
-
-    def step(self, step: int, epoch: int, **numbers: float) -> None: ...
-
-    def evaluation(self, step: int, epoch: int, numbers: dict) -> None: ...
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
 def variables_of(state) -> dict:
     """The network's variables for inference: the moving average where there is one."""
     variables = {"params": state.params if state.ema is None else state.ema}
     if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
     return variables
-
-
-class _Pace:
-    """How many steps a call may have, so that it takes about :data:`SECONDS_PER_CALL`."""
-
-    def __init__(self):
-        self._per_second: float | None = None
-        self._since = time.monotonic()
-        self._more = False
-
-    @property
-    def unsure(self) -> bool:
-        """The first call is a single step and is waited for, to learn how long a step takes."""
-        return self._per_second is None
-
-    def steps(self) -> int:
-        if self._per_second is None:
-            return 1
-        return max(1, min(MOST_STEPS_PER_CALL, round(self._per_second * SECONDS_PER_CALL)))
-
-    def dispatched(self, idle: bool) -> None:
-        """A call was handed over; ``idle``: the device had nothing else to do until then."""
-        if idle:
-            self._since = time.monotonic()
-
-    def finished(self, count: int, more: bool = False) -> None:
-        """A call is over; ``more``: the host has an evaluation or a checkpoint to do with it.
-
-        Then neither its own time nor that of the next one is the device's.
-        """
-        now = time.monotonic()
-        if self._per_second is None or not (more or self._more):
-            self._per_second = count / max(now - self._since, 1e-6)
-        self._since, self._more = now, more
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from ldct_jax.data.resident import Resident
 from ldct_jax.errors import CheckpointError, NumericsError
 from ldct_jax.hu import ABDOMEN
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop
+from ldct_jax.train import calls, loop
 from ldct_jax.train.checkpoint import Checkpoints, find, load_arrays
 from ldct_jax.train.interrupt import StopRequest
 from ldct_jax.train.parallel import DataParallel
@@ -34,7 +34,7 @@ class StopAfter(StopRequest):
 
     def __init__(self, monkeypatch, steps: int):
         super().__init__()
-        original = loop._Pace.finished
+        original = calls.Pace.finished
 
         def finished(pace, count, **more):
             original(pace, count, **more)
@@ -42,7 +42,7 @@ class StopAfter(StopRequest):
             if self.done >= steps:
                 self.number = 15
 
-        monkeypatch.setattr(loop._Pace, "finished", finished)
+        monkeypatch.setattr(calls.Pace, "finished", finished)
 
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tmp_path):
@@ -199,7 +199,7 @@ def test_evaluations_and_checkpoints_wait_until_the_device_has_the_next_steps(
     monkeypatch.setattr(feeder, "inputs", handed_over)
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(loop._Pace, "steps", lambda pace: 1 if pace.unsure else 8)
+    monkeypatch.setattr(calls.Pace, "steps", lambda pace: 1 if pace.unsure else 8)
     loop.train(tiny.job(epochs=2), feeder, tmp_path, parallel=one_device(), monitor=monitor)
     assert happened[1:] == [
         ("steps", 1),

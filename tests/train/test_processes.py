@@ -33,13 +33,13 @@ jax.config.update("jax_num_cpu_devices", 1)
 from ldct_jax import backend
 backend.join()
 from ldct_jax.data import pipeline
-from ldct_jax.train import loop
+from ldct_jax.train import calls, loop
 from ldct_jax.train.parallel import DataParallel
 from tests.train import test_processes as t
 
 me, n = jax.process_index(), jax.process_count()
 # What a clock decides must not part the processes: here some want longer calls than others.
-loop.SECONDS_PER_CALL = (0.01, 10.0)[me % 2]
+calls.SECONDS_PER_CALL = (0.01, 10.0)[me % 2]
 parallel = DataParallel()
 assert parallel.n == parallel.processes == n == int(sys.argv[3]) > len(jax.local_devices())
 read, cut = [], pipeline._Cutter.__getitem__
