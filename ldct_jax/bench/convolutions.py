@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ldct_jax.bench.flops import called
+from ldct_jax.bench.flops import called, flops
 from ldct_jax.errors import UsageError
 
 _SHAPING = (
@@ -33,17 +33,22 @@ class Convolution:
     dtype: str
     how: tuple
 
+    def _taken(self, a, b):
+        how = dict(zip(_SHAPING, self.how, strict=True))
+        return lax.conv_general_dilated(a, b, **how)
+
+    @property
+    def flops(self) -> int:
+        """Its operations, those with padding's zeros too."""
+        a, b = (jax.ShapeDtypeStruct(s, jnp.dtype(self.dtype)) for s in (self.lhs, self.rhs))
+        return flops(self._taken, a, b, padding=True)
+
     def compiled(self) -> tuple[Callable, jax.Array, jax.Array]:
         """It as a program of its own, with operands of random numbers."""
         keys = jax.random.split(jax.random.key(0))
         a = jax.random.normal(keys[0], self.lhs, jnp.dtype(self.dtype))
         b = jax.random.normal(keys[1], self.rhs, jnp.dtype(self.dtype))
-        how = dict(zip(_SHAPING, self.how, strict=True))
-        return (
-            jax.jit(lambda a, b: lax.conv_general_dilated(a, b, **how)).lower(a, b).compile(),
-            a,
-            b,
-        )
+        return jax.jit(self._taken).lower(a, b).compile(), a, b
 
 
 def convolutions(function: Callable, *args) -> Counter[Convolution]:

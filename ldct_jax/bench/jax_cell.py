@@ -1,167 +1,38 @@
 """A cell of our side, in its own process: ``python -m ldct_jax.bench.jax_cell REQUEST.json``.
 
-Training runs through the package's own seam (``train/parallel.py``), step and resident feeder:
-what is timed is what ``ldct train`` does. Nothing is timed before the network with the shared
-weights gave the shared output in float32.
+Nothing is timed before the network with the shared weights gave the shared output in float32.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import math
-import resource
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
-from ldct_jax import losses, provenance, spec
 from ldct_jax.bench.convolutions import convolutions
 from ldct_jax.bench.flops import flops
-from ldct_jax.bench.levers import FixedBatch, RematClones
-from ldct_jax.bench.prepare import build
-from ldct_jax.bench.serve import Prepared, Refused, serve
-from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.resident import Resident
-from ldct_jax.evaluate import WholeSlices
-from ldct_jax.hu import Window
+from ldct_jax.bench.jax_epoch import prepare_epoch
+from ldct_jax.bench.jax_work import (
+    Shared,
+    Training,
+    about,
+    compile_seconds,
+    executed,
+    gradient,
+    memory,
+    psnr,
+    repeats,
+    timed,
+)
+from ldct_jax.bench.serve import Prepared, serve
 from ldct_jax.models.inference import denoise
-from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop, steps
-from ldct_jax.train.parallel import DataParallel, synchronised
-from ldct_jax.train.state import TrainState
-
-# The first epoch of a training pays for what comes once, the last has no next one beside its
-# evaluation; those between are timed.
-EPOCHS = 4
-# Largest difference of two float32 outputs, relative to the largest value.
-OUTPUT_TOLERANCE = 1e-5
-
-
-class SharedOrder(Resident):
-    """The resident feeder with the order of patches that both sides read from one file."""
-
-    def __init__(self, pairs, patches: Patches, order: np.ndarray):
-        super().__init__(pairs, patches, seed=0)
-        self.steps_per_epoch, self._shared = len(order), order
-
-    def inputs(self, epoch: int, first: int, count: int, place=None) -> dict:
-        place = place or (lambda array, split: jax.device_put(array))
-        if self._order is None:
-            self._order = (0, place(self._shared, True))
-        return super().inputs(0, first, count, place)
-
-
-class Shared:
-    """What all cells of a run share: data, window, weights, a reference output."""
-
-    def __init__(self, request: dict):
-        folder = Path(request["folder"])
-        self.request, self.data = request, np.load(folder / "data.npz", allow_pickle=False)
-        self.window = Window(*(float(x) for x in self.data["window"]))
-        how = request["how"]
-        fields = {**request["fields"], "dtype": jnp.dtype(request["dtype"])}
-        fields |= {k: how[k] for k in ("loop", "shortcuts") if k in how}
-        if how.get("remat"):
-            self.model = RematClones(**fields)
-        else:
-            self.model = build(request["kind"], fields)
-        arrays = dict(np.load(folder / f"model-{request['name']}.npz", allow_pickle=False))
-        self.input, self.output = arrays.pop("input"), arrays.pop("output")
-        self.variables = jax.device_put(unflatten_dict(arrays, sep="/"))
-
-    def output_error(self) -> float:
-        """The relative difference from the reference output; raises Refused where it is large."""
-        model = self.model.clone(dtype=jnp.float32)
-        with jax.default_matmul_precision("highest"):
-            output = np.asarray(jax.jit(model.apply)(self.variables, self.input))
-        error = float(np.abs(output - self.output).max() / np.abs(self.output).max())
-        if not error <= OUTPUT_TOLERANCE:
-            raise Refused(f"the output differs by {error:.1e} of its largest value: not timed")
-        return error
-
-    @property
-    def loss(self):
-        return losses.every_clone(losses.mse)
-
-    def feeder(self):
-        """The package's resident feeder, its order that of the file, or one batch for ever."""
-        r, data = self.request, self.data
-        n = len(data["low"])
-        pairs = PairedSlices(
-            low_hu=data["low"],
-            full_hu=data["full"],
-            patients=tuple(str(i) for i in range(n)),
-            pixel_mm=np.ones(n),
-            slice_mm=np.ones(n),
-            source="phantoms",
-        )
-        patches = Patches(r["size"], r["stride"], r["batch"], None)
-        order = np.load(
-            Path(r["folder"]) / f"order-{r['size']}-{r['batch']}.npy", allow_pickle=False
-        )
-        if r["task"] == "epoch":
-            order = order[: r["most_steps"]]
-        feeder = SharedOrder(pairs, patches, order)
-        return FixedBatch(feeder) if r["how"].get("fixed_batch") else feeder
-
-
-class Training:
-    """The package's compiled training steps, from the shared weights."""
-
-    def __init__(self, shared: Shared):
-        r = shared.request
-        self.feeder, self.parallel = shared.feeder(), DataParallel(jax.devices()[:1])
-        self.rows = self.feeder.steps_per_epoch
-        self.per_call = min(r["how"].get("steps_per_call", 1), self.rows)
-        optimizer = Adam(Constant(r["rate"])).build(1, 1)
-        params = shared.variables["params"]
-        zero = np.zeros((), np.int32)
-        self.state = self.parallel.replicate(
-            TrainState(
-                step=zero,
-                params=params,
-                batch_stats=shared.variables.get("batch_stats", {}),
-                opt_state=optimizer.init(params),
-                ema=None,
-                key=jax.random.key_data(jax.random.key(0)),
-                skipped=zero,
-                streak=zero,
-            )
-        )
-        step = steps.supervised(synchronised(shared.model), shared.loss, optimizer)
-        most = max(self.per_call, 1)
-        program = self.parallel.compile_steps(step, self.feeder, shared.window, "none", most)
-        self.lowered = functools.partial(program.lower, self.state, *self._arguments(0, 1))
-        self.done, self._run, self.log = 0, None, None
-
-    def compile(self) -> None:
-        self._run = self.lowered().compile()
-
-    def _arguments(self, first: int, count: int):
-        inputs = self.feeder.inputs(0, first, count, self.parallel.place)
-        return inputs, np.int32(0), np.int32(first), np.int32(count)
-
-    def advance(self, n: int) -> None:
-        """Dispatch ``n`` steps, at most ``per_call`` in one call; nothing is waited for."""
-        while n > 0:
-            first = self.done % self.rows
-            count = min(n, self.per_call, self.rows - first)
-            self.state, self.log = self._run(self.state, *self._arguments(first, count))
-            self.done, n, self._last = self.done + count, n - count, count - 1
-
-    def finish(self) -> float:
-        """Wait for the steps; the loss of the last one."""
-        jax.block_until_ready(self.state)
-        return float(self.log["loss"][self._last])
 
 
 def prepare_training(request: dict) -> Prepared:
@@ -170,8 +41,8 @@ def prepare_training(request: dict) -> Prepared:
         return _prepare_convolutions(shared)
     facts = {"output_error": shared.output_error(), **about()}
     training = Training(shared)
-    facts["compile_s"] = _compile_seconds(training, request)
-    facts["executed_flops"] = _executed(shared)
+    facts["compile_s"] = compile_seconds(training, request)
+    facts["executed_flops"] = executed(shared)
     training.advance(request["loss_steps"])
     facts["loss"] = training.finish()
 
@@ -180,29 +51,31 @@ def prepare_training(request: dict) -> Prepared:
         training.finish()
 
     # A repeat is whole calls: a shorter one would launch more than training does.
-    facts |= _repeats(run, request, granularity=training.per_call)
+    facts |= repeats(run, request, granularity=training.per_call)
     n = facts["steps_per_repeat"]
-    repeat = functools.partial(_timed, run, n, n * request["batch"], training.per_call)
+    repeat = functools.partial(timed, run, n, n * request["batch"], training.per_call)
     return Prepared(facts, repeat, memory)
 
 
 def _prepare_convolutions(shared: Shared) -> Prepared:
     """The training step's convolutions, one after the other, each a program of its own."""
     request, facts = shared.request, about()
-    found = convolutions(*_gradient(shared, request["batch"]))
+    found = convolutions(*gradient(shared, request["batch"]))
     began = time.perf_counter()
     programs = [(*one.compiled(), times) for one, times in found.items()]
     facts["compile_s"] = time.perf_counter() - began
-    facts["executed_flops"] = _executed(shared)
+    # Of these alone: a step of which some were left out would have more.
+    work = (times * one.flops for one, times in found.items())
+    facts["executed_flops"] = sum(work) // request["batch"]
 
     def run(n):
         for _ in range(n):
             for program, a, b, times in programs:
                 jax.block_until_ready([program(a, b) for _ in range(times)])
 
-    facts |= _repeats(run, request)
+    facts |= repeats(run, request)
     n = facts["steps_per_repeat"]
-    return Prepared(facts, functools.partial(_timed, run, n, n * request["batch"]), memory)
+    return Prepared(facts, functools.partial(timed, run, n, n * request["batch"]), memory)
 
 
 def prepare_inference(request: dict) -> Prepared:
@@ -223,9 +96,9 @@ def prepare_inference(request: dict) -> Prepared:
         outs = [program(shared.variables, x) for _ in range(n)]
         jax.block_until_ready(outs)
 
-    facts |= _repeats(run, request)
+    facts |= repeats(run, request)
     n = facts["steps_per_repeat"]
-    return Prepared(facts, functools.partial(_timed, run, n, n * batch), memory)
+    return Prepared(facts, functools.partial(timed, run, n, n * batch), memory)
 
 
 def prepare_matrix(request: dict) -> Prepared:
@@ -240,9 +113,9 @@ def prepare_matrix(request: dict) -> Prepared:
         outs = [product(a, a) for _ in range(k)]
         outs[-1].block_until_ready()
 
-    facts |= _repeats(run, request)
+    facts |= repeats(run, request)
     k = facts["steps_per_repeat"]
-    return Prepared(facts, functools.partial(_timed, run, k, k * 2e-12 * n**3), memory)
+    return Prepared(facts, functools.partial(timed, run, k, k * 2e-12 * n**3), memory)
 
 
 def prepare_reach(request: dict) -> Prepared:
@@ -250,7 +123,7 @@ def prepare_reach(request: dict) -> Prepared:
     facts = {"output_error": shared.output_error(), **about(), "steps_per_repeat": 1}
     full = shared.window.to_unit(shared.data["validation_full"])[..., None]
     low = shared.window.to_unit(shared.data["validation_low"])[..., None]
-    wanted = _psnr(low, full) + request["gain_db"]
+    wanted = psnr(low, full) + request["gain_db"]
 
     def once() -> dict:
         began = time.perf_counter()
@@ -263,151 +136,11 @@ def prepare_reach(request: dict) -> Prepared:
             variables = {"params": training.state.params}
             if training.state.batch_stats:
                 variables["batch_stats"] = training.state.batch_stats
-            psnr = _psnr(np.asarray(network(variables, low)), full)
+            psnr = psnr(np.asarray(network(variables, low)), full)
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "units": 1, "steps": training.done, "reached": psnr >= wanted}
 
     return Prepared(facts, once, memory)
-
-
-def prepare_epoch(request: dict) -> Prepared:
-    """Whole epochs: ``part`` calls (nothing but compiled calls), loop (``ldct train``'s loop with
-    its log), everything (the loop with a validation slice and a best checkpoint an epoch)."""
-    shared = Shared(request)
-    facts = {"output_error": shared.output_error(), **about()}
-    part = request["how"]["part"]
-    if part != "calls":
-        return _prepare_loop(shared, facts, evaluated=part == "everything")
-    training = Training(shared)
-    facts["compile_s"] = _compile_seconds(training, request)
-
-    def run(n):
-        training.advance(n)
-        training.finish()
-
-    n = (EPOCHS - 2) * training.rows
-    run(training.rows)
-    facts["steps_per_repeat"] = n
-    repeat = functools.partial(_timed, run, n, n * request["batch"], training.rows)
-    return Prepared(facts, repeat, memory)
-
-
-def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise Refused("the loop's log needs tensorboardX, which is not installed")
-    r, parallel = shared.request, DataParallel(jax.devices()[:1])
-    job = loop.Job(
-        model=shared.model,
-        loss=shared.loss,
-        optimizer=Adam(Constant(r["rate"])),
-        window=shared.window,
-        epochs=EPOCHS,
-        seed=0,
-        patch_size=r["size"],
-        augment="none",
-        record={"model": spec.to_record(shared.model), "window": spec.to_record(shared.window)},
-    )
-    slices = WholeSlices(shared.model, shared.window)
-    feeder = shared.feeder()
-    n = facts["steps_per_repeat"] = (EPOCHS - 2) * feeder.steps_per_epoch
-
-    def once() -> dict:
-        ends: list[float] = []
-
-        def monitor(variables):
-            if evaluated:
-                denoised = slices.begin(variables, shared.data["validation_low"])
-
-            def numbers() -> dict:
-                if evaluated:
-                    denoised()
-                ends.append(time.perf_counter())
-                # A value that grows: the worst case, where every epoch's state is the best one.
-                return {"validation_psnr": float(len(ends))} if evaluated else {}
-
-            return numbers
-
-        with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
-            outcome = loop.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
-        facts["compile_s"] = outcome.seconds["compile"]
-        return {"seconds": ends[-2] - ends[0], "units": n * r["batch"], "steps": n}
-
-    once()
-    return Prepared(facts, once, memory)
-
-
-def about() -> dict:
-    """What the cell runs on; versions, never names of machines."""
-    return {"versions": provenance.versions(), "device": provenance.device()}
-
-
-def memory() -> dict:
-    """Peak bytes: of the device where it counts them, else of the process."""
-    stats = jax.devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return {"peak_bytes": stats["peak_bytes_in_use"], "memory_of": "device"}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes, but bytes on macOS.
-    return {
-        "peak_bytes": peak * (1 if sys.platform == "darwin" else 1024),
-        "memory_of": "process",
-    }
-
-
-def _compile_seconds(training: Training, request: dict) -> float:
-    """Tracing and compiling, cold; with ``warm`` the second time, from the persistent cache."""
-    if request["how"].get("warm"):
-        jax.config.update("jax_compilation_cache_dir", str(Path(request["folder"]) / "cache"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        training.compile()
-        jax.clear_caches()
-    began = time.perf_counter()
-    training.compile()
-    return time.perf_counter() - began
-
-
-def _executed(shared: Shared) -> int:
-    """Operations of one patch's forward and backward pass as our program does them."""
-    return flops(*_gradient(shared, 1), padding=True)
-
-
-def _gradient(shared: Shared, batch: int) -> tuple:
-    """The forward and backward pass of ``batch`` patches: the function and its arguments."""
-    params = shared.variables["params"]
-    rest = {k: v for k, v in shared.variables.items() if k != "params"}
-
-    def objective(params, low, full):
-        out = shared.model.apply(
-            {"params": params, **rest}, low, train=True, mutable=["batch_stats"]
-        )[0]
-        return jnp.mean(shared.loss(out, full))
-
-    size = shared.request["size"]
-    image = jax.ShapeDtypeStruct((batch, size, size, 1), jnp.float32)
-    return jax.grad(objective), params, image, image
-
-
-def _repeats(run, request: dict, granularity: int = 1) -> dict:
-    """Warm up, and find how many steps a repeat of the wanted length has."""
-    run(granularity)
-    began = time.perf_counter()
-    run(granularity)
-    once = max(time.perf_counter() - began, 1e-9)
-    return {"steps_per_repeat": granularity * max(1, math.ceil(request["repeat_seconds"] / once))}
-
-
-def _timed(run, n: int, units: float, first: int = 1) -> dict:
-    """One repeat. ``first`` steps before it aren't timed: while other cells had their turn, the
-    system took back memory that a training never lets go.
-    """
-    run(first)
-    began = time.perf_counter()
-    run(n)
-    return {"seconds": time.perf_counter() - began, "units": units, "steps": n}
-
-
-def _psnr(image, reference) -> float:
-    return -10 * math.log10(float(np.mean(np.square(np.float64(image) - reference))))
 
 
 PREPARE = {
