@@ -37,7 +37,14 @@ class LossSpikes:
     """Finds losses far above those before them; ``losses`` are the ones of earlier sittings."""
 
     def __init__(self, losses: Iterable[float] = ()):
-        self._window: deque[float] = deque(losses, maxlen=SPIKE_WINDOW)
+        # A ring: this runs at every step of trainings whose steps take a few milliseconds.
+        self._window, self._seen = np.zeros(SPIKE_WINDOW), 0
+        for loss in deque(losses, maxlen=SPIKE_WINDOW):
+            self._add(loss)
+
+    def _add(self, loss: float) -> None:
+        self._window[self._seen % SPIKE_WINDOW] = loss
+        self._seen += 1
 
     def deviations(self, loss: float) -> float | None:
         """Standard deviations of ``loss`` above the window's mean where it is a spike, else None.
@@ -46,11 +53,13 @@ class LossSpikes:
         reported once, not for ever.
         """
         found = None
-        if len(self._window) == SPIKE_WINDOW:
-            mean, sd = np.mean(self._window), np.std(self._window)
+        if self._seen >= SPIKE_WINDOW:
+            mean = self._window.sum() / SPIKE_WINDOW
+            apart = self._window - mean
+            sd = math.sqrt(apart @ apart / SPIKE_WINDOW)
             if loss > mean + SPIKE_DEVIATIONS * sd and sd > 0:
                 found = float((loss - mean) / sd)
-        self._window.append(loss)
+        self._add(loss)
         return found
 
 
