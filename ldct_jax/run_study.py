@@ -143,6 +143,7 @@ class _Session:
                 "variants": list(every),
                 "window": spec.to_record(window),
                 "protocol": protocol.name,
+                "protocol_record": spec.to_record(protocol),
                 "data": {
                     "source": self.pairs.source,
                     "attribution": self.pairs.attribution,

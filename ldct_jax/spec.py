@@ -18,6 +18,8 @@ from ldct_jax.errors import CheckpointError, UsageError
 
 CONSTRUCTORS = {
     "Window": "ldct_jax.hu",
+    "Protocol": "ldct_jax.metrics.protocols",
+    "SSIMWindow": "ldct_jax.metrics.image",
     "ClonesNet": "ldct_jax.models.clones",
     "REDCNN": "ldct_jax.models.redcnn",
     "CPCE": "ldct_jax.models.cpce",
@@ -33,6 +35,7 @@ CONSTRUCTORS = {
     "Critic": "ldct_jax.models.critic",
     "Cascade": "ldct_jax.models.cascade",
     "ImageClones": "ldct_jax.models.image_clones",
+    "NoiseScaled": "ldct_jax.models.noise_scaled",
     "VGGFeatures": "ldct_jax.models.vgg",
     "mse": "ldct_jax.losses",
     "LogMSE": "ldct_jax.losses",
@@ -58,7 +61,7 @@ CONSTRUCTORS = {
     "Patches": "ldct_jax.data.patches",
     "LowDose": "ldct_jax.data.low_dose",
     "MixedDose": "ldct_jax.data.mixed_dose",
-    "QuietTarget": "ldct_jax.data.quiet_target",
+    "NoiseFreeTarget": "ldct_jax.data.noise_free_target",
     "Experiment": "ldct_jax.experiment",
 }
 
@@ -143,8 +146,11 @@ def _override(value, keys, text, path):
 
 
 def _fields(value):
-    """The fields a user sets: linen adds ``parent`` and ``name``."""
-    return [f for f in dataclasses.fields(value) if f.init and f.name not in ("parent", "name")]
+    """The fields a user sets: linen adds ``parent`` and ``name`` to those of a network."""
+    fields = [f for f in dataclasses.fields(value) if f.init]
+    if any(f.name == "parent" for f in fields):
+        fields = [f for f in fields if f.name not in ("parent", "name")]
+    return fields
 
 
 def _parse(text: str, old: Any, hint: Any, path: str) -> Any:

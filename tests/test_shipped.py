@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 import ldct_jax
-from experiments.shipped import rewindow, train
-from ldct_jax import cli
+from experiments.shipped import in_hu, train
+from ldct_jax import cli, spec
 from ldct_jax.ct.dose import sample_noise
+from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
+from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import prepare
 from ldct_jax.denoise.denoisers import SHIPPED, find
 from ldct_jax.errors import UsageError
 from ldct_jax.evaluate import WholeSlices
-from ldct_jax.hu import FULL
+from ldct_jax.hu import Window
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
+from ldct_jax.models.noise_scaled import slice_noise_hu
 from ldct_jax.train.checkpoint import load_model
-from tests import tiny
 from tests.dicom_fixtures import anatomy, write_series
 
 pytestmark = pytest.mark.core
@@ -42,11 +44,13 @@ def test_the_default_is_the_one_of_the_card(model):
 
 def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
     network, variables, window, meta = load_model(next(iter(SHIPPED.values())))
-    assert (network.n_clones, network.final_relu, window) == (3, False, train.WINDOW)
-    assert not window.clip
+    assert (network.base.n_clones, network.base.final_relu) == (3, False)
+    assert (window, network.unit) == (Window(0.0, 1.0), train.UNIT)
+    rule = (network.routine_hu, network.power, network.least)
+    assert rule == (in_hu.ROUTINE_HU, in_hu.POWER, in_hu.LEAST)
     assert sum(np.size(x) for x in _leaves(variables)) == 83_809
     trained = model.trained_on
-    assert trained.dose[0] < 0.12 and trained.dose[1] > 0.95
+    assert trained.dose[0] < 0.12 and trained.dose[1] > 0.55
     inside = {"thickness_mm": 5.0, "field_of_view_mm": 400.0, "kvp": 120.0}
     assert trained.outside(kernel="STANDARD", **inside) == []
     assert "kernel D45f" in trained.outside(kernel="D45f", **inside)[0]
@@ -65,28 +69,36 @@ def test_only_training_slices_have_targets_of_their_own(tmp_path, monkeypatch):
     mixed = dataclasses.replace(train.MIXED["smoke"], thinner_share=0.0)
     monkeypatch.setitem(train.MIXED, "smoke", mixed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = []
+    monkeypatch.setattr(train, "in_noise_units", lambda p: made.append(p) or in_noise_units(p))
     pairs = train.mixed_pairs(train.SCALES["smoke"], "anything")
+    same = [np.array_equal(made[0].full_hu[i], store.full(i)[0]) for i in (0, 1)]
     assert pairs.patients == tuple(names)  # slices nearer than 100 mm are left out
-    same = [np.array_equal(pairs.full_hu[i], store.full(i)[0]) for i in (0, 1)]
     assert same == [False, True]
-    assert not np.array_equal(pairs.low_hu[1], pairs.full_hu[1])
+    assert not np.array_equal(made[0].low_hu[1], made[0].full_hu[1])
+    np.testing.assert_array_equal(pairs.low_hu, in_noise_units(made[0]).low_hu)
 
 
-def test_a_network_in_other_units_is_the_same_function_of_hu():
-    network = tiny.MODEL.clone(final_relu=False)
-    hu = np.random.default_rng(0).uniform(-1024, 2000, (2, 24, 24)).astype(np.float32)
+def test_what_ships_is_the_trained_network_in_units_of_noise():
+    """The file maps HU to HU as the run's network does with the pairs it was trained on."""
+    network = train.variants("smoke")["pcn3"].model
+    hu = sample_noise((48, 48), 50.0, 0.8, 0)[None] + 40
     params = network.init(jax.random.key(0), hu[..., None])["params"]
-    # Biases begin at zero, where their part in it can't be seen.
-    params = jax.tree.map(
-        lambda x: x + 0.05 * jax.random.normal(jax.random.key(1), x.shape), params
-    )
-    other = rewindow.rewindowed(network, params, FULL, train.WINDOW)
-    before = WholeSlices(network, FULL)({"params": params}, hu)
-    assert np.abs(before - hu).max() > 50
-    after = WholeSlices(network, train.WINDOW)({"params": other}, hu)
-    np.testing.assert_allclose(after, before, atol=0.05)
-    with pytest.raises(UsageError, match="without clipping"):
-        rewindow.rewindowed(tiny.MODEL, params, FULL, train.WINDOW)
+    # The last layer begins at zero, where there is nothing to see.
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(1), x.shape), params)
+    record = {"model": spec.to_record(network), "window": spec.to_record(train.WINDOW)}
+    with pytest.raises(UsageError, match="wasn't trained in units"):
+        in_hu.in_hu(network, {"params": params}, {**record, "data": {"source": "phantoms"}})
+    record["data"] = {"source": f"phantoms, all {WORDS}"}
+    model, variables, record = in_hu.in_hu(network, {"params": params}, record)
+    assert spec.from_record(record["model"]) == model
+    free = WholeSlices(model.clone(routine_hu=0.0, least=0.0), spec.from_record(record["window"]))
+    low = np.rint(hu).astype(np.int16)
+    pairs = in_noise_units(PairedSlices(low, low, ("a",), np.ones(1), np.ones(1), source=""))
+    inner = WholeSlices(network, train.WINDOW)({"params": params}, pairs.low_hu)
+    factor = NOISE / float(slice_noise_hu(low.astype(np.float32))[0])
+    assert np.abs(inner - pairs.low_hu).max() > 5
+    np.testing.assert_allclose(factor * free(variables, low), inner, atol=1.0)
 
 
 def test_it_denoises_and_keeps_ct_numbers(model):

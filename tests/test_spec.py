@@ -11,6 +11,7 @@ from ldct_jax.errors import CheckpointError, UsageError
 from ldct_jax.experiment import Experiment
 from ldct_jax.hu import DCSWGAN
 from ldct_jax.losses import LastClone, l1, last_clone, mse
+from ldct_jax.metrics import protocols
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine, Exponential, Piecewise
 
@@ -33,6 +34,12 @@ EXPERIMENTS = [
 def test_a_record_goes_through_json_and_rebuilds_the_experiment(experiment):
     again = spec.from_record(json.loads(json.dumps(experiment.record())))
     assert again == experiment
+
+
+@pytest.mark.parametrize("protocol", protocols.ALL, ids=lambda p: p.name)
+def test_a_protocol_keeps_its_name_and_a_network_has_none(protocol):
+    assert spec.from_record(json.loads(json.dumps(spec.to_record(protocol)))) == protocol
+    assert "name" not in spec.to_record(ClonesNet(name="clones"))
 
 
 def test_overrides_reach_every_level_with_the_right_type():

@@ -2,7 +2,8 @@
 
     python -m experiments.shipped.release runs/shipped/pcn3 docs/results/shipped ldct_jax/shipped
 
-The second argument holds what `experiments.shipped.held_out` measured on that very run.
+The second argument holds what `experiments.shipped.held_out` measured on what
+`experiments.shipped.in_hu` makes of that very run.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
+from experiments.shipped.in_hu import in_hu, last
 from experiments.shipped.train import (
     ATTRIBUTION,
     BEFORE,
@@ -22,7 +24,7 @@ from experiments.shipped.train import (
 )
 from ldct_jax import results
 from ldct_jax.errors import UsageError
-from ldct_jax.hu import Window
+from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import combined, load_model
 
@@ -38,27 +40,34 @@ def main() -> None:
     parser.add_argument("measured", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    _, variables, window, meta = load_model(given.run)
+    base, variables, _, meta = load_model(last(given.run))
+    shipped, variables, record = in_hu(base, variables, meta["record"])
     cases = sorted((given.measured / "held_out_by_case").glob("*.json"))
     measured = [results.read_json(path) for path in cases]
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / f"{given.run.name}.npz"
-    released.write(path, variables, meta)
-    digest = combined(released.read(path)[1]["digests"])
-    if any(m["model"] not in (meta["digest"], digest) for m in measured) or not measured:
-        raise UsageError(f"{given.measured} holds measurements of another model: measure again")
-    text = card(path, digest, given.run, window, meta, measured, given.measured)
+    # Beside it first: no weights without their own card.
+    new = path.with_suffix(".new")
+    try:
+        released.write(new, variables, {"record": record})
+        digest = combined(released.read(new)[1]["digests"])
+        if any(m["model"] != digest for m in measured) or not measured:
+            raise UsageError(f"{given.measured} holds measurements of another model: measure again")
+        text = card(new, digest, given.run, shipped, meta, measured, given.measured)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
     path.with_suffix(".md").write_text(text, "utf-8")
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) -> str:
+def card(path, digest, run: Path, shipped: NoiseScaled, meta, measured, folder: Path) -> str:
     """The model card as Markdown."""
     record, result = meta["record"], results.read_json(run / results.RESULT)
     experiment = variants("demo")[run.name]
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
-    if record["init"] != BEFORE["rewindowed"]:
+    if record["init"] != BEFORE["digest"]:
         raise UsageError(f"{run} didn't start from the version that the card would name")
     patches = (BEFORE["steps"] + result["steps"]) * experiment.patches.batch
     return environment.from_string(template).render(
@@ -66,7 +75,8 @@ def card(path, digest, run: Path, window: Window, meta, measured, folder: Path) 
         model=record["model"],
         parameters=result["parameters"],
         bytes=path.stat().st_size,
-        window=window,
+        shipped=shipped,
+        scales=experiment.loss.base.scales,
         digest=digest,
         steps=result["steps"],
         batch=experiment.patches.batch,

@@ -130,15 +130,20 @@ def prepare_reach(request: dict) -> Prepared:
         training = Training(shared)
         training.compile()
         network = jax.jit(lambda v, x: denoise(shared.model, v, x))
-        psnr = -math.inf
-        while psnr < wanted and training.done < request["most_steps"]:
+        reached_db = -math.inf
+        while reached_db < wanted and training.done < request["most_steps"]:
             training.advance(request["check_every"])
             variables = {"params": training.state.params}
             if training.state.batch_stats:
                 variables["batch_stats"] = training.state.batch_stats
-            psnr = psnr(np.asarray(network(variables, low)), full)
+            reached_db = psnr(np.asarray(network(variables, low)), full)
         seconds = time.perf_counter() - began
-        return {"seconds": seconds, "units": 1, "steps": training.done, "reached": psnr >= wanted}
+        return {
+            "seconds": seconds,
+            "units": 1,
+            "steps": training.done,
+            "reached": reached_db >= wanted,
+        }
 
     return Prepared(facts, once, memory)
 

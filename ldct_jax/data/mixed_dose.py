@@ -12,7 +12,7 @@ import numpy as np
 
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.low_dose import LEAST_NOISE_HU, SIMULATION_VERSION, LowDose, calibrated
-from ldct_jax.data.quiet_target import QuietTarget
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin, finished
 from ldct_jax.errors import DataError, UsageError
@@ -36,7 +36,7 @@ class MixedDose:
       thinner: (least, greatest) factor on the variance of those, drawn log-uniformly.
       step_mm: slices nearer than this to the last one taken are left out.
       draws: times that each slice is used, every time with other noise.
-      target: which noise the targets keep; None: that of the normal dose.
+      target: for targets whose mean is the image without noise; None: they are the normal doses.
       seed: of all draws. The same pixels and seed give the same pairs.
     """
 
@@ -46,7 +46,7 @@ class MixedDose:
     thinner: tuple[float, float] = (2.0, 8.0)
     step_mm: float = 2.0
     draws: int = 1
-    target: QuietTarget | None = None
+    target: NoiseFreeTarget | None = None
     seed: int = 0
 
     def __post_init__(self):
@@ -76,8 +76,7 @@ class MixedDose:
             + (
                 ""
                 if self.target is None
-                else "; training targets keep a share of the noise that falls from all at "
-                f"{self.target.level_hu:g} HU to {self.target.least:.0%}"
+                else "; training targets whose mean has no noise (Noisier2Noise)"
             )
         )
 
@@ -122,14 +121,13 @@ def simulate_mixed(
     n0: dict[str, float],
     pixel_mm: float,
     seed: int,
-    target: QuietTarget | None = None,
-    noise_hu: float | None = None,
+    target: NoiseFreeTarget | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one series: (low, full), each (len(drawn), H, W) int16 HU, not below -1024.
 
     ``full_hu``: (N, H, W) int16. ``n0``: photons a ray at the series' normal dose by kernel. With
-    ``target``, the second array holds its targets; it needs ``noise_hu``, the series' own noise.
+    ``target``, the second array holds its targets.
     """
     from ldct_jax.ct.insertion import Scan, insert_projection_domain
 
@@ -159,7 +157,7 @@ def simulate_mixed(
         )
         if target is not None:
             ratio = one.thinner / one.fraction
-            reference = target.of(noisy, full_hu[one.index].astype(np.float32), noise_hu, ratio)
+            reference = target.of(noisy, full_hu[one.index].astype(np.float32), ratio)
         for stack, image in ((full, reference), (low, noisy)):
             if not np.isfinite(image).all():
                 raise DataError("the simulated dose is not finite: are the HU beyond all bounds?")
@@ -238,7 +236,6 @@ def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, pro
         pixel_mm=record.pixel_mm,
         seed=seed,
         target=mixed.target,
-        noise_hu=record.noise_hu,
         advance=progress.advance,
     )
     return dataclasses.replace(

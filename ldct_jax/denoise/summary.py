@@ -40,8 +40,9 @@ class Result:
 
     ``clipped``: pixels cut to the stored range. ``moved``: pixels taken off the padding value.
     ``cut_by_window``: pixels outside the window of a model that clips its input. ``written`` and
-    ``kept``: slices written now, and found finished from an earlier run. ``number``: the
-    SeriesNumber of the result; None for volumes.
+    ``kept``: slices written now, and found finished from an earlier run. ``unchanged``: slices
+    written with the HU that were read, pixel for pixel. ``number``: the SeriesNumber of the result;
+    None for volumes.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Result:
     cut_by_window: int = 0
     written: int = 0
     kept: int = 0
+    unchanged: int = 0
     seconds: float = 0.0
     number: int | None = None
 
@@ -63,6 +65,8 @@ class Result:
         self, before: np.ndarray, after: np.ndarray, padding: np.ndarray | None, slices: int = 1
     ) -> None:
         """Count the HU of so many slices before and after, outside ``padding``."""
+        same = np.reshape(before == after, (slices, -1))
+        self.unchanged += int(np.count_nonzero(same.all(axis=1)))
         if padding is not None:
             before, after = before[~padding], after[~padding]
         self.before.add(before)
@@ -88,6 +92,7 @@ class Result:
             "matrix": list(self.matrix),
             "written": self.written,
             "kept": self.kept,
+            "unchanged": self.unchanged,
             "series_number": self.number,
             **statistics,
             "clipped_pixels": self.clipped,
@@ -152,6 +157,13 @@ class Summary:
             lines.append("#: SeriesNumber; the results are new series of the same studies")
         if any(r.kept for r in self.results):
             lines.append("kept: finished by an earlier run, not computed again")
+        if unchanged := sum(r.unchanged for r in self.results):
+            slices = (
+                "1 slice came out as it"
+                if unchanged == 1
+                else f"{unchanged} slices came out as they"
+            )
+            lines.append(f"unchanged: {slices} went in: the model took no noise out")
         if self.out and self.results:
             lines.append(f"results are in {self.out}")
         lines += [f"left out: {file}: {reason}" for file, reason in self.left_out[:10]]

@@ -67,6 +67,12 @@ class Card:
             record["function"] = (
                 "parameters only: network units are (HU - low) / (high - low) of the window"
             )
+            if self.model["type"] == "NoiseScaled":
+                record["function"] += (
+                    "; base gets them divided by unit times the slice's noise and its result is "
+                    "multiplied back: ldct_jax.models.noise_scaled says how the noise is measured "
+                    "and how much of it is kept"
+                )
         return json.dumps(record, indent=1, sort_keys=True)
 
     @classmethod

@@ -37,6 +37,9 @@ PaperRow = Sequence[MeanSD | float | None]
 
 def protocol_of(results: Results) -> Protocol:
     """The protocol that the study's numbers were taken under."""
+    if record := results.study.get("protocol_record"):
+        return spec.from_record(record)
+    # Folders of runs from before the whole protocol was written down.
     name, own = results.study["protocol"], pcn(spec.from_record(results.study["window"]))
     return own if own.name == name else named(name)
 

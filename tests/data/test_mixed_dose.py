@@ -7,8 +7,8 @@ import pytest
 
 from ldct_jax.data.flat_noise import flat_region
 from ldct_jax.data.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, simulate_mixed
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.prepare import prepare
-from ldct_jax.data.quiet_target import QuietTarget
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.spec import from_record
 from tests.dicom_fixtures import anatomy, write_series
@@ -69,11 +69,11 @@ def test_a_store_of_mixed_doses(tmp_path):
     np.testing.assert_array_equal(again.low(0), made.low(0))
     other = add_mixed_dose(store, tmp_path / "other", dataclasses.replace(mixed, seed=4))
     assert (other.low(0) != made.low(0)).mean() > 0.5
-    rule = QuietTarget(level_hu=1.0, least=0.0)
-    quiet = add_mixed_dose(store, tmp_path / "quiet", dataclasses.replace(mixed, target=rule))
-    np.testing.assert_array_equal(quiet.low(0), made.low(0))
-    assert (quiet.full(0) != made.full(0)).mean() > 0.3
-    assert from_record(quiet.series[0].low_dose["spec"]).target == rule
+    rule = NoiseFreeTarget()
+    noise_free = add_mixed_dose(store, tmp_path / "free", dataclasses.replace(mixed, target=rule))
+    np.testing.assert_array_equal(noise_free.low(0), made.low(0))
+    assert (noise_free.full(0) != made.full(0)).mean() > 0.3
+    assert from_record(noise_free.series[0].low_dose["spec"]).target == rule
     with pytest.raises(DataError, match="already holds low-dose"):
         add_mixed_dose(made, tmp_path / "x", mixed)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from ldct_jax.cli import run as cli
 from ldct_jax.denoise.run import RECORD
 from tests.denoise.series import two_series
+from tests.dicom_fixtures import anatomy, noisy, write_series
 
 pytestmark = pytest.mark.core
 
@@ -46,3 +48,19 @@ def test_wrong_use_exits_with_2_and_one_line(tmp_path, capsys, arguments, code, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and words in line
     assert not (tmp_path / "out").exists()
+
+
+def test_slices_that_came_out_as_they_went_in_are_counted(tmp_path, capsys):
+    """The shipped model leaves those alone that are as quiet as a routine scan: 2 of 5 here."""
+    quiet = anatomy(0, n=2, size=96)
+    loud = noisy(anatomy(1, n=3, size=96), 45, 0)
+    write_series(tmp_path / "in" / "quiet", noisy(quiet, 4, 0), SeriesNumber=1)
+    np.save(tmp_path / "in" / "volume.npy", np.concatenate([noisy(quiet, 4, 1), loud]))
+    assert cli(["denoise", str(tmp_path / "in"), str(tmp_path / "out"), "--json"]) == 0
+    found = {r["name"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert sorted((r["unchanged"], r["written"]) for r in found.values()) == [(2, 2), (2, 5)]
+    again = ["denoise", str(tmp_path / "in"), str(tmp_path / "again")]
+    assert cli(again) == 0
+    assert "unchanged: 4 slices" in capsys.readouterr().out
+    assert cli([*again[:2], str(tmp_path / "g"), "--model", "gaussian"]) == 0
+    assert "unchanged" not in capsys.readouterr().out

@@ -12,9 +12,10 @@ import pytest
 from ldct_jax import spec
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import artefacts, onnx_model, stablehlo, verify
-from ldct_jax.hu import DCSWGAN, FULL
+from ldct_jax.hu import DCSWGAN, FULL, Window
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.dncnn import DnCNN
+from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.models.unet import UNet
 from ldct_jax.models.wgan_vgg import WGANVGG
@@ -80,17 +81,20 @@ def test_the_card_tells_window_training_range_and_checkpoint(exported):
         assert str(exported) not in card.text()
 
 
+HU = Window(0.0, 1.0)
 NETWORKS = {
     "scn": (ClonesNet(2, 2, 4, transfer="image", coupled=False, residual="incremental"), True),
     "redcnn": (REDCNN(n_filters=3), True),
     "wgan_vgg, padded by its rule": (WGANVGG(n_filters=3), False),
+    # What ships; with nothing kept, since the noise is measured as well.
+    "pcn in units of noise": (NoiseScaled(SMALL, routine_hu=0.0, least=0.0), True),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_networks_export_or_are_refused(name, tmp_path):
     model, onnx_can = NETWORKS[name]
-    source = source_of(model, DCSWGAN)
+    source = source_of(model, HU if isinstance(model, NoiseScaled) else DCSWGAN)
     stablehlo.export(source, tmp_path / "a.stablehlo")
     hu = hu_images(2, 56, 50)
     np.testing.assert_array_equal(

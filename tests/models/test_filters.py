@@ -50,13 +50,14 @@ def test_the_standard_ones_are_what_their_names_say():
     white = RNG.normal(0, 1, (1, 200, 200, 1)).astype(np.float32)
     assert Gaussian()(white).var() == pytest.approx(1 / (4 * np.pi), rel=0.05)
     # Lim's filter: local mean + (1 - noise / local variance) · (x - local mean).
-    wiener = Wiener()(NOISY_HU)[0, ..., 0]
     padded = np.pad(x, 2, mode="symmetric")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
     mean, var = windows.mean((2, 3)), windows.var((2, 3))
-    gain = np.maximum(1 - var.mean() / var, 0)
-    expected = mean + gain * (x - mean)
-    np.testing.assert_allclose(wiener, expected, atol=1e-3)
+    for strength in (1.0, 0.3):
+        gain = np.maximum(1 - strength**2 * var.mean() / var, 0)
+        expected = mean + gain * (x - mean)
+        wiener = Wiener(strength=strength)(NOISY_HU)[0, ..., 0]
+        np.testing.assert_allclose(wiener, expected, atol=1e-3)
 
 
 def test_noise_is_measured_whatever_lies_under_it():
@@ -69,6 +70,11 @@ def test_noise_is_measured_whatever_lies_under_it():
 def test_what_a_filter_cannot_take_is_refused():
     with pytest.raises(UsageError, match=r"\(B, H, W, 1\)"):
         Identity()(NOISY_HU[0])
-    for make in (lambda: Median(4), lambda: Wiener(0), lambda: Gaussian(0.0)):
+    for make in (
+        lambda: Median(4),
+        lambda: Wiener(0),
+        lambda: Wiener(3, 0.0),
+        lambda: Gaussian(0.0),
+    ):
         with pytest.raises(UsageError):
             make()

@@ -1,0 +1,110 @@
+"""How much noise the shipped model should keep: the rule of ``in_hu.py``, from training patients.
+
+    python -m experiments.shipped.kept runs/pcn3.npz --data /folder/of/the/series \\
+        --out docs/results/shipped
+
+The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power
+(:class:`ldct_jax.models.noise_scaled.NoiseScaled`), x̂ the network's estimate of the image without
+noise. No rule is right for all scans. For PSNR the share kept should be the dose's share of the
+normal dose, which an image doesn't show: three quarters of the dose of a thin slice have more noise
+than half the dose of a thick one. So the rule is made for scans whose normal dose has
+``routine_hu``, the median of the training patients' own; noisier ones are made quieter than their
+own normal dose, and lose PSNR by it. ``power`` is as large as it may be, so that little noise is
+left at low doses, while three quarters of such a scan's dose still lose nothing: the share
+0.75^(power/2) is not below the least share that costs no PSNR, the median over training patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+
+from experiments.shipped.held_out import CASES, load_patients, spread
+from experiments.shipped.in_hu import POWER, ROUTINE_HU
+from experiments.shipped.train import TRAINING
+from ldct_jax import backend
+from ldct_jax.evaluate import WholeSlices
+from ldct_jax.models.noise_scaled import slice_noise_hu
+from ldct_jax.progress import track
+from ldct_jax.report import tables
+from ldct_jax.train.checkpoint import load_model
+
+SLICES = 2  # of each training patient
+DOSES = CASES[:4]
+LOSSLESS = 0.75  # the dose at which a routine scan shall lose nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """Of one patient at one dose: the share kept with the largest PSNR, and the least one with
+    which PSNR isn't below the input's (negative: any).
+    """
+
+    best: float
+    least: float
+
+
+def shares(low, full, free) -> Shares:
+    """From stacks of HU: the squared error of x̂ + a·(x - x̂) is a parabola in a."""
+    added, removed = low.astype(np.float64) - full, low.astype(np.float64) - free
+    slope = (added * removed).sum() / (removed * removed).sum()
+    return Shares(best=1 - slope, least=1 - 2 * slope)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, help="folder for kept.md and its kin")
+    given = parser.parse_args()
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+    backend.start()
+    model, variables, window, _ = load_model(given.model)
+    network = WholeSlices(model.clone(routine_hu=0.0, least=0.0), window)
+    rows, noises, least = [], [], []
+    for patient in track(
+        list(load_patients(given.data, set(TRAINING.values())).values()), "training", "patients"
+    ):
+        noises.append(float(np.median(slice_noise_hu(patient.full_hu.astype(np.float32)))))
+        row: list = [patient.name, noises[-1]]
+        for case in DOSES:
+            low, full = patient.pairs(case, spread(len(patient.full_hu), SLICES))
+            found = shares(low, full, network(variables, low))
+            row += [found.best, found.least]
+            if case.fraction == LOSSLESS:
+                least.append(found.least)
+        rows.append(row)
+    routine, share = float(np.median(noises)), float(np.median(least))
+    most = 2 * math.log(share) / math.log(LOSSLESS)
+    table = tables.Table(
+        name="kept",
+        title="How much noise to keep, by training patients",
+        columns=(
+            tables.Column("patient"),
+            tables.Column("noise of the normal dose", "HU", 1),
+            *(
+                tables.Column(f"{what} share at {case.name}", "", 2)
+                for case in DOSES
+                for what in ("best", "least")
+            ),
+        ),
+        rows=rows,
+        protocol=f"share of the noise with the largest PSNR, and least share with no lower PSNR "
+        f"than the input's; {SLICES} slices of each patient against the normal dose",
+        data=f"training patients: {', '.join(sorted(set(TRAINING.values())))}",
+        note=f"Medians: {routine:.1f} HU at normal dose, least share {share:.3f} at three quarters "
+        f"of it, which a power of {most:.2f} keeps. In use: {ROUTINE_HU:g} HU and power {POWER:g}.",
+    )
+    print(table.markdown())
+    if given.out is not None:
+        for name, text in table.files.items():
+            (given.out / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

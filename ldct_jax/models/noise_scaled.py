@@ -1,0 +1,126 @@
+"""A network that sees every image in units of the image's own noise."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ldct_jax.errors import UsageError
+from ldct_jax.models.layers import check_images
+
+# A released model is its parameters and these: another value here is another model.
+SIDE = 9
+STRIDE = 4
+SOFT_TISSUE_HU = (-50.0, 200.0)
+AIR_HU = -950.0
+CONSTANT_HU = 0.5
+QUANTILE = 0.10
+LEAST_WINDOWS = 60
+LEAST_SHARE = 0.1
+_LEVELS_HU = np.geomspace(1.0, 256.0, 65)
+
+
+def slice_noise_hu(hu_bhw):
+    """SD of the noise in flat soft tissue of each slice: (B, H, W) HU → (B,) float32 HU, jit-able.
+
+    Of windows of 9x9 pixels, every fourth in both directions, whose mean is that of soft tissue or
+    water (-50 to 200 HU), the SD at the lowest tenth counts: above it anatomy adds to the spread.
+    Windows of one value (SD below 0.5 HU: what was masked or padded) don't count. Where soft tissue
+    has fewer than 60 windows, some 5 cm² at 0.7 mm, and less than a tenth of all, whatever is
+    neither air nor constant counts, and where nothing is left, everything. The result lies between
+    1 and 256 HU. Raises UsageError for fewer than 9x9 pixels.
+
+    :func:`ldct_jax.data.flat_noise.flat_noise_hu` does much the same for a whole series, whose
+    pixel size is known (windows of 6 mm, 0 to 200 HU).
+    """
+    if any(side < SIDE for side in hu_bhw.shape[1:3]):  # symbolic sides have no minimum
+        raise UsageError(f"{hu_bhw.shape[1:3]} pixels hold no window of {SIDE}x{SIDE}")
+    x = hu_bhw.astype(jnp.float32)[..., None]
+    # Far from zero, where squares lose digits, no window counts but those of air and metal.
+    mean, square = (
+        nn.avg_pool(v, window_shape=(SIDE, SIDE), strides=(STRIDE, STRIDE), padding="VALID")[..., 0]
+        for v in (x, x * x)
+    )
+    n = SIDE * SIDE
+    sd = jnp.sqrt(jnp.maximum(square - mean * mean, 0.0) * (n / (n - 1)))
+    varies = sd > CONSTANT_HU
+    soft = (varies & (mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1])).astype(jnp.float32)
+    body = (varies & (mean > AIR_HU)).astype(jnp.float32)
+    everything = jnp.ones_like(body)
+
+    def count(windows):
+        return jnp.sum(windows, axis=(1, 2), keepdims=True)
+
+    least = jnp.minimum(float(LEAST_WINDOWS), LEAST_SHARE * count(everything))
+    counted = jnp.where(count(body) > 0, body, everything)
+    counted = jnp.where((count(soft) > 0) & (count(soft) >= least), soft, counted)
+    # The quantile without sorting: the share of windows below each of some levels, interpolated.
+    levels = jnp.asarray(_LEVELS_HU, jnp.float32)
+    below = (sd[..., None] < levels).astype(jnp.float32) * counted[..., None]
+    share = jnp.sum(below, axis=(1, 2)) / jnp.sum(counted, axis=(1, 2))[:, None]
+    step = jnp.maximum(share[:, 1:] - share[:, :-1], 1e-6)
+    passed = jnp.clip((QUANTILE - share[:, :-1]) / step, 0.0, 1.0)
+    return jnp.exp(jnp.sum(passed, axis=1) * float(np.log(_LEVELS_HU[1] / _LEVELS_HU[0])))
+
+
+class NoiseScaled(nn.Module):
+    """``base`` in units of each image's noise; the result keeps what a routine scan has of it.
+
+    A network for any dose has to find out how noisy an image is before it can tell noise from
+    anatomy. Here that is measured (:func:`slice_noise_hu`, σ), ``base`` gets the image divided by
+    ``unit``·σ, so that its noise is always the same, and its estimate x̂ of the image without noise
+    is multiplied back. The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power between
+    ``least`` and 1: a scan as quiet as a routine one passes as it is, bit for bit, and of a noisier
+    one a smaller share stays. Images are in HU, so that the window is Window(0, 1).
+
+    (B, H, W, 1) → what ``base`` returns, (B, H, W, 1) or (T, B, H, W, 1); last = result.
+
+    Args:
+      base: a network trained on images whose noise is 1/``unit``
+        (:func:`ldct_jax.data.noise_units.in_noise_units`), without any clipping. Its result has the
+        size of the image, for every size: it pads nothing by ``inference_padding``.
+      unit: network units of ``base`` in multiples of σ.
+      routine_hu: the noise of a routine scan, as slice_noise_hu measures it.
+      power: how fast the share kept falls with the noise.
+      least: the least share kept. Of a dose's noise the squared error against the normal dose wants
+        as large a share kept as the dose is of the normal one; nothing at all looks like plastic.
+    """
+
+    base: nn.Module
+    unit: float = 4.0
+    routine_hu: float = 10.75
+    power: float = 3.0
+    least: float = 0.1
+
+    @property
+    def receptive_field(self) -> None:
+        """The whole image: its noise is that of all flat tissue."""
+        return None
+
+    def __call__(self, x_bhw1, train: bool = False):
+        if train:
+            raise UsageError("train base on images in units of their noise, not this network")
+        return self._scaled(x_bhw1, self.base)
+
+    def denoise(self, x_bhw1):
+        """Only the result, (B, H, W, 1) → (B, H, W, 1)."""
+        return self._scaled(x_bhw1, getattr(self.base, "denoise", self.base))
+
+    def _scaled(self, x_bhw1, network):
+        if not (self.unit > 0 and self.routine_hu >= 0 and self.power > 0 and 0 <= self.least <= 1):
+            raise UsageError(
+                f"unit={self.unit}, routine_hu={self.routine_hu}, power={self.power}, "
+                f"least={self.least}: unit and power above 0, routine_hu at least 0, least a share"
+            )
+        check_images(x_bhw1, "a network in units of noise")
+        x = x_bhw1.astype(jnp.float32)
+        noise = slice_noise_hu(x[..., 0])[:, None, None, None]
+        kept = jnp.clip((self.routine_hu / noise) ** self.power, self.least, 1.0)
+        free = network(x / (self.unit * noise)) * (self.unit * noise)
+        if free.shape[-4:] != x.shape:
+            raise UsageError(
+                f"{type(self.base).__name__} makes {tuple(free.shape)} of {tuple(x.shape)}: only a "
+                "network that keeps the image's size can be in units of noise"
+            )
+        return x + (1.0 - kept) * (free - x)
