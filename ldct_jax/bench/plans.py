@@ -157,7 +157,7 @@ def cpu() -> Plan:
             levers(dataclasses.replace(train, batch=4), on_gpu=False),
         ),
     )
-    return Plan("cpu", groups, slices=5, slice_size=192, minutes=9.0)
+    return Plan("cpu", groups, slices=5, slice_size=192, minutes=12.0)
 
 
 def tiny() -> Plan:
