@@ -40,13 +40,14 @@ def in_hu(base, variables: dict, record: dict) -> tuple[NoiseScaled, dict, dict]
     return model, {"params": {"base": variables["params"]}}, changed
 
 
-def last(run: Path) -> Path:
-    """The checkpoint of a run's end.
+def of_run(run: Path) -> tuple[NoiseScaled, dict, dict]:
+    """:func:`in_hu` of the network at a run's end.
 
-    Not the best one by validation: against a normal dose that is noisy itself, a network that
+    Not of the best one by validation: against a normal dose that is noisy itself, a network that
     leaves more noise looks better.
     """
-    return run / "checkpoints" / "last"
+    base, variables, _, meta = load_model(run / "checkpoints" / "last")
+    return in_hu(base, variables, meta["record"])
 
 
 def main() -> None:
@@ -54,8 +55,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    base, variables, _, meta = load_model(last(given.run))
-    _, variables, record = in_hu(base, variables, meta["record"])
+    _, variables, record = of_run(given.run)
     released.write(given.out, variables, {"record": record})
     print(f"{given.out}: {given.out.stat().st_size:,} bytes")
 

@@ -7,11 +7,13 @@ The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power
 (:class:`ldct_jax.models.noise_scaled.NoiseScaled`), x̂ the network's estimate of the image without
 noise. No rule is right for all scans. For PSNR the share kept should be the dose's share of the
 normal dose, which an image doesn't show: three quarters of the dose of a thin slice have more noise
-than half the dose of a thick one. So the rule is made for scans whose normal dose has
-``routine_hu``, the median of the training patients' own; noisier ones are made quieter than their
-own normal dose, and lose PSNR by it. ``power`` is as large as it may be, so that little noise is
-left at low doses, while three quarters of such a scan's dose still lose nothing: the share
-0.75^(power/2) is not below the least share that costs no PSNR, the median over training patients.
+than half the dose of a thick one. A rule can only be made for scans whose normal dose has
+``routine_hu``; noisier ones are made quieter than their own normal dose, and lose PSNR by it. A
+large ``power`` leaves little noise at low doses.
+
+Measured here, so that the two numbers in use can be judged: the noise of the training patients'
+normal doses, and the power up to which three quarters of a routine scan's dose lose nothing, where
+0.75^(power/2) is the least share that costs no PSNR, the median over training patients.
 """
 
 from __future__ import annotations

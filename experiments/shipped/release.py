@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from experiments.shipped.in_hu import in_hu, last
+from experiments.shipped.in_hu import of_run
 from experiments.shipped.train import (
     ATTRIBUTION,
     BEFORE,
@@ -26,7 +26,7 @@ from ldct_jax import results
 from ldct_jax.errors import UsageError
 from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.train import released
-from ldct_jax.train.checkpoint import combined, load_model
+from ldct_jax.train.checkpoint import combined
 
 DOSES = ("10 %", "25 %", "50 %")
 FILTERS = ("median", "gaussian", "wiener", "bilateral", "nlm", "tv")
@@ -40,8 +40,7 @@ def main() -> None:
     parser.add_argument("measured", type=Path)
     parser.add_argument("out", type=Path)
     given = parser.parse_args()
-    base, variables, _, meta = load_model(last(given.run))
-    shipped, variables, record = in_hu(base, variables, meta["record"])
+    shipped, variables, record = of_run(given.run)
     cases = sorted((given.measured / "held_out_by_case").glob("*.json"))
     measured = [results.read_json(path) for path in cases]
     given.out.mkdir(parents=True, exist_ok=True)
@@ -53,7 +52,7 @@ def main() -> None:
         digest = combined(released.read(new)[1]["digests"])
         if any(m["model"] != digest for m in measured) or not measured:
             raise UsageError(f"{given.measured} holds measurements of another model: measure again")
-        text = card(new, digest, given.run, shipped, meta, measured, given.measured)
+        text = card(new, digest, given.run, shipped, record, measured, given.measured)
         new.replace(path)
     finally:
         new.unlink(missing_ok=True)
@@ -61,9 +60,9 @@ def main() -> None:
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
-def card(path, digest, run: Path, shipped: NoiseScaled, meta, measured, folder: Path) -> str:
+def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder: Path) -> str:
     """The model card as Markdown."""
-    record, result = meta["record"], results.read_json(run / results.RESULT)
+    result = results.read_json(run / results.RESULT)
     experiment = variants("demo")[run.name]
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
@@ -72,7 +71,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, meta, measured, folder: 
     patches = (BEFORE["steps"] + result["steps"]) * experiment.patches.batch
     return environment.from_string(template).render(
         name=path.stem,
-        model=record["model"],
+        model=record["model"]["base"],
         parameters=result["parameters"],
         bytes=path.stat().st_size,
         shipped=shipped,

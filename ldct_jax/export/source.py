@@ -14,7 +14,6 @@ import numpy as np
 from ldct_jax.export.card import Card
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
-from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.train.checkpoint import load_model
 
 
@@ -72,8 +71,8 @@ def twin_for_onnx(model: Any) -> Any:
         changes["dtype"] = jnp.float32
     if stages := getattr(model, "stages", None):
         changes["stages"] = tuple(twin_for_onnx(s) for s in stages)
-    if isinstance(model, NoiseScaled):
-        changes["base"] = twin_for_onnx(model.base)
+    if base := getattr(model, "base", None):
+        changes["base"] = twin_for_onnx(base)
     return model.clone(**changes)
 
 

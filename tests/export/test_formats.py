@@ -6,15 +6,18 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ldct_jax import spec
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import artefacts, onnx_model, stablehlo, verify
+from ldct_jax.export.source import twin_for_onnx
 from ldct_jax.hu import DCSWGAN, FULL, Window
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.dncnn import DnCNN
+from ldct_jax.models.image_clones import ImageClones
 from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.models.unet import UNet
@@ -110,6 +113,11 @@ def test_other_networks_export_or_are_refused(name, tmp_path):
             assert not (tmp_path / "a.onnx").exists()
 
 
+def test_the_twin_of_a_network_in_another_computes_in_float32_too():
+    half = ImageClones(DnCNN(depth=3, n_filters=2, dtype=jnp.bfloat16), n_clones=2)
+    assert twin_for_onnx(half).base.dtype == jnp.float32
+
+
 def test_sizes_that_a_network_or_format_cannot_leave_open(tmp_path, small):
     with pytest.raises(UsageError, match="for any slice size: give one, as --size"):
         stablehlo.export(source_of(UNet(widths=(2, 3))), tmp_path / "a.stablehlo")
@@ -125,8 +133,6 @@ def test_sizes_that_a_network_or_format_cannot_leave_open(tmp_path, small):
 
 
 def test_bfloat16_is_exported_as_it_computes_and_to_onnx_in_float32(tmp_path, small):
-    import jax.numpy as jnp
-
     half = dataclasses.replace(small, model=SMALL.clone(dtype=jnp.bfloat16))
     stablehlo.export(half, tmp_path / "a.stablehlo")
     onnx_model.export(half, tmp_path / "a.onnx", size=(64, 64))
