@@ -114,11 +114,16 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Cells whose repeats alternate; ``name`` is what ``--only`` takes."""
+    """Cells whose repeats alternate; ``name`` is what ``--only`` takes.
+
+    ``repeats``: more than the plan's, where the question is whether two cells differ by a few per
+    cent: their ratio is taken repeat by repeat (:func:`ldct_jax.bench.results.paired`).
+    """
 
     name: str
     title: str
     cells: tuple[Cell, ...]
+    repeats: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ import jax
 from ldct_jax import spec
 from ldct_jax.bench.jax_work import Shared, Training, about, compile_seconds, memory, timed
 from ldct_jax.bench.serve import Prepared, Refused
+from ldct_jax.bench.watch import WatchedDevices
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import loop
-from ldct_jax.train.parallel import DataParallel
 
 # The first epoch of a training pays for what comes once, the last has no next one beside its
 # evaluation; those between are timed.
@@ -48,7 +48,7 @@ def prepare_epoch(request: dict) -> Prepared:
 def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
     if importlib.util.find_spec("tensorboardX") is None:
         raise Refused("the loop's log needs tensorboardX, which is not installed")
-    r, parallel = shared.request, DataParallel(jax.devices()[:1])
+    r, parallel = shared.request, WatchedDevices(jax.devices()[:1])
     job = loop.Job(
         model=shared.model,
         loss=shared.loss,
@@ -80,10 +80,16 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
 
             return numbers
 
+        parallel.forget()
         with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
             outcome = loop.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
         facts["compile_s"] = outcome.seconds["compile"]
-        return {"seconds": ends[-2] - ends[0], "units": n * r["batch"], "steps": n}
+        return {
+            "seconds": ends[-2] - ends[0],
+            "units": n * r["batch"],
+            "steps": n,
+            "outside_s": parallel.idle_seconds(ends[0], ends[-2]),
+        }
 
     once()
     return Prepared(facts, once, memory)

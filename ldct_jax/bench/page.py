@@ -28,7 +28,6 @@ _INTRO = (
 
 def write(record: dict, folder: Path) -> Path:
     """Write ``report.html``, ``tables/`` and ``figures/`` under ``folder``; the page's path."""
-    protocol = _PROTOCOL.format(repeats=record["settings"]["repeats"])
     timed = [r for r in record["rows"] if r["work"]["task"] in ("train", "infer")]
     epochs = [r for r in record["rows"] if r["work"]["task"] == "epoch"]
     speed = [r for r in timed if r["group"] != "levers"]
@@ -39,23 +38,39 @@ def write(record: dict, folder: Path) -> Path:
     if speed:
         plots = _sweeps(speed)
         sections.append(
-            Section("Steps and slices", _summary(record), [_table(speed, protocol)], plots)
+            Section("Steps and slices", _summary(record), [_table(speed, _protocol(speed))], plots)
         )
+    if record["summary"]["pairs"]:
+        sections.append(Section("Pairs", tables=[_pairs_table(record["summary"]["pairs"])]))
     if epochs:
-        sections.append(Section("Whole epochs", tables=[_epoch_table(epochs, protocol)]))
+        sections.append(Section("Whole epochs", tables=[_epoch_table(epochs, _protocol(epochs))]))
     if levers:
-        sections.append(Section("Levers", tables=[_lever_table(levers, protocol)]))
+        sections.append(Section("Levers", tables=[_lever_table(levers, _protocol(levers))]))
     if reach:
         sections.append(Section("Time to a validation PSNR", tables=[_reach_table(reach)]))
     if matrix:
-        sections.append(Section("The machine's limit", tables=[_matrix_table(matrix, protocol)]))
+        table = _matrix_table(matrix, _protocol(matrix))
+        sections.append(Section("The machine's limit", tables=[table]))
     return Report(
         title="Speed",
         intro=_INTRO,
         sections=sections,
         claims=[],
-        provenance=_provenance(record, protocol),
+        provenance=_provenance(record, _protocol(timed)),
     ).write(folder)
+
+
+def _protocol(rows: Sequence[dict]) -> str:
+    counts = sorted({len(r["repeats"]) for r in rows if measured(r)})
+    return _PROTOCOL.format(repeats=" or ".join(map(str, counts)) or "no")
+
+
+_PAIRS = {
+    "loop_share": "speed of the training loop over that of its compiled calls alone",
+    "evaluated_share": "the same, with a slice evaluated and the state saved every epoch",
+    "input_share": "speed with the input pipeline over that with one fixed batch",
+    "over_convolutions": "time of the training step over that of its convolutions alone",
+}
 
 
 def _summary(record: dict) -> str:
@@ -69,17 +84,13 @@ def _summary(record: dict) -> str:
         words.append(f"{what}: {value}.")
     if s["mfu"] is not None:
         words.append(f"MFU of our PCN training step: {100 * s['mfu']:.1f} %.")
-    for key, what in (
-        ("loop_share", "The training loop's speed over that of its compiled calls alone"),
-        ("evaluated_share", "The same, with a slice evaluated and the state saved every epoch"),
-        ("input_share", "Speed with the input pipeline over that with one fixed batch"),
-    ):
-        if s.get(key) is not None:
-            words.append(f"{what}: {100 * s[key]:.1f} %.")
-    if s.get("over_convolutions") is not None:
+    for key, what in _PAIRS.items():
+        if s[key] is not None:
+            words.append(f"{what[0].upper()}{what[1:]}: {s[key]:.3f}.")
+    if s["outside_device"] is not None:
         words.append(
-            f"The training step takes {s['over_convolutions']:.2f} times as long as its "
-            "convolutions alone, each timed by itself."
+            "Share of the training loop's time in which the device had no call: "
+            f"{100 * s['outside_device']['median']:.2f} %."
         )
     if s.get("warm_start_s") is not None:
         words.append(f"Compilation from the persistent cache: {s['warm_start_s']:.1f} s.")
@@ -150,8 +161,37 @@ def _table(rows: Sequence[dict], protocol: str) -> Table:
     )
 
 
+def _pairs_table(pairs: dict) -> Table:
+    return Table(
+        name="pairs",
+        title="What differs by a few per cent: two rows of ours, repeat by repeat",
+        columns=[
+            Column("ratio of"),
+            Column("median", "", 3),
+            Column("from", "", 3),
+            Column("to", "", 3),
+            Column("coverage", "%", 1),
+            Column("repeats"),
+        ],
+        rows=[
+            [
+                _PAIRS[key],
+                pair["median"],
+                pair["low"],
+                pair["high"],
+                100 * pair["coverage"],
+                pair["repeats"],
+            ]
+            for key, pair in pairs.items()
+        ],
+        protocol="one ratio a repeat, the two rows in turn, there and back; the true median lies "
+        "from … to … with the stated probability (sign test), whatever the distribution",
+        data=_DATA,
+        note="A row's own median below can be that of a busier moment of the machine.",
+    )
+
+
 def _epoch_table(rows: Sequence[dict], protocol: str) -> Table:
-    base = rows[0]["rate"]["median"] if measured(rows[0]) else None
     return Table(
         name="epoch",
         title="Whole epochs: time outside the device",
@@ -159,7 +199,7 @@ def _epoch_table(rows: Sequence[dict], protocol: str) -> Table:
             Column("work"),
             Column("row"),
             Column("rate"),
-            Column("against compiled calls alone", "", 3),
+            Column("no call with the device", "% of the time", 2),
             Column("state"),
         ],
         rows=[
@@ -167,7 +207,7 @@ def _epoch_table(rows: Sequence[dict], protocol: str) -> Table:
                 describe(r["work"]),
                 r["name"],
                 _rate(r),
-                r["rate"]["median"] / base if measured(r) and base else None,
+                100 * r["outside"]["median"] if "outside" in r else None,
                 _state(r),
             ]
             for r in rows
@@ -175,7 +215,9 @@ def _epoch_table(rows: Sequence[dict], protocol: str) -> Table:
         protocol=protocol,
         data=_DATA,
         note="The first epoch and the compilation are not timed. The loop writes its log; the last "
-        "row denoises a slice and saves the best state every epoch.",
+        "row denoises a slice and saves the best state every epoch. No call with the device: from "
+        "the end of one compiled call to the next one's start; evaluating, which is the device's "
+        "work too, counts as such here.",
     )
 
 
@@ -276,7 +318,7 @@ def _sweeps(rows: Sequence[dict]) -> list[figures.Figure]:
             r
             for r in rows
             if measured(r)
-            and r["group"] != "convolutions"  # the head's own work once more
+            and r["group"] not in ("convolutions", "input")  # the head's own work once more
             and r["how"].get("shortcuts", r["side"] == OURS)
             and r["work"] == {**head["work"], axis: r["work"][axis]}
         ]

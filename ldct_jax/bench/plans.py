@@ -13,6 +13,8 @@ _GRAPH = {**_EAGER, "compile": "max-autotune-no-cudagraphs", "graph": True}
 _USUAL = {"shortcuts": False, "resident": False, "workers": 2}
 # One program, thirty-two steps a call on a GPU, where a launch is a good part of a step.
 _GPU_STEPS = {"steps_per_call": 32}
+# Repeats on a CPU, whose other guests come and go, where a few per cent are the question.
+MORE = 11
 
 
 def _ours(work: Work, name: str = "ours", **how) -> Cell:
@@ -29,16 +31,30 @@ def _matrices(size: int, dtypes) -> Group:
     return Group("matrix", "The machine's limit: a large matrix product", tuple(cells))
 
 
-def _convolutions(work: Work, **how) -> Group:
+def _convolutions(work: Work, repeats: int | None = None, **how) -> Group:
     """The step beside its own convolutions: what all the rest of it costs."""
     return Group(
         "convolutions",
         "The training step and its convolutions alone",
         (_ours(work, **how), _ours(work, "its convolutions alone", part="convolutions")),
+        repeats,
     )
 
 
-def _epochs(work: Work, steps: int) -> Group:
+def _input(work: Work, repeats: int | None = None, **how) -> Group:
+    """Steps on patches cut in the step beside steps on one batch for ever."""
+    return Group(
+        "input",
+        "The input pipeline on and off",
+        (
+            _ours(work, "patches cut in the step", **how),
+            _ours(work, "one batch", **how, fixed_batch=True),
+        ),
+        repeats,
+    )
+
+
+def _epochs(work: Work, steps: int, repeats: int | None = None) -> Group:
     """The loop of ``ldct train`` against its compiled calls alone: the time outside the device."""
     work = dataclasses.replace(work, task="epoch", most_steps=steps)
     return Group(
@@ -49,6 +65,7 @@ def _epochs(work: Work, steps: int) -> Group:
             _ours(work, "training loop", part="loop"),
             _ours(work, "training loop, evaluated and saved every epoch", part="everything"),
         ),
+        repeats,
     )
 
 
@@ -86,6 +103,7 @@ def gpu() -> Plan:
             ),
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=True)),
+        _input(train, **_GPU_STEPS),
         _convolutions(train, **_GPU_STEPS),
         _epochs(train, 160),
         Group("batch-32", "Batch sweep", pair(dataclasses.replace(train, batch=32))),
@@ -142,11 +160,12 @@ def cpu() -> Plan:
             ),
         ),
         Group("infer", "PCN, whole slices", pair(infer)),
-        _convolutions(train),
+        _convolutions(train, MORE),
+        _input(dataclasses.replace(train, batch=4), MORE),
         Group("batch-4", "Batch sweep", pair(dataclasses.replace(train, batch=4))),
         Group("size-33", "Size sweep", pair(dataclasses.replace(train, size=33))),
         Group("reach", "Time to a validation PSNR, compilation included", pair(reach)),
-        _epochs(Work("train", "pcn_small", 16, 33, "float32"), 48),
+        _epochs(Work("train", "pcn_small", 16, 33, "float32"), 48, MORE),
         *(
             Group(name, "Other networks", pair(dataclasses.replace(train, model=name, batch=4)))
             for name in ("redcnn", "dncnn17", "mapnn")
@@ -157,7 +176,7 @@ def cpu() -> Plan:
             levers(dataclasses.replace(train, batch=4), on_gpu=False),
         ),
     )
-    return Plan("cpu", groups, slices=5, slice_size=192, minutes=12.0)
+    return Plan("cpu", groups, slices=5, slice_size=192, minutes=15.0)
 
 
 def tiny() -> Plan:
@@ -185,8 +204,9 @@ def tiny() -> Plan:
             (_ours(reach), _theirs(reach, "eager, channels_last", _EAGER)),
         ),
         Group("levers", "Levers, one by one", levers(train, on_gpu=False)),
-        _epochs(train, 4),
+        _epochs(train, 4, 3),
         _convolutions(train),
+        _input(train),
     )
     return Plan("tiny", groups, slices=3, slice_size=64, repeats=2, repeat_seconds=0.01)
 
@@ -226,12 +246,6 @@ def levers(work: Work, *, on_gpu: bool) -> tuple[Cell, ...]:
             f"{other} layers",
             "GPU: bfloat16 twice as fast as float32 with TF32 or better",
             changed=dataclasses.replace(work, dtype=other),
-        ),
-        lever(
-            "fixed batch",
-            "input pipeline off: at most 2 % faster",
-            needs_gpu=False,
-            fixed_batch=True,
         ),
         lever(
             "one step a call",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
+import math
 import os
 import statistics
 from pathlib import Path
@@ -87,6 +88,8 @@ def derive(record: dict, nominal: dict[str, int]) -> None:
             r["reached"] = all(x["reached"] for x in r["repeats"])
         else:
             r["step_ms"] = _spread([1e3 * x["seconds"] / x["steps"] for x in r["repeats"]])
+        if all("outside_s" in x for x in r["repeats"]):
+            r["outside"] = _spread([x["outside_s"] / x["seconds"] for x in r["repeats"]])
     _limits(record)
     for r in record["rows"]:
         _utilisation(r, record["matrix_tflops"], nominal)
@@ -96,6 +99,32 @@ def derive(record: dict, nominal: dict[str, int]) -> None:
 
 def _spread(values: list[float]) -> dict:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def paired(above: dict, below: dict) -> dict:
+    """The ratio of two rows' rates, taken repeat by repeat: the cells of a group work in turn.
+
+    What drifts from repeat to repeat (a shared machine) falls out of each ratio. ``median``, and
+    ``low`` to ``high``: two of the ordered ratios between which the true median lies with
+    probability ``coverage``, at least 95 % from six repeats on, whatever the distribution (sign
+    test); of fewer repeats all of them.
+    """
+    rates = [[x["units"] / x["seconds"] for x in row["repeats"]] for row in (above, below)]
+    ratios = sorted(a / b for a, b in zip(*rates, strict=True))
+    n = len(ratios)
+
+    def coverage(k: int) -> float:
+        """Of the interval that leaves out ``k`` ratios at each end."""
+        return 1 - 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+
+    left_out = max((k for k in range(n // 2) if coverage(k) >= 0.95), default=0)
+    return {
+        "median": statistics.median(ratios),
+        "low": ratios[left_out],
+        "high": ratios[n - 1 - left_out],
+        "coverage": coverage(left_out),
+        "repeats": n,
+    }
 
 
 def _limits(record: dict) -> None:
@@ -154,22 +183,24 @@ def summary(record: dict) -> dict:
     if out["mfu"] is None:
         out["missing"]["mfu"] = "needs the train and the matrix group"
     # The loop of `ldct train` against its compiled calls alone; steps on cut patches against
-    # steps on a fixed batch; the step's time over that of its convolutions; compilation where the
-    # persistent cache has the program.
-    rates = {
-        (r["group"], r["name"]): r["rate"]["median"]
-        for r in record["rows"]
-        if measured(r) and r["work"]["task"] in ("train", "epoch")
-    }
-    everything = "training loop, evaluated and saved every epoch"
+    # steps on a fixed batch; the step's time over that of its convolutions; the share of the
+    # loop's time in which no call was with the device; compilation where the persistent cache has
+    # the program.
+    by_name = {(r["group"], r["name"]): r for r in record["rows"] if measured(r)}
+    loop, everything = "training loop", "training loop, evaluated and saved every epoch"
+    out["pairs"] = {}
     for key, group, above, below in (
-        ("loop_share", "epoch", "training loop", "compiled calls alone"),
+        ("loop_share", "epoch", loop, "compiled calls alone"),
         ("evaluated_share", "epoch", everything, "compiled calls alone"),
-        ("input_share", "levers", "default", "fixed batch"),
+        ("input_share", "input", "patches cut in the step", "one batch"),
         ("over_convolutions", "convolutions", "its convolutions alone", "ours"),
     ):
-        pair = [rates.get((group, name)) for name in (above, below)]
-        out[key] = None if None in pair else pair[0] / pair[1]
+        pair = [by_name.get((group, name)) for name in (above, below)]
+        out[key] = None
+        if None not in pair:
+            out["pairs"][key] = paired(*pair)
+            out[key] = out["pairs"][key]["median"]
+    out["outside_device"] = by_name.get(("epoch", loop), {}).get("outside")
     warm = [r for r in record["rows"] if r["name"] == "warm start" and measured(r)]
     out["warm_start_s"] = warm[0]["facts"]["compile_s"] if warm else None
     return out

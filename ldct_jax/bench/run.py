@@ -164,9 +164,10 @@ def _measure(
                 except CellFailed as error:
                     _failed(row, error)
                     child.__exit__()
-        repeats = 1 if group.cells[0].work.task == "reach" else plan.repeats
-        for _ in range(repeats):
-            for row, child in list(running):
+        repeats = 1 if group.cells[0].work.task == "reach" else group.repeats or plan.repeats
+        for i in range(repeats):
+            # There and back: what drifts meets the first and the last cell alike.
+            for row, child in running[:: -1 if i % 2 else 1]:
                 time.sleep(PAUSE_S)
                 try:
                     row["repeats"].append(child.ask("go", deadline.left))

@@ -32,7 +32,7 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(plan):
     for group in plan.groups:
         labels = [(c.work, c.name) for c in group.cells]
         assert len(set(labels)) == len(labels)
-        if group.name not in ("levers", "epoch", "convolutions"):
+        if group.name not in ("levers", "epoch", "convolutions", "input"):
             ours, theirs = ({c.work for c in group.cells if c.side == s} for s in (OURS, THEIRS))
             assert ours == theirs
     train = next(g for g in plan.groups if g.name == "train")
@@ -163,7 +163,7 @@ def test_the_time_outside_the_device_is_a_ratio_of_rows_of_one_run():
     plan = plans.tiny()
     (levers,) = (g for g in plan.groups if g.name == "levers")
     place = {c.name: i for i, c in enumerate(levers.cells)}
-    rates |= {("levers", place["fixed batch"]): 10.5, ("levers", place["warm start"]): 9.0}
+    rates |= {("input", 0): 10.0, ("input", 1): 10.5, ("levers", place["warm start"]): 9.0}
     summary = fake(plan, rates)["summary"]
     assert summary["loop_share"] == pytest.approx(0.99)
     assert summary["evaluated_share"] == pytest.approx(0.9)
@@ -171,6 +171,34 @@ def test_the_time_outside_the_device_is_a_ratio_of_rows_of_one_run():
     assert summary["warm_start_s"] == 1.0
     nothing = fake(plan, RATES)["summary"]
     assert nothing["loop_share"] is nothing["input_share"] is nothing["warm_start_s"] is None
+
+
+def row_of(*rates: float) -> dict:
+    return {"repeats": [{"units": rate, "seconds": 1.0} for rate in rates]}
+
+
+def test_two_rows_are_compared_repeat_by_repeat():
+    """A machine that becomes busy slows both cells of a repeat; medians of each would differ."""
+    busy = np.array([1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.5])
+    above = row_of(*(99.0 * busy))
+    below = row_of(*(100.0 * busy))
+    found = results.paired(above, below)
+    assert found["median"] == found["low"] == found["high"] == pytest.approx(0.99)
+    assert found["repeats"] == 7
+
+
+@pytest.mark.parametrize(
+    ("n", "left_out", "coverage"),
+    [(3, 0, 0.75), (6, 0, 0.96875), (11, 1, 0.98828), (15, 3, 0.96484)],
+)
+def test_the_interval_of_a_ratio_is_that_of_the_sign_test(n, left_out, coverage):
+    ratios = np.linspace(0.9, 1.1, n)
+    found = results.paired(
+        row_of(*np.random.default_rng(0).permutation(ratios)), row_of(*[1.0] * n)
+    )
+    assert found["median"] == pytest.approx(1.0)
+    assert (found["low"], found["high"]) == (ratios[left_out], ratios[n - 1 - left_out])
+    assert found["coverage"] == pytest.approx(coverage, abs=1e-5)
 
 
 def test_every_lever_that_needs_a_gpu_says_so_without_one():
@@ -200,7 +228,7 @@ def test_the_report_holds_every_row(tmp_path):
         assert escape(row["name"]) in html
     assert "no memory" in html and "not measured" in html
     table = json.loads((tmp_path / "tables" / "speed.json").read_text())
-    assert len(table["rows"]) == 7
+    assert len(table["rows"]) == 9
 
 
 def test_the_sweep_is_plotted(tmp_path):

@@ -60,7 +60,12 @@ def test_whole_epochs_run_through_the_training_loop(tmp_path):
     record = run(Request(tmp_path / "speed.json"), only("epoch"))
     assert [r["status"] for r in record["rows"]] == ["measured"] * 3, record["rows"]
     assert len({r["repeats"][0]["steps"] for r in record["rows"]}) == 1
-    assert record["summary"]["loop_share"] > 0 < record["summary"]["evaluated_share"]
+    summary = record["summary"]
+    assert summary["loop_share"] > 0 < summary["evaluated_share"]
+    assert 0 <= summary["outside_device"]["median"] < 1
+    calls, loop, everything = record["rows"]
+    assert "outside" not in calls and "outside" in everything
+    assert len(loop["repeats"]) == 3, "as many as the group asks for, not the plan"
 
 
 @pytest.mark.long
@@ -89,9 +94,10 @@ def test_both_sides_and_every_lever(tmp_path):
     by_name = {r["name"]: r["facts"] for r in levers}
     # The arms differ: less work with the shortcuts, more with remat, other data if it is fixed.
     default = by_name["default"]
+    cut, fixed = (r for r in record["rows"] if r["group"] == "input")
+    assert cut["facts"]["loss"] == default["loss"] != fixed["facts"]["loss"]
     assert by_name["no algebraic shortcuts"]["executed_flops"] > default["executed_flops"]
     assert by_name["remat of each clone"]["executed_flops"] > default["executed_flops"]
-    assert by_name["fixed batch"]["loss"] != default["loss"]
     for same in ("unrolled clones", "no algebraic shortcuts", "remat of each clone", "warm start"):
         np.testing.assert_allclose(by_name[same]["loss"], default["loss"], rtol=1e-4)
     # The same steps reach the same quality on both sides.
