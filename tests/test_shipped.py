@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ldct_jax
-from experiments.shipped import in_hu, train
+from experiments.shipped import base, in_hu, train
 from ldct_jax import cli, spec
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
@@ -99,6 +99,23 @@ def test_what_ships_is_the_trained_network_in_units_of_noise():
     factor = NOISE / float(slice_noise_hu(low.astype(np.float32))[0])
     assert np.abs(inner - pairs.low_hu).max() > 5
     np.testing.assert_allclose(factor * free(variables, low), inner, atol=1.0)
+
+
+def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
+    """The way back gives the network of the training: its parameters, its window, its record."""
+    (shipped,) = SHIPPED.values()
+    before = tmp_path / "before.npz"
+    monkeypatch.setattr("sys.argv", ["base", str(shipped), str(before)])
+    base.main()
+    network, variables, window, meta = load_model(before)
+    assert network == train.variants("demo")["pcn3"].model and window == train.WINDOW
+    again, made, record = in_hu.in_hu(network, variables, meta["record"])
+    model, released, _, shipped_meta = load_model(shipped)
+    assert (again, record) == (model, shipped_meta["record"])
+    jax.tree.map(np.testing.assert_array_equal, made, released)
+    monkeypatch.setattr("sys.argv", ["base", str(before), str(tmp_path / "again.npz")])
+    with pytest.raises(UsageError, match="ClonesNet, no network in noise units"):
+        base.main()
 
 
 def test_it_denoises_and_keeps_ct_numbers(model):

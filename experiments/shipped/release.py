@@ -68,7 +68,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
     if record["init"] != BEFORE["digest"]:
         raise UsageError(f"{run} didn't start from the version that the card would name")
-    patches = (BEFORE["steps"] + result["steps"]) * experiment.patches.batch
+    all_steps = BEFORE["steps_hu"] + BEFORE["steps_noise"] + result["steps"]
     return environment.from_string(template).render(
         name=path.stem,
         model=record["model"]["base"],
@@ -81,7 +81,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         batch=experiment.patches.batch,
         size=experiment.patches.size,
         rate=experiment.optimizer.schedule.rate,
-        share=patches / PAPER_PATCHES,
+        share=all_steps * experiment.patches.batch / PAPER_PATCHES,
         minutes=result["seconds"]["total"] / 60,
         before=BEFORE,
         trained=record["trained_on"],

@@ -30,6 +30,7 @@ def empty(plan: Plan, device: dict, command: str, *, torch: bool) -> dict:
         "torch": torch,
         "settings": {
             "repeats": plan.repeats,
+            "repeats_of_groups": {g.name: g.repeats for g in plan.groups if g.repeats},
             "repeat_seconds": plan.repeat_seconds,
             "loss_steps": plan.loss_steps,
             "minutes": plan.minutes,
@@ -106,8 +107,8 @@ def paired(above: dict, below: dict) -> dict:
 
     What drifts from repeat to repeat (a shared machine) falls out of each ratio. ``median``, and
     ``low`` to ``high``: two of the ordered ratios between which the true median lies with
-    probability ``coverage``, at least 95 % from six repeats on, whatever the distribution (sign
-    test); of fewer repeats all of them.
+    probability ``coverage``, at least 95 % from six repeats on, if repeats are independent,
+    whatever their distribution (sign test); of fewer repeats all of them.
     """
     rates = [[x["units"] / x["seconds"] for x in row["repeats"]] for row in (above, below)]
     ratios = sorted(a / b for a, b in zip(*rates, strict=True))

@@ -166,6 +166,8 @@ def _measure(
                     child.__exit__()
         repeats = 1 if group.cells[0].work.task == "reach" else group.repeats or plan.repeats
         for i in range(repeats):
+            if i >= plan.repeats and deadline.left < LEAST_S:
+                break  # more would be better, these will do
             # There and back: what drifts meets the first and the last cell alike.
             for row, child in running[:: -1 if i % 2 else 1]:
                 time.sleep(PAUSE_S)

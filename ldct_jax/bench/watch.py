@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 
@@ -10,19 +11,26 @@ import jax
 
 from ldct_jax.train.parallel import DataParallel
 
+# How long a thread of this process keeps another waiting; Python's own 5 ms would hide such gaps.
+_TURN_S = 1e-4
+
 
 class WatchedDevices(DataParallel):
     """Devices whose compiled steps tell when each call was handed over and when it was done.
 
     The loop hands over the next call before it looks at the one before, so that the device need not
     wait. Whether it does is measured here: it is idle from the end of one call until the next
-    is handed over, where that comes later. On a CPU the device's threads are also the host's; what
-    the host takes from a call that runs is not idleness, and only a ratio of speeds shows it.
+    is handed over, where that comes later. The launch itself isn't seen, nor what is over before
+    the waiting thread gets its turn, which is why turns are short in a process that watches.
+    On a CPU the device's threads are also the host's; what the host takes from a call that runs is
+    not idleness, and only a ratio of speeds shows it.
     """
 
     def __init__(self, devices=None):
         super().__init__(devices)
+        sys.setswitchinterval(_TURN_S)
         self._calls: list[tuple[float, float]] = []
+        self._failure: Exception | None = None
         self._handed_over: queue.Queue = queue.Queue()
         # A thread of its own: whoever waits for a call can't hand over the next one.
         threading.Thread(target=self._wait, daemon=True).start()
@@ -33,9 +41,11 @@ class WatchedDevices(DataParallel):
     def idle_seconds(self, begin: float, end: float) -> float:
         """Seconds between two values of ``time.perf_counter`` in which no call was with the device.
 
-        Waits for all calls so far.
+        Waits for all calls so far; raises what one of them raised.
         """
         self._handed_over.join()
+        if self._failure is not None:
+            raise self._failure
         idle, since = 0.0, begin
         for handed_over, done in self._calls:
             idle += max(0.0, min(handed_over, end) - max(since, begin))
@@ -50,9 +60,13 @@ class WatchedDevices(DataParallel):
     def _wait(self) -> None:
         while True:
             handed_over, metrics = self._handed_over.get()
-            jax.block_until_ready(metrics)
-            self._calls.append((handed_over, time.perf_counter()))
-            self._handed_over.task_done()
+            try:
+                jax.block_until_ready(metrics)
+                self._calls.append((handed_over, time.perf_counter()))
+            except Exception as error:
+                self._failure = error
+            finally:
+                self._handed_over.task_done()
 
 
 class _Program:

@@ -20,7 +20,7 @@ import click
     show_default=True,
     help="Where the measurements go; the report is written beside it.",
 )
-@click.option("--small", is_flag=True, help="The CPU's sizes (a few minutes) also on a GPU.")
+@click.option("--small", is_flag=True, help="The CPU's sizes (a quarter of an hour) also on a GPU.")
 @click.option("--only", multiple=True, metavar="GROUP", help="Only this group (repeatable).")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Time limit.")
 @click.option("--report-only", is_flag=True, help="Make the report of an existing JSON.")

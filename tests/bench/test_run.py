@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ldct_jax.bench import plans, prepare
+from ldct_jax.bench import run as bench
 from ldct_jax.bench.__main__ import report, script
 from ldct_jax.bench.cells import OURS, THEIRS
 from ldct_jax.bench.run import Request, run
@@ -53,6 +54,50 @@ def test_no_time_left_is_a_reason(tmp_path):
     assert "time limit" in reasons
     assert all("not asked for" in reason for reason in reasons - {"time limit"})
     assert record["summary"]["pcn_train_ratio"] is None
+
+
+class _Child:
+    """A cell's process that only notes when it was asked."""
+
+    def __init__(self, name: str, asked: list):
+        self.name, self.asked = name, asked
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def answer(self, seconds):
+        return {"compile_s": 1.0, "executed_flops": 1}
+
+    def ask(self, what, seconds):
+        if what == "go":
+            self.asked.append(self.name)
+            return {"seconds": 1.0, "units": 1.0, "steps": 1}
+        return {}
+
+
+@pytest.mark.parametrize(("repeats", "rounds"), [(None, 2), (5, 5)])
+def test_cells_take_turns_there_and_back(tmp_path, monkeypatch, repeats, rounds):
+    """As often as the group asks for, and what drifts meets each cell first and last."""
+    asked: list[str] = []
+    monkeypatch.setattr(bench, "_start", lambda cell, *rest: _Child(cell.name, asked))
+    monkeypatch.setattr(bench, "_prepare", lambda plan, groups, folder: _no_flops(groups, folder))
+    monkeypatch.setattr(bench, "PAUSE_S", 0.0)
+    plan = only("input")
+    plan = dataclasses.replace(plan, groups=(dataclasses.replace(plan.groups[0], repeats=repeats),))
+    record = run(Request(tmp_path / "speed.json"), plan)
+    there = [c.name for c in plan.groups[0].cells]
+    turns = [there, there[::-1]] * rounds
+    assert asked == [name for turn in turns[:rounds] for name in turn]
+    assert record["summary"]["pairs"]["input_share"]["repeats"] == rounds
+
+
+def _no_flops(groups, folder) -> None:
+    cells = [c for g in groups for c in g.cells]
+    works = {f"{c.work.model} {c.work.task} {c.work.size}": 1 for c in cells}
+    (Path(folder) / "flops.json").write_text(json.dumps(works))
 
 
 @pytest.mark.long

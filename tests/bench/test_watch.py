@@ -53,7 +53,23 @@ def test_calls_are_noted_when_they_are_over(monkeypatch):
     later.start()
     # Waits for the call, which is no idleness.
     assert watched.idle_seconds(began, began + 0.2) < 0.1
-    assert later.finished.is_set() and not watched._handed_over.unfinished_tasks
+    assert watched._calls[0][1] - began >= 0.3
+
+
+def test_a_call_that_fails_is_no_idle_device(monkeypatch):
+    watched = WatchedDevices(jax.devices()[:1])
+
+    def fail(metrics):
+        raise FloatingPointError("not finite")
+
+    monkeypatch.setattr(jax, "block_until_ready", fail)
+    monkeypatch.setattr(
+        "ldct_jax.train.parallel.DataParallel.compile_steps",
+        lambda self: _Lowered(lambda state: (state, {})),
+    )
+    watched.compile_steps().lower(0).compile()(1)
+    with pytest.raises(FloatingPointError):
+        watched.idle_seconds(0.0, 1.0)
 
 
 class _Lowered:
@@ -67,8 +83,7 @@ class _Lowered:
         return self._function
 
 
-def test_a_training_s_numbers_are_the_same(monkeypatch):
-    """What is watched is what is run."""
+def test_what_is_watched_is_what_is_run(monkeypatch):
     program = jax.jit(lambda x: (x + 1, {"loss": jnp.sum(x)}))
     watched = WatchedDevices(jax.devices()[:1])
     monkeypatch.setattr("ldct_jax.train.parallel.DataParallel.compile_steps", lambda self: program)
