@@ -2,10 +2,10 @@
 
     python experiments/speed/weight_gradients.py --out docs/results/speed
 
-The weight gradient is the slowest part of a step on the CPU: 0.8 of the forward convolution's rate
-alone, 0.6 with the transposes that it needs (ldct_jax/models/layers.py). What was tried instead is
-kept here, so that it need not be tried again, and can be on another machine or another jax. 3x3,
-48 to 48 channels, 16 images of 51x51 pixels, float32. About a minute.
+The weight gradient is the slowest part of a step on the CPU. The form in use is the last one
+(ldct_jax/models/layers.py); what else was tried is kept here, so that it need not be tried again,
+and can be on another machine or another jax. 3x3, 48 to 48 channels, 16 images of 51x51 pixels,
+float32. About a minute.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 from jax import lax
 
 from ldct_jax import huge_pages, provenance
+from ldct_jax.models import layers
 from ldct_jax.report import tables
 
 IMAGES, SIDE, CHANNELS, KERNEL = 16, 51, 48, 3
@@ -35,7 +36,7 @@ def conv(x, kernel):
 
 
 def channels_as_batch(x, g):
-    """a convolution with channels as batch and images as channels: what the package does"""
+    """a convolution with channels as batch and images as channels"""
     return conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3)).transpose(1, 2, 0, 3)
 
 
@@ -115,6 +116,22 @@ def by_row(x, g):
     return squares(x, g, "rows")
 
 
+def one_by_one(x, g):
+    """channels as batch, image by image: the gradient needs no transpose"""
+    parts = (channels_as_batch(x[i : i + 1], g[i : i + 1]) for i in range(len(x)))
+    return functools.reduce(jnp.add, parts)
+
+
+def one_above_the_other(x, g):
+    """channels as batch, all images one above the other with rows of zeros between"""
+    return layers._weight_gradient_by_pairs(1, x, g, most_groups=1)
+
+
+def in_pairs(x, g):
+    """channels as batch, two images at a time, one above the other: what the package does"""
+    return layers._weight_gradient_by_pairs(1, x, g)
+
+
 FORMS = (
     channels_as_batch,
     two_transposes,
@@ -125,6 +142,9 @@ FORMS = (
     one_product,
     by_image,
     by_row,
+    one_by_one,
+    one_above_the_other,
+    in_pairs,
 )
 
 

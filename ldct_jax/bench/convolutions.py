@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ldct_jax.bench.flops import called, flops
+from ldct_jax.bench.flops import branches, called, flops, traced
 from ldct_jax.errors import UsageError
 
 _SHAPING = (
@@ -57,7 +57,7 @@ def convolutions(function: Callable, *args) -> Counter[Convolution]:
     Raises UsageError where that depends on values.
     """
     found: Counter[Convolution] = Counter()
-    _collect(jax.make_jaxpr(function)(*args).jaxpr, 1, found)
+    _collect(traced(function, *args), 1, found)
     return found
 
 
@@ -68,6 +68,8 @@ def _collect(jaxpr, times: int, found: Counter) -> None:
             lhs, rhs = (v.aval for v in eqn.invars)
             how = tuple(params[k] for k in _SHAPING)
             found[Convolution(lhs.shape, rhs.shape, str(lhs.dtype), how)] += times
+        elif name == "cond" and len(taken := branches(params)) == 1:
+            _collect(taken[0].jaxpr, times, found)
         elif name in ("while", "cond"):
             raise UsageError(f"convolutions can't be counted through a {name}")
         else:

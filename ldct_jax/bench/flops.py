@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from ldct_jax.errors import UsageError
 from ldct_jax.models.catalogue import CATALOGUE, parameter_count, receptive_field, shapes
@@ -35,8 +36,7 @@ def flops(function: Callable, *args, padding: bool = False) -> int:
     work of a model. ``padding=True`` counts what is executed. Raises UsageError where a loop's
     length is not known before it runs.
     """
-    closed = jax.make_jaxpr(function)(*args)
-    return 2 * _macs(closed.jaxpr, {}, padding)[0]
+    return 2 * _macs(traced(function, *args), {}, padding)[0]
 
 
 def flops_512(model: nn.Module, channels: int = 1) -> int | None:
@@ -104,7 +104,7 @@ def _macs(jaxpr, borders_in: dict, padding: bool) -> tuple[int, list]:
         elif name == "while":
             raise UsageError("operations can't be counted through a loop of unknown length")
         elif name == "cond":
-            total += max(_macs(branch.jaxpr, {}, padding)[0] for branch in params["branches"])
+            total += max(_macs(branch.jaxpr, {}, padding)[0] for branch in branches(params))
         else:
             # A scan's carry changes from round to round: its borders are not followed.
             length = params["length"] if name == "scan" else 1
@@ -115,6 +115,23 @@ def _macs(jaxpr, borders_in: dict, padding: bool) -> tuple[int, list]:
                 if name != "scan" and len(outs) == len(eqn.outvars):
                     env.update(zip(eqn.outvars, outs, strict=True))
     return total, [border(v) for v in jaxpr.outvars]
+
+
+def traced(function: Callable, *args):
+    """The jaxpr of ``function(*args)`` without what its results don't need, as it is compiled."""
+    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
+
+
+def branches(params) -> list:
+    """The branches of a ``cond`` that can be taken: where the platform chooses, its own."""
+    of_platforms = params.get("branches_platforms")
+    if of_platforms is None:
+        return list(params["branches"])
+    pairs = zip(of_platforms, params["branches"], strict=True)
+    # None stands for all platforms that have no branch of their own, and comes last.
+    here = (branch for names, branch in pairs if names is None or jax.default_backend() in names)
+    return [next(here)]
 
 
 def called(params) -> list:

@@ -50,15 +50,49 @@ def _conv_backward(dilation, saved, g_bhwc):
     padded = jnp.pad(g_bhwc, ((0, 0), (reach_h, reach_h), (reach_w, reach_w), (0, 0)))
     flipped = kernel_hwio[::-1, ::-1].swapaxes(2, 3)
     dx = _conv_canonical(padded, flipped, dilation)
-    # dw[i, j, c, o] = sum over b, h, w of x[b, h + i, w + j, c] g[b, h, w, o]: a convolution of x
-    # with c as batch and b as channels. A dilated kernel's taps lie `dilation` apart, so there
-    # the window strides instead.
+    dw = lax.platform_dependent(
+        x_bhwc,
+        g_bhwc,
+        cpu=functools.partial(_weight_gradient_by_pairs, dilation),
+        default=functools.partial(_weight_gradient, dilation),
+    )
+    return dx, dw
+
+
+def _weight_gradient(dilation: int, x_bhwc, g_bhwc):
+    """dw[i, j, c, o] = sum over b, h, w of x[b, h + i, w + j, c] g[b, h, w, o].
+
+    That is a convolution of x with c as batch and b as channels.
+    """
     x_chwb, g_hwbo = x_bhwc.transpose(3, 1, 2, 0), g_bhwc.transpose(1, 2, 0, 3)
-    if dilation == 1:
-        dw = _conv_canonical(x_chwb, g_hwbo, 1)
-    else:
-        dw = _plain_conv(x_chwb, g_hwbo, dilation, 1)
-    return dx, dw.transpose(1, 2, 0, 3)
+    return _taps(x_chwb, g_hwbo, dilation).transpose(1, 2, 0, 3)
+
+
+def _taps(x, g, dilation: int):
+    # A dilated kernel's taps lie `dilation` apart, so there the window strides instead.
+    return _conv_canonical(x, g, 1) if dilation == 1 else _plain_conv(x, g, dilation, 1)
+
+
+def _weight_gradient_by_pairs(dilation: int, x_bhwc, g_bhwc, most_groups: int = 8):
+    """The same for XLA:CPU: two images at a time, one above the other.
+
+    Rows of zeros below each image of g keep the two apart. So the images need not be channels, g no
+    transposition, and what is summed at a time fits into the cache: 7 % less for a step of the PCN
+    with jax 0.12, 40 % with 0.10 (docs/results). Larger batches have larger groups, not more of
+    them, as each is a convolution to compile.
+    """
+    b, h, w, c = x_bhwc.shape
+    _, gh, gw, o = g_bhwc.shape
+    images, gap = max(2, -(-b // most_groups)), h - gh
+
+    def group(x, g):
+        rows = len(x) * h
+        tall_x = x.transpose(3, 0, 1, 2).reshape(c, rows, w, 1)
+        tall_g = jnp.pad(g, ((0, 0), (0, gap), (0, 0), (0, 0))).reshape(rows, gw, 1, o)
+        return _taps(tall_x, tall_g[: rows - gap], dilation).transpose(1, 2, 0, 3)
+
+    groups = (slice(i, i + images) for i in range(0, b, images))
+    return functools.reduce(jnp.add, (group(x_bhwc[s], g_bhwc[s]) for s in groups))
 
 
 _conv_canonical.defvjp(_conv_forward, _conv_backward)

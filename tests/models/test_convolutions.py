@@ -1,6 +1,7 @@
 """Layers: paddings, strides and their gradients, pooling, enlargement, normalisations."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -54,6 +55,32 @@ def test_gradients_of_first_and_second_order_are_those_of_autodiff(h, w, k, stri
     theirs = all_orders(lambda x, kernel: reference_conv(x, kernel, stride, dilation))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 16, 17, 40])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_the_weight_gradient_by_groups_of_images_is_that_of_all_at_once(batch, dilation):
+    """Whatever the batch divides into, and with few convolutions to compile."""
+    x = RNG.normal(size=(batch, 11, 9, 2)).astype(np.float32)
+    g = RNG.normal(size=(batch, 11 - 2 * dilation, 9 - 2 * dilation, 3)).astype(np.float32)
+    whole = layers._weight_gradient(dilation, x, g)
+    grouped = jax.jit(layers._weight_gradient_by_pairs, static_argnums=0)
+    np.testing.assert_allclose(grouped(dilation, x, g), whole, rtol=1e-4, atol=1e-4)
+    text = grouped.lower(dilation, x, g).as_text()
+    assert text.count("stablehlo.convolution") == {1: 1, 3: 2, 16: 8, 17: 6, 40: 8}[batch]
+
+
+def test_other_devices_take_the_weight_gradient_in_one():
+    """Their libraries have a kernel for it."""
+    x, kernel = jnp.ones((6, 9, 9, 3)), jnp.ones((3, 3, 3, 4))
+    gradient = jax.jit(jax.grad(lambda k: jnp.sum(conv_valid(x, k) ** 2)))
+    count = {
+        platform: jax.export.export(gradient, platforms=[platform])(kernel)
+        .mlir_module()
+        .count("stablehlo.convolution")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert count == {"cpu": 1 + 3, "cuda": 1 + 1, "tpu": 1 + 1}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
