@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.denoise.denoisers import Denoiser
 from ldct_jax.errors import DataError
 from ldct_jax.files import DAMAGED_ARRAY
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
@@ -67,8 +68,12 @@ def compare(
     name: str,
     protocols: Sequence[Protocol],
 ) -> list[Comparison]:
-    """Scores of the low dose as it is, of a Gaussian blur, and of ``model`` (HU → HU)."""
+    """Scores of the low dose as it is, of a Gaussian blur, and of ``model`` (HU → HU).
+
+    A model that treats the slices of a series alike takes those of one patient for a series.
+    """
     found = []
+    of_patient = {p: _of_patient(model, pairs, p) for p in dict.fromkeys(pairs.patients)}
     methods = {
         "undenoised": lambda hu: hu,
         # Stands in every table: PSNR alone can be won by blurring.
@@ -79,6 +84,7 @@ def compare(
         scores: dict[tuple[str, str], list] = {}
         for i in range(len(pairs)):
             low, full = pairs.low_hu[i][None], pairs.full_hu[i][None]
+            methods[name] = of_patient[pairs.patients[i]]
             for method, run in methods.items():
                 image = run(np.asarray(low, np.float32))
                 for protocol in protocols:
@@ -94,6 +100,13 @@ def compare(
             ]
             found.append(Comparison(method, rows, table(whole, pairs.patients)))
     return found
+
+
+def _of_patient(model: Callable, pairs: PairedSlices, patient: str) -> Callable:
+    if not isinstance(model, Denoiser):
+        return model
+    at = [i for i, name in enumerate(pairs.patients) if name == patient]
+    return model.for_series(lambda k: pairs.low_hu[at[k]], len(at))
 
 
 def _kind(path: Path) -> str:

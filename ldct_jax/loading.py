@@ -15,7 +15,8 @@ def load(model: str | Path | None = None) -> Denoiser:
         name (``gaussian``, ``median``, …) or ``identity``; None for the model that ships.
 
     Returns: a function of (H, W) or (N, H, W) HU that gives float32 HU of that shape; it also has
-      ``name``, ``digest``, ``window`` and ``trained_on``.
+      ``name``, ``digest``, ``window`` and ``trained_on``. (N, H, W) are slices of one series: the
+      model that ships keeps the same share of the noise in all of them.
 
     Raises:
       UsageError: nothing of that name. CheckpointError: a damaged checkpoint or artefact.

@@ -19,9 +19,8 @@ from ldct_jax.train.checkpoint import load_model
 
 # The noise of routine scans: the patients of the training have 7 to 18 HU at normal dose, half of
 # them less than 11.8; experiments/shipped/kept.py shows what they would like to keep. Both numbers
-# come from the second version. For the third, 10.85 HU would have lifted the held-out patients'
-# SSIM at three quarters of the dose by the 0.00002 that it was below the untouched image's; but no
-# choice is made on them.
+# come from the second version. Others were looked at on held-out patients and for that reason not
+# taken (docs/results/README.md).
 ROUTINE_HU = 10.75
 POWER = 3.0
 # At a tenth of the dose, the lowest of the training, the tenth that the normal dose has of it.

@@ -25,6 +25,8 @@ SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
 
 ARTEFACTS = (".stablehlo", ".onnx")
 RELEASED = ".npz"
+SERIES_SAMPLE = 16
+"""Slices of a series that are looked at where something is to be the same for all of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Denoiser:
       window: the model's HU window; None for filters, which have none.
       trained_on: the range of its training images; None where it isn't known.
       learned: whether a training range matters at all.
+      of_series: a function of some of a series' slices, (N, H, W) HU → ``compute`` for that series;
+        None where every slice is for itself.
     """
 
     name: str
@@ -46,32 +50,52 @@ class Denoiser:
     trained_on: Trained | None
     learned: bool
     compute: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+    of_series: Callable[[np.ndarray], Callable] | None = dataclasses.field(default=None, repr=False)
+
+    def for_series(self, read: Callable[[int], np.ndarray], n: int) -> Denoiser:
+        """This denoiser for slices of one series; ``read(i)`` gives the i-th of ``n``, (H, W) HU.
+
+        At most :data:`SERIES_SAMPLE` of them are read, evenly spread. Raises NumericsError for NaN.
+        """
+        if self.of_series is None or n == 1:
+            return self
+        at = np.linspace(0, n - 1, min(n, SERIES_SAMPLE)).round().astype(int)
+        sample = _checked(np.stack([np.asarray(read(int(i)), np.float32) for i in at]))
+        return dataclasses.replace(self, compute=self.of_series(sample), of_series=None)
 
     def __call__(self, hu) -> np.ndarray:
-        """Denoise an array of HU, slice by slice; raises UsageError or NumericsError."""
+        """Denoise an array of HU; (N, H, W) are slices of one series.
+
+        Raises UsageError or NumericsError.
+        """
         hu = np.asarray(hu)
         if hu.ndim not in (2, 3) or hu.dtype.kind not in "iuf" or 0 in hu.shape:
             raise UsageError(
                 f"a denoiser takes HU as (H, W) or (N, H, W) numbers, not {hu.dtype} {hu.shape}"
             )
         slices = hu[None] if hu.ndim == 2 else hu
+        of_these = self.for_series(slices.__getitem__, len(slices))
         out = np.empty(slices.shape, np.float32)
         for start in range(0, len(slices), self.batch):
             part = slices[start : start + self.batch]
-            out[start : start + len(part)] = self.run(part)
+            out[start : start + len(part)] = of_these.run(part)
         return out.reshape(hu.shape)
 
     def run(self, hu_bhw: np.ndarray) -> np.ndarray:
         """A few slices (B, H, W) → float32 (B, H, W); NumericsError for NaN on either side."""
-        hu_bhw = np.asarray(hu_bhw, np.float32)
-        if not np.isfinite(hu_bhw).all():
-            raise NumericsError("the image holds NaN or infinite values; replace them first")
+        hu_bhw = _checked(np.asarray(hu_bhw, np.float32))
         out = self.compute(hu_bhw)
         if out.shape != hu_bhw.shape:
             raise UsageError(f"{self.name} returned {out.shape} for images of {hu_bhw.shape}")
         if not np.isfinite(out).all():
             raise NumericsError(f"the result of {self.name} holds NaN or infinite values")
         return out
+
+
+def _checked(hu: np.ndarray) -> np.ndarray:
+    if not np.isfinite(hu).all():
+        raise NumericsError("the image holds NaN or infinite values; replace them first")
+    return hu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,11 +169,16 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     import jax
 
     from ldct_jax.evaluate import WholeSlices
+    from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
     from ldct_jax.train.checkpoint import load_model
 
     model, variables, window, meta = load_model(path)
     slices = WholeSlices(model, window)
     variables = jax.device_put(variables)
+
+    def of_series(hu: np.ndarray) -> Callable:
+        known = with_series_noise(variables, hu)
+        return lambda hu: slices(known, hu)
 
     return Denoiser(
         # Folder names stay out of headers: the network's own name and the digest say what it is.
@@ -160,6 +189,7 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
         trained_on=Trained.from_record(meta["record"].get("trained_on")),
         learned=True,
         compute=lambda hu: slices(variables, hu),
+        of_series=of_series if isinstance(model, NoiseScaled) else None,
     )
 
 

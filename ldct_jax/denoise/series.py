@@ -149,8 +149,13 @@ class SeriesJob:
         with ThreadPoolExecutor(1) as dicom, ThreadPoolExecutor(1) as disk:
             # An interruption waits for both, so that what was computed is written.
             pending: deque[Future] = deque()
+            # Of all slices, so that a run that goes on does what the one before did.
+            of_this = denoiser.for_series(
+                lambda i: dicom.submit(_read_all, [self.targets[i]]).result()[0].hu,
+                len(self.targets) if missing else 1,
+            )
             for targets, slices in _read_ahead(missing, denoiser.batch, dicom):
-                results = denoiser.run(np.stack([s.hu for s in slices]))
+                results = of_this.run(np.stack([s.hu for s in slices]))
                 for target, source, result in zip(targets, slices, results, strict=True):
                     data = dicom.submit(self._finish, target, source, result, denoiser, now)
                     pending.append(disk.submit(_write_result, self._staged(target), data))

@@ -80,8 +80,9 @@ class VolumeJob:
 
         def results() -> Iterator[np.ndarray]:
             slices = self.volume.slices()
+            of_this = denoiser.for_series(lambda i: _filled(slices[i])[0], len(slices))
             for k in range(0, len(slices), denoiser.batch):
-                yield self._denoised(slices[k : k + denoiser.batch], denoiser, processing.blend)
+                yield self._denoised(slices[k : k + denoiser.batch], of_this, processing.blend)
                 advance(len(slices[k : k + denoiser.batch]))
 
         write_whole(self.target, lambda part: self.volume.write(part, results()))
@@ -91,8 +92,7 @@ class VolumeJob:
     def _denoised(self, hu: np.ndarray, denoiser: Denoiser, blend: float) -> np.ndarray:
         """A few slices (B, H, W) → float32; counts their statistics."""
         before = np.asarray(hu, np.float32)
-        inside = before >= NO_DATA_BELOW_HU
-        filled = np.where(inside, before, np.float32(AIR_HU))
+        filled, inside = _filled(before)
         result = filled + np.float32(blend) * (denoiser.run(filled) - filled)
         after = np.where(inside, result, before)
         self.result.add(before, after, ~inside, slices=len(before))
@@ -100,6 +100,13 @@ class VolumeJob:
             outside = (before < denoiser.window.low) | (before > denoiser.window.high)
             self.result.cut_by_window += int(np.count_nonzero(outside & inside))
         return after
+
+
+def _filled(hu) -> tuple[np.ndarray, np.ndarray]:
+    """(HU with air where there is no data, where there is): float32 and bool."""
+    hu = np.asarray(hu, np.float32)
+    inside = hu >= NO_DATA_BELOW_HU
+    return np.where(inside, hu, np.float32(AIR_HU)), inside
 
 
 class _Npy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,6 +19,9 @@ CONSTANT_HU = 0.5
 QUANTILE = 0.10
 LEAST_WINDOWS = 60
 LEAST_SHARE = 0.1
+ANOTHER_KIND = 0.5
+SERIES = "series"
+"""The collection of variables with what is known of all slices together: ``noise_hu``, a scalar."""
 _LEVELS_HU = np.geomspace(1.0, 256.0, 65)
 
 
@@ -64,6 +68,18 @@ def slice_noise_hu(hu_bhw):
     return jnp.exp(jnp.sum(passed, axis=1) * float(np.log(_LEVELS_HU[1] / _LEVELS_HU[0])))
 
 
+_measure = jax.jit(slice_noise_hu)
+
+
+def with_series_noise(variables, hu_nhw) -> dict:
+    """``variables`` for slices of the series of which ``hu_nhw`` (N, H, W) HU are a sample.
+
+    What is kept of the noise then follows the sample's median noise, not each slice's own.
+    """
+    noise = [float(_measure(jnp.asarray(hu[None], jnp.float32))[0]) for hu in hu_nhw]
+    return {**variables, SERIES: {"noise_hu": jnp.float32(np.median(noise))}}
+
+
 class NoiseScaled(nn.Module):
     """``base`` in units of each image's noise; the result keeps what a routine scan has of it.
 
@@ -73,6 +89,11 @@ class NoiseScaled(nn.Module):
     is multiplied back. The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power between
     ``least`` and 1: a scan as quiet as a routine one passes as it is, bit for bit, and of a noisier
     one a smaller share stays. Images are in HU, so that the window is Window(0, 1).
+
+    A scan has one dose, but its noise differs from slice to slice (shoulders, tube-current
+    modulation), so the slices of a series should keep one share: where the variables have it
+    (:func:`with_series_noise`), σ in ``kept`` is the noise of the series, for all slices but those
+    with less than half of it, which are of another kind (blank, drawn, averaged).
 
     (B, H, W, 1) → what ``base`` returns, (B, H, W, 1) or (T, B, H, W, 1); last = result.
 
@@ -116,7 +137,10 @@ class NoiseScaled(nn.Module):
         check_images(x_bhw1, "a network in units of noise")
         x = x_bhw1.astype(jnp.float32)
         noise = slice_noise_hu(x[..., 0])[:, None, None, None]
-        kept = jnp.clip((self.routine_hu / noise) ** self.power, self.least, 1.0)
+        known = self.has_variable(SERIES, "noise_hu")
+        series = self.get_variable(SERIES, "noise_hu") if known else noise
+        level = jnp.where(noise < ANOTHER_KIND * series, noise, series)
+        kept = jnp.clip((self.routine_hu / level) ** self.power, self.least, 1.0)
         free = network(x / (self.unit * noise)) * (self.unit * noise)
         if free.shape[-4:] != x.shape:
             raise UsageError(

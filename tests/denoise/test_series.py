@@ -7,15 +7,18 @@ import pydicom
 import pytest
 
 from ldct_jax.cli import run as cli
-from ldct_jax.denoise.denoisers import find
+from ldct_jax.compare import compare
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.denoise.denoisers import SERIES_SAMPLE, find
 from ldct_jax.denoise.run import Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.errors import DataError, NumericsError, UsageError
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.loading import load
+from ldct_jax.metrics.protocols import named
 from ldct_jax.train.checkpoint import load_model
-from tests.denoise.series import IDENTITY, contents, two_series
+from tests.denoise.series import IDENTITY, contents, denoiser, two_series
 from tests.derived_fixtures import OUTSIDE, slice_of
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
@@ -70,6 +73,57 @@ def test_a_series_gets_the_networks_hu(run_folder, tmp_path, blend):
     np.testing.assert_allclose(result.before.mean, hu[inside].mean(), rtol=1e-6)
     np.testing.assert_allclose(result.before.sd, hu[inside].std(), rtol=1e-6)
     np.testing.assert_allclose(result.change.mean, (expected - filled)[inside].mean(), atol=0.05)
+
+
+def by_series(**fields):
+    """Takes from every slice the mean of the series' sample; slices alone stay as they are."""
+
+    def of_series(sample):
+        assert len(sample) <= SERIES_SAMPLE
+        mean = sample.mean(axis=(1, 2)).round().sum()
+        return lambda hu: hu - mean
+
+    return denoiser(of_series=of_series, **fields)
+
+
+def test_a_series_is_sampled_once_and_treated_alike(tmp_path):
+    hu = np.stack([np.full((32, 32), float(k + 1), np.float32) for k in range(40)])
+    out = by_series()(hu)
+    at = np.linspace(0, 39, SERIES_SAMPLE).round()
+    np.testing.assert_array_equal(out, hu - (at + 1).sum())
+    np.testing.assert_array_equal(by_series()(hu[3]), hu[3])
+    np.testing.assert_array_equal(by_series()(hu[3:4]), hu[3:4])
+    with pytest.raises(NumericsError, match="holds NaN"):
+        by_series()(np.full((2, 32, 32), np.nan))
+
+
+def test_files_of_a_series_are_treated_as_its_array_is(tmp_path):
+    """The slices left over by an interruption too."""
+    hu = np.rint(noisy(anatomy(0, n=3), 20, 0))
+    paths = write_series(tmp_path / "in", hu, signed=True, bits=16, RescaleIntercept="0")
+    np.save(tmp_path / "volume.npy", hu.astype(np.float32))
+    expected = np.clip(by_series()(hu), -32768, 32767)
+    denoise_path(tmp_path / "in", tmp_path / "out", by_series())
+    denoise_path(tmp_path / "volume.npy", tmp_path / "array", by_series())
+    np.testing.assert_array_equal(np.load(tmp_path / "array" / "volume.npy"), expected)
+    (tmp_path / "out" / paths[1].name).unlink()
+    denoise_path(tmp_path / "in", tmp_path / "out", by_series())
+    for path, image in zip(paths, expected, strict=True):
+        np.testing.assert_array_equal(read_stored(read_header(tmp_path / "out" / path.name)), image)
+
+
+def test_slices_of_a_patient_are_compared_as_a_series():
+    hu = np.stack([np.full((32, 32), k, np.int16) for k in (1, 3, 10, 20, 30)])
+    ones = np.ones(5)
+    pairs = PairedSlices(hu, hu, ("a", "a", "b", "b", "b"), ones, ones, source="")
+    seen = []
+
+    def of_series(sample):
+        seen.append(sample[:, 0, 0].tolist())
+        return lambda hu: hu
+
+    found = compare(pairs, denoiser(of_series=of_series), "model", [named("pcn")])
+    assert seen == [[1, 3], [10, 20, 30]] and len(found) == 3
 
 
 def test_a_folder_of_series_keeps_its_shape(tmp_path):

@@ -14,7 +14,7 @@ from ldct_jax.export.source import twin_for_onnx
 from ldct_jax.hu import Window
 from ldct_jax.models import noise_scaled
 from ldct_jax.models.clones import ClonesNet
-from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu
+from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu, with_series_noise
 from ldct_jax.models.wgan_vgg import WGANVGG
 from tests.dicom_fixtures import anatomy
 
@@ -142,6 +142,26 @@ def test_a_routine_scan_passes_and_noise_above_is_kept_in_part(params):
     )
     floor = run(model.clone(least=0.5), params, loud) - loud
     np.testing.assert_allclose(floor, 0.5 / (1 - kept) * removed, rtol=1e-3, atol=1e-2)
+
+
+def test_slices_of_a_series_keep_one_share(params):
+    """The series' median noise decides, but for slices of another kind."""
+    model = NoiseScaled(BASE, routine_hu=10.0, power=2.0, least=0.0)
+    free = model.clone(routine_hu=0.0)
+    series = np.concatenate([noisy(sd, size=64) for sd in (15.0, 30.0, 60.0)])
+    noise = np.asarray(slice_noise_hu(series))
+    variables = with_series_noise({"params": {"base": params}}, series)
+    network = WholeSlices(model, HU)
+    removed = network(variables, series) - series
+    share = 1 - (10.0 / np.median(noise)) ** 2
+    wanted = share * (run(free, params, series) - series)
+    assert np.abs(wanted).max(axis=(1, 2)).min() > 1
+    np.testing.assert_allclose(removed, wanted, rtol=1e-3, atol=1e-2)
+    alone = run(model, params, series) - series
+    assert np.abs(alone - removed).max(axis=(1, 2))[[0, 2]].min() > 1
+    # A blank slice and one with a tenth of the noise are what they are without a series.
+    others = np.concatenate([np.full((1, 64, 64), 40.0, np.float32), noisy(3.0, size=64)])
+    np.testing.assert_array_equal(network(variables, others), others)
 
 
 def test_all_clones_and_the_result_alone_agree(params):
