@@ -70,10 +70,12 @@ def compare(
 ) -> list[Comparison]:
     """Scores of the low dose as it is, of a Gaussian blur, and of ``model`` (HU → HU).
 
-    A model that treats the slices of a series alike takes those of one patient for a series.
+    A model that treats the slices of a series alike takes those of one patient for a series that
+    have one dose, pixel size, thickness and kernel.
     """
     found = []
-    of_patient = {p: _of_patient(model, pairs, p) for p in dict.fromkeys(pairs.patients)}
+    series = _series(pairs)
+    of_series = {key: _of_series(model, pairs, key, series) for key in dict.fromkeys(series)}
     methods = {
         "undenoised": lambda hu: hu,
         # Stands in every table: PSNR alone can be won by blurring.
@@ -84,7 +86,7 @@ def compare(
         scores: dict[tuple[str, str], list] = {}
         for i in range(len(pairs)):
             low, full = pairs.low_hu[i][None], pairs.full_hu[i][None]
-            methods[name] = of_patient[pairs.patients[i]]
+            methods[name] = of_series[series[i]]
             for method, run in methods.items():
                 image = run(np.asarray(low, np.float32))
                 for protocol in protocols:
@@ -102,10 +104,21 @@ def compare(
     return found
 
 
-def _of_patient(model: Callable, pairs: PairedSlices, patient: str) -> Callable:
+def _series(pairs: PairedSlices) -> list[tuple]:
+    """What tells each slice's series from the others."""
+    told = [pairs.patients, pairs.pixel_mm, pairs.slice_mm]
+    if pairs.doses is not None:
+        told.append(pairs.doses)
+    if pairs.acquisition is not None:
+        told += [pairs.acquisition.kernels, pairs.acquisition.dose]
+    # As words: two unknown doses (NaN) are no two doses.
+    return [tuple(map(str, values)) for values in zip(*told, strict=True)]
+
+
+def _of_series(model: Callable, pairs: PairedSlices, key: tuple, series: list[tuple]) -> Callable:
     if not isinstance(model, Denoiser):
         return model
-    at = [i for i, name in enumerate(pairs.patients) if name == patient]
+    at = [i for i, other in enumerate(series) if other == key]
     return model.for_series(lambda k: pairs.low_hu[at[k]], len(at))
 
 

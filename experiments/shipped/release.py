@@ -91,9 +91,16 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         validation=list(VALIDATION.values()),
         held_out=list(HELD_OUT.values()),
         attribution=ATTRIBUTION,
+        gains=_gains(results.read_json(folder / "kept_series.json")),
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
         verdict=verdict([row for m in measured for row in m["rows"]]),
     )
+
+
+def _gains(table: dict) -> list[str]:
+    """PSNR gained at 75 % by each training patient, from what experiments.shipped.kept wrote."""
+    key = next(k for k in table["rows"][0] if k.startswith("PSNR, one share, 75 %"))
+    return [f"{row[key]:+.1f}" for row in table["rows"] if row["patient"] != "mean"]
 
 
 def verdict(rows: list[dict]) -> str:
@@ -112,17 +119,19 @@ def verdict(rows: list[dict]) -> str:
             )
     worst = max(
         (abs(value), f"{tissue} of {patient} at {dose}")
-        for dose in DOSES
+        for dose in sorted({case for case, _ in by})
         for tissue, values in by[dose, "model"]["bias_hu"].items()
         for patient, value in values.items()
     )
     held = "under" if worst[0] < 1 else "**not under**"
-    lines.append(f"- Largest HU bias: {worst[0]:.2f} HU ({worst[1]} dose), {held} 1 HU.")
+    lines.append(f"- Largest HU bias: {worst[0]:.2f} HU ({worst[1]}), {held} 1 HU.")
     ours, low = by["75 %", "model"], by["75 %", "undenoised"]
     better = all(s(ours) >= s(low) for s in SCORES.values())
     lines.append(
         f"- At 75 % dose it is {'never worse' if better else '**worse in some measure**'} than the "
-        f"input: PSNR {_score('psnr_db')(ours):.2f} against {_score('psnr_db')(low):.2f} dB."
+        f"input in the mean over patients: PSNR {_score('psnr_db')(ours):.2f} against "
+        f"{_score('psnr_db')(low):.2f} dB, SSIM {_score('ssim')(ours):.6f} against "
+        f"{_score('ssim')(low):.6f}, and the three CNRs."
     )
     return "\n".join(lines)
 

@@ -128,10 +128,11 @@ def branches(params) -> list:
     of_platforms = params.get("branches_platforms")
     if of_platforms is None:
         return list(params["branches"])
+    backend = jax.default_backend()
+    here = {"cuda", "rocm"} if backend == "gpu" else {backend}
     pairs = zip(of_platforms, params["branches"], strict=True)
     # None stands for all platforms that have no branch of their own, and comes last.
-    here = (branch for names, branch in pairs if names is None or jax.default_backend() in names)
-    return [next(here)]
+    return [branch for names, branch in pairs if names is None or here & set(names)][:1]
 
 
 def called(params) -> list:

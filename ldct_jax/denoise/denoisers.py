@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,8 @@ class Denoiser:
       window: the model's HU window; None for filters, which have none.
       trained_on: the range of its training images; None where it isn't known.
       learned: whether a training range matters at all.
-      of_series: a function of some of a series' slices, (N, H, W) HU → ``compute`` for that series;
-        None where every slice is for itself.
+      of_series: a function of some of a series' slices, each (H, W) HU → ``compute`` for that
+        series; None where every slice is for itself.
     """
 
     name: str
@@ -50,17 +50,19 @@ class Denoiser:
     trained_on: Trained | None
     learned: bool
     compute: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
-    of_series: Callable[[np.ndarray], Callable] | None = dataclasses.field(default=None, repr=False)
+    of_series: Callable[[Iterable[np.ndarray]], Callable] | None = dataclasses.field(
+        default=None, repr=False
+    )
 
     def for_series(self, read: Callable[[int], np.ndarray], n: int) -> Denoiser:
         """This denoiser for slices of one series; ``read(i)`` gives the i-th of ``n``, (H, W) HU.
 
         At most :data:`SERIES_SAMPLE` of them are read, evenly spread. Raises NumericsError for NaN.
         """
-        if self.of_series is None or n == 1:
-            return self
+        if self.of_series is None or n < 2:
+            return dataclasses.replace(self, of_series=None)
         at = np.linspace(0, n - 1, min(n, SERIES_SAMPLE)).round().astype(int)
-        sample = _checked(np.stack([np.asarray(read(int(i)), np.float32) for i in at]))
+        sample = (_checked(np.asarray(read(int(i)), np.float32)) for i in at)
         return dataclasses.replace(self, compute=self.of_series(sample), of_series=None)
 
     def __call__(self, hu) -> np.ndarray:
@@ -176,8 +178,8 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     slices = WholeSlices(model, window)
     variables = jax.device_put(variables)
 
-    def of_series(hu: np.ndarray) -> Callable:
-        known = with_series_noise(variables, hu)
+    def of_series(sample: Iterable[np.ndarray]) -> Callable:
+        known = with_series_noise(variables, sample)
         return lambda hu: slices(known, hu)
 
     return Denoiser(

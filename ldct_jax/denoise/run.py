@@ -176,6 +176,7 @@ class _Run:
                 self.processing,
                 numbers,
                 overwrite=self.options.overwrite,
+                together=self.denoiser.of_series is not None,
             )
             job.result.warnings += self._series_warnings(series)
             jobs.append(job)

@@ -69,18 +69,26 @@ class SeriesJob:
         numbers: set[int],
         *,
         overwrite: bool = False,
+        together: bool = False,
     ):
         self.series, self.out, self.processing = series, out, processing
         first = series.first
         number = free_number(series.number, numbers)
         numbers.add(number)
+        # Where the result of a slice depends on the others, other slices beside it make another
+        # image: its UID says so, and results of both never lie in one series.
+        all_uids = sorted(h.instance_uid for h in series.headers) if together else []
         self.new = NewSeries(
-            uid=processing.uid("series", *series.identity),
+            uid=processing.uid("series", *series.identity, *all_uids),
             number=number,
             description=series_description(series.description, processing),
         )
         self.targets = [
-            Target(h, processing.uid("instance", h.instance_uid), out / _relative(h.path, root))
+            Target(
+                h,
+                processing.uid("instance", h.instance_uid, *all_uids),
+                out / _relative(h.path, root),
+            )
             for h in series.headers
         ]
         self.staging = out / f".{self.new.uid}{PART}"

@@ -71,12 +71,12 @@ def slice_noise_hu(hu_bhw):
 _measure = jax.jit(slice_noise_hu)
 
 
-def with_series_noise(variables, hu_nhw) -> dict:
-    """``variables`` for slices of the series of which ``hu_nhw`` (N, H, W) HU are a sample.
+def with_series_noise(variables, sample) -> dict:
+    """``variables`` for slices of the series of which ``sample`` are some, each (H, W) HU.
 
     What is kept of the noise then follows the sample's median noise, not each slice's own.
     """
-    noise = [float(_measure(jnp.asarray(hu[None], jnp.float32))[0]) for hu in hu_nhw]
+    noise = [float(_measure(jnp.asarray(hu, jnp.float32)[None])[0]) for hu in sample]
     return {**variables, SERIES: {"noise_hu": jnp.float32(np.median(noise))}}
 
 

@@ -13,7 +13,7 @@ from ldct_jax.denoise.denoisers import SERIES_SAMPLE, find
 from ldct_jax.denoise.run import Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
-from ldct_jax.errors import DataError, NumericsError, UsageError
+from ldct_jax.errors import DataError, LdctError, NumericsError, UsageError
 from ldct_jax.evaluate import WholeSlices
 from ldct_jax.loading import load
 from ldct_jax.metrics.protocols import named
@@ -79,9 +79,8 @@ def by_series(**fields):
     """Takes from every slice the mean of the series' sample; slices alone stay as they are."""
 
     def of_series(sample):
-        assert len(sample) <= SERIES_SAMPLE
-        mean = sample.mean(axis=(1, 2)).round().sum()
-        return lambda hu: hu - mean
+        total = sum(image.mean().round() for image in sample)
+        return lambda hu: hu - total
 
     return denoiser(of_series=of_series, **fields)
 
@@ -93,8 +92,12 @@ def test_a_series_is_sampled_once_and_treated_alike(tmp_path):
     np.testing.assert_array_equal(out, hu - (at + 1).sum())
     np.testing.assert_array_equal(by_series()(hu[3]), hu[3])
     np.testing.assert_array_equal(by_series()(hu[3:4]), hu[3:4])
+    hu[0] = np.nan
     with pytest.raises(NumericsError, match="holds NaN"):
-        by_series()(np.full((2, 32, 32), np.nan))
+        by_series().for_series(hu.__getitem__, 40)
+    # A series of one slice is one, whatever it is called with later.
+    alone = by_series().for_series(hu[1:2].__getitem__, 1)
+    np.testing.assert_array_equal(alone(hu[1:3]), hu[1:3])
 
 
 def test_files_of_a_series_are_treated_as_its_array_is(tmp_path):
@@ -110,20 +113,29 @@ def test_files_of_a_series_are_treated_as_its_array_is(tmp_path):
     denoise_path(tmp_path / "in", tmp_path / "out", by_series())
     for path, image in zip(paths, expected, strict=True):
         np.testing.assert_array_equal(read_stored(read_header(tmp_path / "out" / path.name)), image)
+    # With other slices beside it a slice is another image: refused, not mixed.
+    paths[0].unlink()
+    with pytest.raises(LdctError, match="isn't this result"):
+        denoise_path(tmp_path / "in", tmp_path / "out", by_series())
+    denoise_path(tmp_path / "in", tmp_path / "out", by_series(), Options(overwrite=True))
+    left = np.clip(by_series()(hu[1:]), -32768, 32767)
+    for path, image in zip(paths[1:], left, strict=True):
+        np.testing.assert_array_equal(read_stored(read_header(tmp_path / "out" / path.name)), image)
 
 
 def test_slices_of_a_patient_are_compared_as_a_series():
-    hu = np.stack([np.full((32, 32), k, np.int16) for k in (1, 3, 10, 20, 30)])
-    ones = np.ones(5)
-    pairs = PairedSlices(hu, hu, ("a", "a", "b", "b", "b"), ones, ones, source="")
-    seen = []
-
-    def of_series(sample):
-        seen.append(sample[:, 0, 0].tolist())
-        return lambda hu: hu
-
-    found = compare(pairs, denoiser(of_series=of_series), "model", [named("pcn")])
-    assert seen == [[1, 3], [10, 20, 30]] and len(found) == 3
+    """Those of one dose: by what its own series' total takes from it, each slice is told."""
+    levels = (1, 10, 3, 20, 50, 70, 2)
+    hu = np.stack([np.full((32, 32), k, np.int16) for k in levels])
+    ones = np.ones(7)
+    pairs = PairedSlices(
+        *(hu, hu, ("a", "b", "a", "b", "b", "b", "c"), ones, ones),
+        doses=np.array([0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.5]),
+        source="",
+    )
+    found = compare(pairs, by_series(), "model", [named("pcn")])
+    rmse = [4096 * row["rmse"] for row in found[-1].rows]
+    np.testing.assert_allclose(rmse, [4, 30, 4, 30, 120, 120, 0], rtol=1e-3)
 
 
 def test_a_folder_of_series_keeps_its_shape(tmp_path):
