@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.denoise.denoisers import Denoiser
+from ldct_jax.denoise.denoisers import for_series
 from ldct_jax.errors import DataError
 from ldct_jax.files import DAMAGED_ARRAY
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
@@ -116,10 +116,8 @@ def _series(pairs: PairedSlices) -> list[tuple]:
 
 
 def _of_series(model: Callable, pairs: PairedSlices, key: tuple, series: list[tuple]) -> Callable:
-    if not isinstance(model, Denoiser):
-        return model
     at = [i for i, other in enumerate(series) if other == key]
-    return model.for_series(lambda k: pairs.low_hu[at[k]], len(at))
+    return for_series(model, lambda k: pairs.low_hu[at[k]], len(at))
 
 
 def _kind(path: Path) -> str:

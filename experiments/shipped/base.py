@@ -1,6 +1,8 @@
 """The network inside what ships, as a training can go on from it: the way back of ``in_hu.py``.
 
-python -m experiments.shipped.base ldct_jax/shipped/pcn3.npz runs/before.npz
+    python -m experiments.shipped.base ldct_jax/shipped/pcn3.npz runs/before.npz
+
+The file maps units of noise, as experiments/shipped/train.py has them, to units of noise.
 """
 
 import argparse

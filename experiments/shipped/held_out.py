@@ -26,7 +26,7 @@ from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, patients
 from ldct_jax import backend, provenance, results
 from ldct_jax.data.low_dose import LowDose, calibrated
 from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
-from ldct_jax.denoise.denoisers import Denoiser
+from ldct_jax.denoise.denoisers import for_series
 from ldct_jax.metrics.contrast import cnr
 from ldct_jax.metrics.image import psnr
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN, table
@@ -189,7 +189,10 @@ def rows(methods: dict[str, Callable], held_out: dict[str, Patient], case: Case)
     labels = [name for name, (low, _) in whole.items() for _ in low]
     full = np.concatenate([full for _, full in whole.values()])
     for name, method in methods.items():
-        by_patient = {p: _of_series(method, low) for p, (low, _) in whole.items()}
+        # Regions too are slices of their patient's series.
+        by_patient = {
+            p: for_series(method, low.__getitem__, len(low)) for p, (low, _) in whole.items()
+        }
         out = np.concatenate(
             [np.asarray(by_patient[p](low), np.float32) for p, (low, _) in whole.items()]
         )
@@ -211,13 +214,6 @@ def rows(methods: dict[str, Callable], held_out: dict[str, Patient], case: Case)
         row["cnr"] = {f"{a} and {b}": _contrast(boxes, a, b) for a, b in CONTRASTS}
         row["bias_hu"] = {tissue: _bias(boxes, tissue) for tissue in ("liver", "muscle", "fat")}
         yield row
-
-
-def _of_series(method: Callable, low: np.ndarray) -> Callable:
-    """``method`` as it treats any slices of the series that ``low`` (N, H, W) HU is a part of."""
-    if isinstance(method, Denoiser):
-        return method.for_series(low.__getitem__, len(low))
-    return method
 
 
 def _contrast(boxes, a: str, b: str) -> float:

@@ -66,8 +66,8 @@ def gains(patient: Patient, case: Case, model: NoiseScaled, network, variables) 
     free, noise = network(variables, low), slice_noise_hu(low.astype(np.float32))
     before = PCN.score(low.astype(np.float32), full)
     found = []
-    for level in (np.asarray(noise), np.full(len(low), np.median(noise))):
-        share = np.clip((model.routine_hu / level) ** model.power, model.least, 1.0)
+    for series in (noise, np.median(noise)):
+        share = np.asarray(model.share_kept(noise, series))
         out = free + share[:, None, None] * (low - free)
         after = PCN.score(out.astype(np.float32), full)
         found += [

@@ -129,12 +129,12 @@ def one_by_one(x, g):
 
 def one_above_the_other(x, g):
     """channels as batch, all images one above the other with rows of zeros between"""
-    return layers._weight_gradient_by_pairs(1, x, g, most_groups=1)
+    return layers._weight_gradient_in_groups(1, x, g, most_groups=1)
 
 
 def in_pairs(x, g):
     """channels as batch, two images at a time, one above the other: what the package does"""
-    return layers._weight_gradient_by_pairs(1, x, g)
+    return layers._weight_gradient_in_groups(1, x, g)
 
 
 FORMS = (
@@ -153,6 +153,17 @@ FORMS = (
 )
 
 
+def in_turn(programs: dict) -> dict[str, list[float]]:
+    """Seconds of each program's repeats, all in turn, there and back."""
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for i in range(REPEATS):
+        for name in list(programs)[:: -1 if i % 2 else 1]:
+            began = time.perf_counter()
+            jax.block_until_ready(programs[name]())
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
 def measured(forms) -> dict[str, tuple[np.ndarray, float]]:
     """(result, least seconds) by name; the forms take turns."""
     keys = jax.random.split(jax.random.key(0), 2)
@@ -162,12 +173,7 @@ def measured(forms) -> dict[str, tuple[np.ndarray, float]]:
     programs = {f.__name__: functools.partial(jax.jit(f), x, g) for f in forms}
     programs["forward"] = functools.partial(jax.jit(conv), x, kernel)
     results = {name: np.asarray(program()) for name, program in programs.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(REPEATS):
-        for name, program in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(program())
-            seconds[name].append(time.perf_counter() - began)
+    seconds = in_turn(programs)
     return {name: (results[name], min(seconds[name])) for name in programs}
 
 
@@ -204,23 +210,23 @@ def as_table(found: dict) -> tables.Table:
 IN_A_STEP = {
     "all images at once": layers._weight_gradient,
     "all images one above the other": functools.partial(
-        layers._weight_gradient_by_pairs, most_groups=1
+        layers._weight_gradient_in_groups, most_groups=1
     ),
     "four images one above the other": functools.partial(
-        layers._weight_gradient_by_pairs, most_groups=4
+        layers._weight_gradient_in_groups, most_groups=4
     ),
-    "in pairs: what the package does": layers._weight_gradient_by_pairs,
+    "in pairs: what the package does": layers._weight_gradient_in_groups,
 }
 
 
 @contextlib.contextmanager
 def weight_gradient(form):
-    kept, layers._weight_gradient_by_pairs = layers._weight_gradient_by_pairs, form
+    kept, layers._weight_gradient_in_groups = layers._weight_gradient_in_groups, form
     jax.clear_caches()
     try:
         yield
     finally:
-        layers._weight_gradient_by_pairs = kept
+        layers._weight_gradient_in_groups = kept
 
 
 def in_a_step() -> tables.Table:
@@ -238,16 +244,11 @@ def in_a_step() -> tables.Table:
             began = time.perf_counter()
             # A function of its own: jax would find the form before in its caches.
             gradient = jax.jit(jax.grad(lambda *a: objective(*a)))
-            programs[words] = gradient.lower(variables, x).compile()
+            compiled = gradient.lower(variables, x).compile()
             compiling[words] = time.perf_counter() - began
-    seconds: dict[str, list[float]] = {words: [] for words in programs}
-    for program in programs.values():
-        jax.block_until_ready(program(variables, x))
-    for i in range(REPEATS):
-        for words in list(programs)[:: -1 if i % 2 else 1]:
-            began = time.perf_counter()
-            jax.block_until_ready(programs[words](variables, x))
-            seconds[words].append(time.perf_counter() - began)
+        programs[words] = functools.partial(compiled, variables, x)
+        jax.block_until_ready(programs[words]())
+    seconds = in_turn(programs)
     first = seconds[next(iter(programs))]
     device = provenance.device()
     return tables.Table(

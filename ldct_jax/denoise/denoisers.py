@@ -94,6 +94,11 @@ class Denoiser:
         return out
 
 
+def for_series(method: Callable, read: Callable[[int], np.ndarray], n: int) -> Callable:
+    """Any function HU → HU for slices of one series; only a :class:`Denoiser` tells them apart."""
+    return method.for_series(read, n) if isinstance(method, Denoiser) else method
+
+
 def _checked(hu: np.ndarray) -> np.ndarray:
     if not np.isfinite(hu).all():
         raise NumericsError("the image holds NaN or infinite values; replace them first")

@@ -53,7 +53,7 @@ def _conv_backward(dilation, saved, g_bhwc):
     dw = lax.platform_dependent(
         x_bhwc,
         g_bhwc,
-        cpu=functools.partial(_weight_gradient_by_pairs, dilation),
+        cpu=functools.partial(_weight_gradient_in_groups, dilation),
         default=functools.partial(_weight_gradient, dilation),
     )
     return dx, dw
@@ -73,7 +73,7 @@ def _taps(x, g, dilation: int):
     return _conv_canonical(x, g, 1) if dilation == 1 else _plain_conv(x, g, dilation, 1)
 
 
-def _weight_gradient_by_pairs(dilation: int, x_bhwc, g_bhwc, most_groups: int = 8):
+def _weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwc, most_groups: int = 8):
     """The same for XLA:CPU: two images at a time, one above the other.
 
     Rows of zeros below each image of g keep the two apart. So the images need not be channels, g no

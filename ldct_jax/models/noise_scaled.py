@@ -119,6 +119,12 @@ class NoiseScaled(nn.Module):
         """The whole image: its noise is that of all flat tissue."""
         return None
 
+    def share_kept(self, noise_hu, series_noise_hu):
+        """What stays of the noise of slices, by their own noise and that of their series."""
+        is_another = noise_hu < ANOTHER_KIND * series_noise_hu
+        level = jnp.where(is_another, noise_hu, series_noise_hu)
+        return jnp.clip((self.routine_hu / level) ** self.power, self.least, 1.0)
+
     def __call__(self, x_bhw1, train: bool = False):
         if train:
             raise UsageError("train base on images in units of their noise, not this network")
@@ -138,9 +144,7 @@ class NoiseScaled(nn.Module):
         x = x_bhw1.astype(jnp.float32)
         noise = slice_noise_hu(x[..., 0])[:, None, None, None]
         known = self.has_variable(SERIES, "noise_hu")
-        series = self.get_variable(SERIES, "noise_hu") if known else noise
-        level = jnp.where(noise < ANOTHER_KIND * series, noise, series)
-        kept = jnp.clip((self.routine_hu / level) ** self.power, self.least, 1.0)
+        kept = self.share_kept(noise, self.get_variable(SERIES, "noise_hu") if known else noise)
         free = network(x / (self.unit * noise)) * (self.unit * noise)
         if free.shape[-4:] != x.shape:
             raise UsageError(

@@ -128,6 +128,15 @@ def test_a_fixed_batch_is_the_first_one_for_every_step():
     assert not np.array_equal(later.low_hu, first.low_hu)
 
 
+def derive(record: dict) -> None:
+    """What follows from the repeats, where every patch and slice is a million operations."""
+    nominal = {
+        f"{r['work']['model']} {r['work']['task']} {r['work']['size']}": 1_000_000
+        for r in record["rows"]
+    }
+    results.derive(record, nominal)
+
+
 def fake(plan, rates: dict, failed=()) -> dict:
     """A record with made-up rates: (group, row's number) → units a second."""
     record = results.empty(plan, DEVICE, "ldct bench --torch", torch=True)
@@ -145,11 +154,7 @@ def fake(plan, rates: dict, failed=()) -> dict:
                 row["repeats"] = [
                     {"seconds": 1.0, "units": u, "steps": 2, "reached": True} for u in units
                 ]
-    nominal = {
-        f"{r['work']['model']} {r['work']['task']} {r['work']['size']}": 1_000_000
-        for r in record["rows"]
-    }
-    results.derive(record, nominal)
+    derive(record)
     record["seconds"] = 1.0
     return record
 
@@ -261,13 +266,7 @@ def test_the_report_says_how_two_rows_compare_and_how_long_the_device_waited(tmp
     loop = next(r for r in record["rows"] if r["name"] == "training loop")
     for repeat, idle in zip(loop["repeats"], (0.03, 0.01, 0.02), strict=True):
         repeat["outside_s"] = idle
-    results.derive(
-        record,
-        {
-            f"{r['work']['model']} {r['work']['task']} {r['work']['size']}": 1
-            for r in record["rows"]
-        },
-    )
+    derive(record)
     assert record["summary"]["outside_device"] == {"median": 0.02, "min": 0.01, "max": 0.03}
     html = page.write(record, tmp_path).read_text()
     assert "had no call: 2.0 %" in html and "compiled calls alone: 0.970" in html

@@ -64,7 +64,7 @@ def test_the_weight_gradient_by_groups_of_images_is_that_of_all_at_once(batch, d
     x = RNG.normal(size=(batch, 11, 9, 2)).astype(np.float32)
     g = RNG.normal(size=(batch, 11 - 2 * dilation, 9 - 2 * dilation, 3)).astype(np.float32)
     whole = layers._weight_gradient(dilation, x, g)
-    grouped = jax.jit(layers._weight_gradient_by_pairs, static_argnums=0)
+    grouped = jax.jit(layers._weight_gradient_in_groups, static_argnums=0)
     np.testing.assert_allclose(grouped(dilation, x, g), whole, rtol=1e-4, atol=1e-4)
     text = grouped.lower(dilation, x, g).as_text()
     assert text.count("stablehlo.convolution") == {1: 1, 3: 2, 16: 8, 17: 6, 40: 8}[batch]
