@@ -77,9 +77,9 @@ def _weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwc, most_groups: int =
     """The same for XLA:CPU: two images at a time, one above the other.
 
     Rows of zeros below each image of g keep the two apart. So the images need not be channels, g no
-    transposition, and what is summed at a time fits into the cache: 5 to 7 % less for a step of
-    the PCN with jax 0.12 and large pages, 40 % with 0.10 (docs/results). Larger batches have larger groups, not more of
-    them, as each is a convolution to compile.
+    transposition, and what is summed at a time fits into the cache: 4 to 7 % less for a step of the
+    PCN with jax 0.12 and large pages, 40 % with 0.10 (docs/results). Larger batches have larger
+    groups, not more of them, as each is a convolution to compile.
     """
     b, h, w, c = x_bhwc.shape
     _, gh, gw, o = g_bhwc.shape
