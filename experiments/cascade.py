@@ -13,9 +13,8 @@ too. paper: on a GPU not measured, on a CPU out of reach.
 The paper shows images and prints no numbers; its claims are judged by PSNR and SSIM here.
 """
 
-from ldct_jax.data.patches import Patches
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.vgg import WEIGHTS
-from ldct_jax.experiment import DEMO, PAPER, Experiment, scales
 from ldct_jax.hu import CASCADE
 from ldct_jax.losses import Perceptual, Weighted, mse
 from ldct_jax.models.cascade import Cascade
@@ -25,7 +24,8 @@ from ldct_jax.models.vgg import BLOCKS_1_TO_4, VGGFeatures
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.report import claims, comparisons, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Measured, Study, Tested
+from ldct_jax.study.experiment import DEMO, PAPER, Experiment, scales
+from ldct_jax.study.study import Measured, Study, Tested
 
 SCALES = scales(
     DEMO.but(

@@ -16,22 +16,22 @@ WGAN 25.727/0.801/0.0517 and 24.655/0.711/0.0585, DCSCN 28.016/0.883/0.0397 and
 26.943/0.730/0.0530, DCSWGAN 26.928/0.828/0.0449 and 25.721/0.808/0.0517.
 """
 
-from ldct_jax.data.patches import Patches
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.vgg import WEIGHTS
-from ldct_jax.experiment import DEMO, PAPER, Experiment, scales
+from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.hu import DCSWGAN
 from ldct_jax.losses import Central, Perceptual, Weighted, l1
 from ldct_jax.metrics import protocols
 from ldct_jax.metrics.noise import flat_mask, noise_sd
 from ldct_jax.models.critic import Critic
 from ldct_jax.models.dcscn import DCSCN
-from ldct_jax.models.filters import Gaussian
 from ldct_jax.models.vgg import DEEPEST, VGGFeatures
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 from ldct_jax.optim import Adam, Constant, Exponential
 from ldct_jax.report import claims, comparisons, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Measured, Study, Tested
+from ldct_jax.study.experiment import DEMO, PAPER, Experiment, scales
+from ldct_jax.study.study import Measured, Study, Tested
 from ldct_jax.train.gan import WassersteinGAN
 
 SCALES = scales(

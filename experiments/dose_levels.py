@@ -19,19 +19,19 @@ numbers too high.
 
 import numpy as np
 
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.natural import NaturalImages
-from ldct_jax.data.patches import Patches
-from ldct_jax.experiment import DEMO, PAPER, SMOKE, Experiment, scales
+from ldct_jax.denoise.filters import Gaussian, Identity, Median, Wiener
 from ldct_jax.hu import FULL
 from ldct_jax.losses import mse
 from ldct_jax.metrics import protocols
 from ldct_jax.metrics.contrast import hu_bias
 from ldct_jax.models.dncnn import DnCNN
-from ldct_jax.models.filters import Gaussian, Identity, Median, Wiener
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.report import claims, comparisons, doses, figures, images, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Measured, Study, Tested
+from ldct_jax.study.experiment import DEMO, PAPER, SMOKE, Experiment, scales
+from ldct_jax.study.study import Measured, Study, Tested
 
 DOSES = (0.75, 0.5, 0.1, 0.05)
 # Ten equal steps from the original dose to 1/100.

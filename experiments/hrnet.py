@@ -18,8 +18,7 @@ projections 78.46 % and 61.31 %, rest 11.37 %.
 import numpy as np
 
 from ldct_jax.ct.another_scanner import reconstruct_elsewhere
-from ldct_jax.data.patches import Patches
-from ldct_jax.experiment import DEMO, PAPER, SMOKE, Experiment, scales
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.hu import HRNET
 from ldct_jax.losses import mse
 from ldct_jax.metrics import protocols
@@ -30,7 +29,8 @@ from ldct_jax.models.unet import UNet
 from ldct_jax.optim import Adam, Piecewise
 from ldct_jax.report import claims, comparisons, figures, images, page, tables
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Measured, Study, Tested
+from ldct_jax.study.experiment import DEMO, PAPER, SMOKE, Experiment, scales
+from ldct_jax.study.study import Measured, Study, Tested
 
 # The paper's sharp 1 mm slices: its low dose lies 114 HU from the normal one.
 NOISE = dict(added_sd_hu=135.0)

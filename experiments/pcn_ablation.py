@@ -16,12 +16,12 @@ PI 44.03/0.9718/0.0060, full PCN 45.42/0.9846/0.0054.
 
 import numpy as np
 
-from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.losses import last_clone, mse
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.study.study import Study
 
 SCALES, BASE = pcn_scales(), PCN
 

@@ -13,11 +13,11 @@ The paper's Table II (PSNR, SSIM, RMSE): CPCE 44.6365/0.9782/0.0056, RED-CNN 45.
 (four clones, ten layers).
 """
 
-from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.report import comparisons, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.study.study import Study
 
 SCALES = pcn_scales()
 PAPER = {

@@ -17,10 +17,10 @@ import itertools
 
 import numpy as np
 
-from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.study.study import Study
 
 SCALES = pcn_scales()
 CLONES = {"paper": (1, 2, 3, 4, 5), "demo": (1, 2, 3, 4, 5), "smoke": (1, 2)}

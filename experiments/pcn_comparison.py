@@ -14,8 +14,7 @@ The paper's Table III (PSNR, SSIM, RMSE): DnCNN 44.1305/0.9739/0.0057, RED-CNN
 45.7775/0.9855/0.0053 (three clones).
 """
 
-from ldct_jax.data.patches import Patches
-from ldct_jax.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.losses import LastClone, Weighted, edge_incoherence, last_clone, mse
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.models.cpce import MAPNN
@@ -25,7 +24,8 @@ from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.optim import Adam, InverseSqrtEpoch
 from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.study.study import Study
 from ldct_jax.train.gan import WassersteinGAN
 
 SCALES = pcn_scales(

@@ -13,10 +13,10 @@ The paper gives the figure without its numbers: PSNR rises to about 10 layers an
 beyond (four clones).
 """
 
-from ldct_jax.experiment import PCN, Experiment, pcn_scales
 from ldct_jax.report import claims, comparisons, figures, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import PCN, Experiment, pcn_scales
+from ldct_jax.study.study import Study
 
 SCALES = pcn_scales("12 filters instead of 48")
 LAYERS = {"paper": (4, 6, 8, 10, 12, 14, 16), "demo": (4, 6, 8, 10, 12, 14, 16), "smoke": (4, 6)}

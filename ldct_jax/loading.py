@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldct_jax.denoise.denoisers import Denoiser, find
+from ldct_jax.denoise.models import Denoiser, find
 
 
 def load(model: str | Path | None = None) -> Denoiser:

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldct_jax import losses, spec
+from ldct_jax import losses
 from ldct_jax.errors import UsageError
+from ldct_jax.record import from_record, to_record
 
 pytestmark = pytest.mark.core
 
@@ -49,7 +50,7 @@ def test_scales_are_means_over_blocks():
     loss = losses.every_clone(PLAIN["scales"])
     each = [PLAIN["scales"](x, TARGET) for x in STACK]
     np.testing.assert_allclose(loss(STACK, TARGET), np.mean(each, 0), rtol=1e-5)
-    assert spec.from_record(spec.to_record(loss)) == loss
+    assert from_record(to_record(loss)) == loss
     with pytest.raises(UsageError, match="no block of 24x24"):
         losses.MultiScale(losses.mse, (24,))(IMAGE, TARGET)
     with pytest.raises(UsageError, match="at least one pixel"):
@@ -87,7 +88,7 @@ def test_every_clone_is_the_mean_over_clones_and_last_clone_the_last():
     np.testing.assert_allclose(last(STACK, TARGET), each[-1], rtol=1e-6)
     for loss in (every, last):
         np.testing.assert_allclose(loss(IMAGE, TARGET), losses.mse(IMAGE, TARGET), rtol=1e-6)
-        assert spec.from_record(spec.to_record(loss)) == loss
+        assert from_record(to_record(loss)) == loss
 
 
 def test_what_does_not_fit_is_refused_by_name():

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldct_jax import spec
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.resident import Resident
 from ldct_jax.hu import FULL
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train.loop import Job
+from ldct_jax.record import to_record
+from ldct_jax.train.run import Job
 
 MODEL = ClonesNet(n_filters=4, n_clones=2, n_layers=4)
 
@@ -53,5 +53,5 @@ def job(**changes) -> Job:
         "augment": "none",
         **changes,
     }
-    record = {"model": spec.to_record(settings["model"]), "window": spec.to_record(FULL)}
+    record = {"model": to_record(settings["model"]), "window": to_record(FULL)}
     return Job(record=record, **settings)

@@ -9,9 +9,9 @@ import argparse
 from pathlib import Path
 
 from experiments.shipped.train import WINDOW
-from ldct_jax import spec
 from ldct_jax.errors import UsageError
 from ldct_jax.models.noise_scaled import NoiseScaled
+from ldct_jax.record import to_record
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
 
@@ -26,8 +26,8 @@ def main() -> None:
         raise UsageError(f"{given.shipped} holds {type(model).__name__}, no network in noise units")
     record = {
         **meta["record"],
-        "model": spec.to_record(model.base),
-        "window": spec.to_record(WINDOW),
+        "model": to_record(model.base),
+        "window": to_record(WINDOW),
     }
     released.write(given.out, {"params": variables["params"]["base"]}, {"record": record})
     print(f"{given.out}: {given.out.stat().st_size:,} bytes")

@@ -23,14 +23,9 @@ import numpy as np
 
 import ldct_jax
 from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, patients
-from ldct_jax import backend, provenance, results
-from ldct_jax.data.low_dose import LowDose, calibrated
 from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
-from ldct_jax.denoise.denoisers import for_series
-from ldct_jax.metrics.contrast import cnr
-from ldct_jax.metrics.image import psnr
-from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN, table
-from ldct_jax.models.filters import (
+from ldct_jax.data.simulate import LowDose, calibrated
+from ldct_jax.denoise.filters import (
     Bilateral,
     Gaussian,
     Median,
@@ -39,9 +34,15 @@ from ldct_jax.models.filters import (
     Wiener,
     run,
 )
-from ldct_jax.progress import stage
+from ldct_jax.denoise.models import for_series
+from ldct_jax.metrics.contrast import cnr
+from ldct_jax.metrics.image import psnr
+from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN, table
 from ldct_jax.report import tables
-from ldct_jax.study import slug
+from ldct_jax.study import results
+from ldct_jax.study.study import slug
+from ldct_jax.system import accelerator, provenance
+from ldct_jax.system.progress import stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +306,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--cases", nargs="*", default=[c.name for c in CASES])
     given = parser.parse_args()
-    backend.start()
+    accelerator.start()
     model = ldct_jax.load(given.model)
     by_case = given.out / "held_out_by_case"
     by_case.mkdir(parents=True, exist_ok=True)

@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 
 from experiments.shipped.train import UNIT, WINDOW
-from ldct_jax import spec
 from ldct_jax.data.noise_units import WORDS
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
 from ldct_jax.models.noise_scaled import NoiseScaled
+from ldct_jax.record import to_record
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
 
@@ -32,11 +32,11 @@ def in_hu(base, variables: dict, record: dict) -> tuple[NoiseScaled, dict, dict]
 
     Raises UsageError for one that was trained on anything else.
     """
-    if WORDS not in record["data"]["source"] or record["window"] != spec.to_record(WINDOW):
+    if WORDS not in record["data"]["source"] or record["window"] != to_record(WINDOW):
         raise UsageError(f"this network wasn't trained {WORDS} as experiments/shipped/train.py has")
     model = NoiseScaled(base, unit=UNIT, routine_hu=ROUTINE_HU, power=POWER, least=LEAST)
-    one_hu = spec.to_record(Window(0.0, 1.0))
-    changed = {**record, "model": spec.to_record(model), "window": one_hu}
+    one_hu = to_record(Window(0.0, 1.0))
+    changed = {**record, "model": to_record(model), "window": one_hu}
     return model, {"params": {"base": variables["params"]}}, changed
 
 

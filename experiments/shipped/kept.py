@@ -29,12 +29,12 @@ import numpy as np
 from experiments.shipped.held_out import CASES, Case, Patient, load_patients, spread
 from experiments.shipped.in_hu import POWER, ROUTINE_HU
 from experiments.shipped.train import TRAINING
-from ldct_jax import backend
-from ldct_jax.evaluate import WholeSlices
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu
-from ldct_jax.progress import track
+from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.report import tables
+from ldct_jax.system import accelerator
+from ldct_jax.system.progress import track
 from ldct_jax.train.checkpoint import load_model
 
 SLICES = 2  # of each training patient
@@ -106,7 +106,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-    backend.start()
+    accelerator.start()
     model, variables, window, _ = load_model(given.model)
     network = WholeSlices(model.clone(routine_hu=0.0, least=0.0), window)
     rows, noises, least, series = [], [], [], {}

@@ -22,9 +22,9 @@ from experiments.shipped.train import (
     VALIDATION,
     variants,
 )
-from ldct_jax import results
 from ldct_jax.errors import UsageError
 from ldct_jax.models.noise_scaled import NoiseScaled
+from ldct_jax.study import results
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import combined
 

@@ -32,17 +32,15 @@ import hashlib
 
 import numpy as np
 
-from ldct_jax.backend import cache_folder
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.mixed_dose import MixedDose, add_mixed_dose
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices, concatenate
-from ldct_jax.data.patches import Patches
 from ldct_jax.data.source import SAMPLE, open_store
 from ldct_jax.data.splits import Split, explicit
 from ldct_jax.data.store import Store
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.experiment import Experiment, Scale
 from ldct_jax.hu import Window
 from ldct_jax.losses import LogMSE, MultiScale, every_clone
 from ldct_jax.metrics.protocols import Protocol
@@ -50,7 +48,9 @@ from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine
 from ldct_jax.report import figures, page
 from ldct_jax.report import from_results as parts
-from ldct_jax.study import Study
+from ldct_jax.study.experiment import Experiment, Scale
+from ldct_jax.study.study import Study
+from ldct_jax.system.accelerator import cache_folder
 
 # SHA-256 (its first half) of a series' normal-dose array in a store → the patient.
 TRAINING = {

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ldct_jax import huge_pages, provenance
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models import layers
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.report import tables
+from ldct_jax.system import provenance, xla_flags
 
 IMAGES, SIDE, CHANNELS, KERNEL = 16, 51, 48, 3
 OUT = SIDE - KERNEL + 1
@@ -288,5 +288,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()
+    xla_flags.restart_with_them()
     main()

@@ -11,9 +11,9 @@ import importlib
 import sys
 from pathlib import Path
 
-from ldct_jax import huge_pages
 from ldct_jax.bench import run as bench
 from ldct_jax.errors import LdctError
+from ldct_jax.system import xla_flags
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,5 +75,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    huge_pages.restart_with_them()
+    xla_flags.restart_with_them()
     sys.exit(main())

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ldct_jax.bench.flops import branches, called, flops, traced
 from ldct_jax.errors import UsageError
+from ldct_jax.models.flops import branches, called, flops, traced
 
 _SHAPING = (
     "window_strides",

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.bench.convolutions import convolutions
-from ldct_jax.bench.flops import flops
 from ldct_jax.bench.jax_epoch import prepare_epoch
 from ldct_jax.bench.jax_work import (
     Shared,
@@ -32,6 +31,7 @@ from ldct_jax.bench.jax_work import (
     timed,
 )
 from ldct_jax.bench.serve import Prepared, serve
+from ldct_jax.models.flops import flops
 from ldct_jax.models.inference import denoise
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import jax
 
-from ldct_jax import spec
 from ldct_jax.bench.jax_work import Shared, Training, about, compile_seconds, memory, timed
 from ldct_jax.bench.serve import Prepared, Refused
 from ldct_jax.bench.watch import WatchedDevices
-from ldct_jax.evaluate import WholeSlices
+from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop
+from ldct_jax.record import to_record
+from ldct_jax.train import run
 
 # The first epoch of a training pays for what comes once, the last has no next one beside its
 # evaluation; those between are timed.
@@ -49,7 +49,7 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
     if importlib.util.find_spec("tensorboardX") is None:
         raise Refused("the loop's log needs tensorboardX, which is not installed")
     r, parallel = shared.request, WatchedDevices(jax.devices()[:1])
-    job = loop.Job(
+    job = run.Job(
         model=shared.model,
         loss=shared.loss,
         optimizer=Adam(Constant(r["rate"])),
@@ -58,7 +58,7 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
         seed=0,
         patch_size=r["size"],
         augment="none",
-        record={"model": spec.to_record(shared.model), "window": spec.to_record(shared.window)},
+        record={"model": to_record(shared.model), "window": to_record(shared.window)},
     )
     slices = WholeSlices(shared.model, shared.window)
     feeder = shared.feeder()
@@ -82,7 +82,7 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
 
         parallel.forget()
         with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
-            outcome = loop.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
+            outcome = run.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
         facts["compile_s"] = outcome.seconds["compile"]
         return {
             "seconds": ends[-2] - ends[0],

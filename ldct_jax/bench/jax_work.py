@@ -18,18 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from ldct_jax import losses, provenance
-from ldct_jax.bench.flops import flops
+from ldct_jax import losses
 from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build
 from ldct_jax.bench.serve import Refused
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.resident import Resident
 from ldct_jax.hu import Window
+from ldct_jax.models.flops import flops
 from ldct_jax.optim import Adam, Constant
+from ldct_jax.system import provenance
 from ldct_jax.train import steps
-from ldct_jax.train.parallel import DataParallel, synchronised
+from ldct_jax.train.mesh import DataParallel, synchronised
 from ldct_jax.train.state import TrainState
 
 # Largest difference of two float32 outputs, relative to the largest value.

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldct_jax.data.resident import Batch
+from ldct_jax.data.feed.resident import Batch
 from ldct_jax.models.clones import ClonesNet
 
 

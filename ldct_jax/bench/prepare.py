@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from ldct_jax import spec
-from ldct_jax.bench.flops import flops
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
-from ldct_jax.data.patches import Grid, epoch_order
+from ldct_jax.data.feed.patches import Grid, epoch_order
 from ldct_jax.hu import FULL
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.flops import flops
 from ldct_jax.models.inference import denoise
+from ldct_jax.record import constructor
 
 SEED = 2020
 # Side of the images on which outputs are compared: large enough for every network here.
@@ -30,7 +30,7 @@ CHECK_SIZE = 48
 
 def build(kind: str, fields: dict, **more):
     """The network that a cell names."""
-    return spec.constructor(kind)(**fields, **more)
+    return constructor(kind)(**fields, **more)
 
 
 def plain_form(model):

@@ -10,8 +10,8 @@ import os
 import statistics
 from pathlib import Path
 
-from ldct_jax import huge_pages, provenance
 from ldct_jax.bench.cells import OURS, THEIRS, Cell, Group, Plan
+from ldct_jax.system import provenance, xla_flags
 
 FORMAT = 1
 
@@ -46,8 +46,8 @@ def empty(plan: Plan, device: dict, command: str, *, torch: bool) -> dict:
 def _flags() -> list[str]:
     """The flags of XLA and of memory that are set for all cells; no path among them."""
     words = os.environ.get("XLA_FLAGS", "").split()
-    if tunables := os.environ.get(huge_pages.TUNABLES):
-        words.append(f"{huge_pages.TUNABLES}={tunables}")
+    if tunables := os.environ.get(xla_flags.TUNABLES):
+        words.append(f"{xla_flags.TUNABLES}={tunables}")
     return [w for w in words if "/" not in w]
 
 

@@ -9,7 +9,7 @@ import time
 
 import jax
 
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 
 # How long a thread of this process keeps another waiting; Python's own 5 ms would hide such gaps.
 _TURN_S = 1e-4

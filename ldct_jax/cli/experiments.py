@@ -16,7 +16,7 @@ def experiments(as_json):
     Example:
       ldct experiments
     """
-    from ldct_jax.scripts import load_study, names
+    from ldct_jax.study.scripts import load_study, names
 
     studies = [load_study(name) for name in names()]
     if as_json:

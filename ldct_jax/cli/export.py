@@ -36,9 +36,9 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
     Example:
       ldct export runs/pcn_ablation/full-pcn exported --format onnx
     """
-    from ldct_jax import backend
-    from ldct_jax.denoise.denoisers import SHIPPED
+    from ldct_jax.denoise.models import SHIPPED
     from ldct_jax.errors import UsageError
+    from ldct_jax.system import accelerator
 
     sides = _size(size)
     run = SHIPPED.get(str(run), run)
@@ -51,7 +51,7 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
     if not run.exists():
         names = ", ".join(SHIPPED)
         raise UsageError(f"{run} doesn't exist: give a run folder, a checkpoint in it, or {names}")
-    backend.start()
+    accelerator.start()
     from ldct_jax.export.source import Source
 
     source = Source.open(run)

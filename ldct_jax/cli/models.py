@@ -20,7 +20,7 @@ def models(as_json):
       ldct models
       ldct models --json
     """
-    from ldct_jax.bench.flops import model_rows
+    from ldct_jax.models.flops import model_rows
 
     rows = model_rows()
     if as_json:

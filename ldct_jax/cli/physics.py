@@ -133,7 +133,7 @@ def phantoms(out, patients, size, seed):
     import time
 
     from ldct_jax import hu
-    from ldct_jax.ct.phantom import random_patient
+    from ldct_jax.ct.phantom.random_patient import random_patient
     from ldct_jax.report.images import panels
     from ldct_jax.report.tables import Column, Table
 

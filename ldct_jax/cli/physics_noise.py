@@ -8,10 +8,10 @@ from ldct_jax.cli.physics import protocol_of
 from ldct_jax.ct import checks
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan, insert_projection_domain
-from ldct_jax.progress import stage
 from ldct_jax.report.figures import Curve, lines
 from ldct_jax.report.images import panels
 from ldct_jax.report.tables import Column, Table
+from ldct_jax.system.progress import stage
 
 DOSES = (1.0, 0.5, 0.25, 0.1, 0.05, 0.02, 0.01)
 

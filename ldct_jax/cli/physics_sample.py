@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldct_jax.backend import cache_folder
 from ldct_jax.data.source import open_store
 from ldct_jax.report.images import panels
 from ldct_jax.report.tables import Column, Table
+from ldct_jax.system.accelerator import cache_folder
 
 PLACES = (0.2, 0.5, 0.8)  # of a series' slices
 

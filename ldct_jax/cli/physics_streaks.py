@@ -11,10 +11,10 @@ from ldct_jax.cli.physics import protocol_of
 from ldct_jax.ct import checks
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan, insert_projection_domain
-from ldct_jax.ct.phantom import random_patient
-from ldct_jax.progress import track
+from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.report.images import panels
 from ldct_jax.report.tables import Column, Table
+from ldct_jax.system.progress import track
 
 DOSES = (0.25, 0.1)
 HALF_MM = (50.0, 18.0)  # of the box between the hips

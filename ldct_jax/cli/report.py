@@ -16,9 +16,9 @@ def report(runs):
     Example:
       ldct report runs/pcn_ablation
     """
-    from ldct_jax.results import load
-    from ldct_jax.run_study import write_report
-    from ldct_jax.scripts import load_study
+    from ldct_jax.study.results import load
+    from ldct_jax.study.run import write_report
+    from ldct_jax.study.scripts import load_study
 
     for folder in runs:
         study = load_study(load(folder).study["study"])

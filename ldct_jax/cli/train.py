@@ -51,14 +51,14 @@ def train(
     Example:
       ldct train pcn_ablation --set epochs=4 --variant "full PCN"
     """
-    from ldct_jax import backend
-    from ldct_jax.data.low_dose import LowDose
+    from ldct_jax.data.simulate import LowDose
     from ldct_jax.errors import UsageError
-    from ldct_jax.scripts import load_study
+    from ldct_jax.study.scripts import load_study
+    from ldct_jax.system import accelerator
 
     study = load_study(experiment)
-    from ldct_jax.run_study import run_study
-    from ldct_jax.study import Request, chosen_variants
+    from ldct_jax.study.run import run_study
+    from ldct_jax.study.study import Request, chosen_variants
 
     low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd)
     request = Request(
@@ -75,9 +75,9 @@ def train(
     chosen_variants(study, request)  # wrong names fail before anything is loaded
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
-    backend.start(distributed=distributed)
+    accelerator.start(distributed=distributed)
     path = run_study(study, request, _loader(study, data, low))
-    if backend.is_first():
+    if accelerator.is_first():
         click.echo(f"report: {path}")
 
 
@@ -94,8 +94,8 @@ def _loader(study, data: str | None, low):
         return phantom_pairs(scale.phantoms)
 
     def given(scale):
-        from ldct_jax.backend import cache_folder
         from ldct_jax.data.source import load_doses, load_pairs
+        from ldct_jax.system.accelerator import cache_folder
 
         cache = cache_folder() / "stores"
         if scale.all_doses:

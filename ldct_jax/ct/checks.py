@@ -18,7 +18,7 @@ from ldct_jax.ct.dose import mtf, sample_noise
 from ldct_jax.ct.fbp import filtered_back_projection
 from ldct_jax.ct.geometry import Geometry
 from ldct_jax.ct.insertion import Scan, insert_projection_domain, reconstruct_scan, simulate_scan
-from ldct_jax.ct.phantom import random_patient
+from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.ct.projector import forward_project
 from ldct_jax.errors import DataError
 from ldct_jax.metrics.noise import PowerSpectrum, power_spectrum, regions

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldct_jax.data.acquisition import PHANTOMS, Acquisition
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.progress import track
+from ldct_jax.system.progress import track
 
 # Between the seeds of a patient's doses: more than there are patients.
 SEEDS_A_DOSE = 1_000_000
@@ -56,7 +56,7 @@ def phantom_pairs(
       rule: how the noise grows there, see :func:`ldct_jax.ct.dose.noise_ratio`.
     """
     from ldct_jax.ct.dose import added_sd, insert_image_domain, sample_noise
-    from ldct_jax.ct.phantom import random_patient
+    from ldct_jax.ct.phantom.random_patient import random_patient
 
     added = {spec.dose: spec.added_sd_hu}
     if doses:

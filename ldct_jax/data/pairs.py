@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ldct_jax.data.acquisition import Acquisition, joined, span
-from ldct_jax.data.mapped import MappedStack
+from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.errors import DataError
 
 

@@ -16,12 +16,12 @@ import numpy as np
 from ldct_jax.data.acquisition import PHANTOMS
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.low_dose import SIMULATION_VERSION, LowDose, simulate
+from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
 from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan, write_array
 from ldct_jax.data.unfinished import begin, finished
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.progress import Progress
-from ldct_jax.spec import to_record
+from ldct_jax.record import to_record
+from ldct_jax.system.progress import Progress
 
 PREPARE_VERSION = 1
 """Part of every digest: raise it when the same DICOM would give another store."""
@@ -32,7 +32,7 @@ class Selection:
     """Which of a collection's series to take; None takes all.
 
     Args:
-      layout: see ldct_jax.dicom.layouts.LAYOUTS.
+      layout: see ldct_jax.dicom.collections.layouts.LAYOUTS.
       thickness_mm: only series of this slice thickness (±0.05 mm).
       kernel: only series of this kernel, without case (``B30f``).
       dose: the low dose as a fraction where the layout doesn't know it.
@@ -53,7 +53,7 @@ EVERYTHING = Selection()
 
 def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = EVERYTHING):
     """The survey of ``path``, or of the two folders ``full`` and ``low``, after ``selection``."""
-    from ldct_jax.dicom.layouts import survey, survey_plain
+    from ldct_jax.dicom.collections.layouts import survey, survey_plain
 
     if path is not None:
         found = survey(path, selection.layout)
@@ -96,7 +96,7 @@ def prepare(
       (Store, Survey): the survey's rows are the table of what was found, skipped and why.
 
     Raises:
-      DataError: see ldct_jax.dicom.layouts; pairs that don't correlate; no space.
+      DataError: see ldct_jax.dicom.collections.layouts; pairs that don't correlate; no space.
     """
     sources = [Path(p) for p in (path, full, low) if p is not None]
     if (path is None) == (full is None) or (full is None) != (low is None):
@@ -131,8 +131,8 @@ def prepare(
 
 def _convert(folder: Path, stem: str, candidate, label: str) -> SeriesRecord:
     """Decode, cut to common slices, measure and write one candidate."""
-    from ldct_jax.dicom.pairing import load_pair
-    from ldct_jax.dicom.read import load
+    from ldct_jax.dicom.collections.pairing import load_pair
+    from ldct_jax.dicom.series import load
 
     if candidate.low is None:
         full, low = load(candidate.full, damaged="skip"), None
@@ -252,7 +252,7 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
 
 def listing_digest(folders: list[Path], selection: Selection) -> str:
     """SHA-256 of names, sizes and times of all files in ``folders`` and of the options."""
-    from ldct_jax.dicom.read import walk
+    from ldct_jax.dicom.series import walk
 
     digest = hashlib.sha256(f"prepare {PREPARE_VERSION}\n".encode())
     digest.update(json.dumps(dataclasses.asdict(selection), sort_keys=True).encode())

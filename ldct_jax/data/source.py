@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ldct_jax.data.embedded import dose_words
-from ldct_jax.data.feed import host_memory
-from ldct_jax.data.low_dose import LowDose
+from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import (
     EVERYTHING,
@@ -19,6 +18,7 @@ from ldct_jax.data.prepare import (
     prepare,
     simulation_digest,
 )
+from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.thinned import thinned
 from ldct_jax.data.unfinished import finished
@@ -47,7 +47,7 @@ def open_store(
       attribution: whom to cite, for DICOM folders.
     """
     if str(data) == SAMPLE:
-        from ldct_jax.data.sample import sample_store
+        from ldct_jax.data.public_ct import sample_store
 
         return sample_store(Path(cache))
     folder = Path(data)

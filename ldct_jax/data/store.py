@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.acquisition import Acquisition, joined
-from ldct_jax.data.mapped import MappedStack
+from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.files import DAMAGED_ARRAY, sha256, write_bytes, write_whole
-from ldct_jax.progress import Progress
+from ldct_jax.system.files import DAMAGED_ARRAY, sha256, write_bytes, write_whole
+from ldct_jax.system.progress import Progress
 
 FORMAT, VERSION = "ldct-store", 1
 MANIFEST = "manifest.json"
@@ -51,7 +51,7 @@ class SeriesRecord:
       noise_hu: own noise of the normal dose in flat tissue (data/flat_noise.py).
       low_dose_noise_hu: the same of the low dose.
       dose: low dose as a fraction; dose_source: how it is known, or how it was made, in words.
-      low_dose: record of the simulation (ldct_jax.spec), or None for a scanned low dose.
+      low_dose: record of the simulation (ldct_jax.record), or None for a scanned low dose.
       notes: gaps, duplicates and what else was left out.
     """
 

@@ -24,7 +24,7 @@ from ldct_jax.data.store import (
     write_manifest,
 )
 from ldct_jax.errors import DataError
-from ldct_jax.files import PART, write_bytes
+from ldct_jax.system.files import PART, write_bytes
 
 
 class Unfinished:

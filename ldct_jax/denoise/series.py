@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.denoise.denoisers import Denoiser
+from ldct_jax.denoise.models import Denoiser
 from ldct_jax.denoise.summary import Result
 from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import NewSeries, Processing, free_number, series_description
@@ -27,7 +27,7 @@ from ldct_jax.dicom.inputs import InputSeries
 from ldct_jax.dicom.pixels import read_stored, to_hu
 from ldct_jax.dicom.write import encode, instance_uid, to_stored
 from ldct_jax.errors import LdctError
-from ldct_jax.files import PART, sync_folder, telling, write_bytes
+from ldct_jax.system.files import PART, sync_folder, telling, write_bytes
 
 READ_AHEAD = 2
 """Batches that are read while one is computed."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.denoise.denoisers import Denoiser
+from ldct_jax.denoise.models import Denoiser
 from ldct_jax.denoise.summary import Result
 from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import Processing
 from ldct_jax.dicom.pixels import AIR_HU
 from ldct_jax.errors import DataError, LdctError
-from ldct_jax.files import DAMAGED_ARRAY, sha256, write_whole
+from ldct_jax.system.files import DAMAGED_ARRAY, sha256, write_whole
 
 ENDINGS = (".npy", ".nii", ".nii.gz")
 NO_DATA_BELOW_HU = -1500

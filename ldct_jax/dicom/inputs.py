@@ -1,7 +1,7 @@
 """What there is to denoise below a path: CT series, slice by slice, all checked beforehand.
 
 Every file is judged here, pixels included, so that nothing is computed for a series that can't be
-finished. Reading for training (:mod:`ldct_jax.dicom.read`) is stricter: it wants one image a
+finished. Reading for training (:mod:`ldct_jax.dicom.series`) is stricter: it wants one image a
 position and square pixels, which a network that looks at single slices doesn't need.
 """
 
@@ -24,7 +24,7 @@ from ldct_jax.dicom.header import (
     transfer_syntax,
 )
 from ldct_jax.dicom.pixels import read_stored
-from ldct_jax.dicom.read import SAME_PLACE_MM, gaps_of
+from ldct_jax.dicom.series import SAME_PLACE_MM, gaps_of
 from ldct_jax.dicom.trial import Trials
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"

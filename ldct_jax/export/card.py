@@ -8,11 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ldct_jax import __version__, spec
+from ldct_jax import __version__
 from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import CheckpointError
-from ldct_jax.files import write_bytes
 from ldct_jax.hu import Window
+from ldct_jax.record import from_record
+from ldct_jax.system.files import write_bytes
 
 FORMAT = 1
 UNSEALED = "0" * 64
@@ -26,7 +27,7 @@ class Card:
     Args:
       name: of the network. kind: stablehlo, onnx or safetensors.
       checkpoint: digest of the checkpoint it was made of.
-      model, window: their records (:mod:`ldct_jax.spec`); trained_on as in the checkpoint.
+      model, window: their records (:mod:`ldct_jax.record`); trained_on as in the checkpoint.
       size: (H, W) that the artefact takes, or None for any.
       verified: largest differences from the checkpoint's network, HU, by the images' name.
       sha256: of the artefact's bytes; where the card is inside of them, of :func:`sealed` ones.
@@ -46,7 +47,7 @@ class Card:
 
     @property
     def window(self) -> Window:
-        return spec.from_record(self.window_record)
+        return from_record(self.window_record)
 
     @property
     def trained_on(self) -> Trained | None:

@@ -13,7 +13,7 @@ import numpy as np
 from ldct_jax.export import onnx_model, stablehlo
 from ldct_jax.export.onnx_session import open_session
 from ldct_jax.export.source import Source, twin_for_onnx
-from ldct_jax.provenance import device
+from ldct_jax.system.provenance import device
 
 WARM_UP = 2
 REPEATS = 7

@@ -20,7 +20,7 @@ from ldct_jax.export import verify
 from ldct_jax.export.card import UNSEALED, Card, sealed
 from ldct_jax.export.onnx_session import CARD, line, open_session
 from ldct_jax.export.source import Source, twin_for_onnx
-from ldct_jax.files import write_bytes
+from ldct_jax.system.files import write_bytes
 
 OPSET = 21
 MOST_HU = 0.05

@@ -15,7 +15,7 @@ from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card, write_beside
 from ldct_jax.export.source import Source
-from ldct_jax.files import write_bytes
+from ldct_jax.system.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 LEAST_SIDE = 48

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ldct_jax import spec
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card, write_beside
 from ldct_jax.export.source import Source
-from ldct_jax.files import write_bytes
+from ldct_jax.record import from_record
+from ldct_jax.system.files import write_bytes
 
 LAYOUT = "kernels are HWIO, cross-correlation; deconvolutions are convolutions of padded images"
 
@@ -42,9 +42,9 @@ def export(source: Source, path: Path, *, check: Path | None = None) -> Card:
     if set(read) != set(arrays) or any(not _same(read[n], arrays[n]) for n in arrays):
         raise LdctError("the tensors read back are not the checkpoint's: nothing was written")
     rebuilt = Source(
-        spec.from_record(source.record["model"]),
+        from_record(source.record["model"]),
         unflatten_dict(read, sep="/"),
-        spec.from_record(source.record["window"]),
+        from_record(source.record["window"]),
         source.record,
         source.digest,
     )

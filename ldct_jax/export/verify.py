@@ -63,7 +63,7 @@ def on_cpu():
 
 
 def _real(check: Path | None) -> np.ndarray:
-    from ldct_jax.dicom.read import load, read_series, scan
+    from ldct_jax.dicom.series import load, read_series, scan
 
     if check is None:
         from pydicom.data import get_testdata_file

@@ -16,7 +16,7 @@ from ldct_jax.ct.dose import sample_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.contrast import cnr
 from ldct_jax.metrics.noise import power_spectrum
-from ldct_jax.metrics.observer import hotelling
+from ldct_jax.metrics.observers import hotelling
 from ldct_jax.metrics.resolution import disc_transfer
 
 BODY_HU = 50.0

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.files import DAMAGED_ARRAY, write_whole
+from ldct_jax.system.files import DAMAGED_ARRAY, write_whole
 
 KINDS = (".npz", ".h5", ".onnx", ".safetensors")
 _ONNX_TYPES = {1: np.float32, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}

@@ -17,10 +17,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from ldct_jax.backend import cache_folder
 from ldct_jax.errors import UsageError
 from ldct_jax.models.layers import Conv, max_pool2
 from ldct_jax.models.tensor_files import FileTensors, read_tensors
+from ldct_jax.system.accelerator import cache_folder
 
 # Convolutions of each block, and the channels of a block.
 BLOCKS = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldct_jax.report import claims
 from ldct_jax.report.from_results import protocol_of
-from ldct_jax.results import Results
+from ldct_jax.study.results import Results
 
 WORDS = {"psnr_db": ("PSNR", "dB"), "ssim": ("SSIM", ""), "rmse": ("RMSE", None)}
 

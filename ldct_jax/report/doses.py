@@ -7,7 +7,7 @@ import numpy as np
 from ldct_jax.metrics import statistics
 from ldct_jax.report import figures, tables
 from ldct_jax.report import from_results as parts
-from ldct_jax.results import Results
+from ldct_jax.study.results import Results
 
 SIGNIFICANT = 0.05
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ldct_jax import spec
+from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.metrics.protocols import Protocol, named, pcn
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.models.filters import Gaussian
+from ldct_jax.record import from_record
 from ldct_jax.report import claims, figures, images, page, physics, significance, tables
-from ldct_jax.results import Results, Run
+from ldct_jax.study.results import Results, Run
 
 # A quarter of the image's side around its centre, a little to the left: the liver, mostly.
 ZOOM = (0.36, 0.22, 0.25, 0.25)
@@ -38,9 +38,9 @@ PaperRow = Sequence[MeanSD | float | None]
 def protocol_of(results: Results) -> Protocol:
     """The protocol that the study's numbers were taken under."""
     if record := results.study.get("protocol_record"):
-        return spec.from_record(record)
+        return from_record(record)
     # Folders of runs from before the whole protocol was written down.
-    name, own = results.study["protocol"], pcn(spec.from_record(results.study["window"]))
+    name, own = results.study["protocol"], pcn(from_record(results.study["window"]))
     return own if own.name == name else named(name)
 
 

@@ -34,11 +34,11 @@ import numpy as np
 
 from ldct_jax import hu
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.files import write_bytes
 from ldct_jax.report import claims as paper_claims
 from ldct_jax.report.claims import Claim
 from ldct_jax.report.figures import Figure
 from ldct_jax.report.tables import Table
+from ldct_jax.system.files import write_bytes
 
 PRESETS = {
     "abdomen": (hu.ABDOMEN.low, hu.ABDOMEN.high),

@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ldct_jax import spec
 from ldct_jax.metrics.quality_phantom import BODY_HU, DISCS
+from ldct_jax.record import from_record
 from ldct_jax.report import figures, page, tables
-from ldct_jax.results import Results
+from ldct_jax.study.results import Results
 
 MATERIALS = {"soft tissue": BODY_HU, **{name: hu for name, (hu, _, _) in DISCS.items()}}
 MOST_CURVES = 8
@@ -50,7 +50,7 @@ def _drawn(references: Sequence[str], variants: Sequence[str]) -> list[str]:
 
 
 def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables.Table:
-    window = spec.from_record(results.study["window"])
+    window = from_record(results.study["window"])
     # A window that cuts makes the CT numbers outside of it meaningless.
     seen = [m for m, hu in MATERIALS.items() if not window.clip or window.low < hu < window.high]
     rows = [

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ldct_jax.metrics import statistics
 from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.report import page, tables
-from ldct_jax.results import Results
+from ldct_jax.study.results import Results
 
 LEVEL = 0.95
 

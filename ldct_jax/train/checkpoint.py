@@ -19,8 +19,8 @@ import numpy as np
 from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ldct_jax import spec
 from ldct_jax.errors import CheckpointError
+from ldct_jax.record import difference, from_record
 from ldct_jax.train import released
 from ldct_jax.train.state import TrainState
 
@@ -301,7 +301,7 @@ def _compare(wanted: dict, found: dict, folder: Path) -> None:
     if found != wanted:
         raise CheckpointError(
             f"{folder.parent.parent.name} holds a checkpoint of another training: "
-            f"{spec.difference(found, wanted)}; choose another OUT= folder or the same settings"
+            f"{difference(found, wanted)}; choose another OUT= folder or the same settings"
         )
 
 
@@ -347,8 +347,8 @@ def load_arrays(path: Path | str) -> tuple[dict, dict]:
 def load_model(path: Path | str):
     """(model, variables, window, meta) of a checkpoint, for inference; EMA parameters if it has."""
     tree, meta = load_arrays(path)
-    model = spec.from_record(meta["record"]["model"])
-    window = spec.from_record(meta["record"]["window"])
+    model = from_record(meta["record"]["model"])
+    window = from_record(meta["record"]["window"])
     variables = {"params": tree.get("ema") or tree["params"]}
     if "batch_stats" in tree:
         variables["batch_stats"] = tree["batch_stats"]

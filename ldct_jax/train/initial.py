@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldct_jax import spec
 from ldct_jax.errors import CheckpointError
 from ldct_jax.hu import Window
 from ldct_jax.models.cascade import Cascade, join, split
+from ldct_jax.record import difference, to_record
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.state import TrainState
 
@@ -38,9 +38,9 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
             fresh["batch_stats"] = state.batch_stats
         chosen = join([*old, *split(fresh)[len(old) :]])
     else:
-        difference = spec.difference(spec.to_record(source), spec.to_record(model))
+        where = difference(to_record(source), to_record(model))
         raise CheckpointError(
-            f"{path} holds another model than the one to be trained: {difference}; start from a "
+            f"{path} holds another model than the one to be trained: {where}; start from a "
             "checkpoint of the same model"
         )
     chosen = jax.tree.map(np.asarray, chosen)

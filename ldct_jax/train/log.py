@@ -10,7 +10,7 @@ import itertools
 import json
 from pathlib import Path
 
-from ldct_jax.files import write_bytes
+from ldct_jax.system.files import write_bytes
 
 
 class MetricsLog:

@@ -15,7 +15,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
-from ldct_jax.files import write_whole
+from ldct_jax.system.files import write_whole
 
 SUFFIX = ".npz"
 FORMAT = 1

@@ -13,12 +13,12 @@ from ldct_jax.bench import page, plans, results
 from ldct_jax.bench.cells import MODELS, OURS, THEIRS, Work
 from ldct_jax.bench.child import without_paths
 from ldct_jax.bench.convolutions import convolutions
-from ldct_jax.bench.flops import flops
 from ldct_jax.bench.levers import FixedBatch, RematClones
 from ldct_jax.bench.prepare import build, nominal_flops
 from ldct_jax.bench.run import Request, run
 from ldct_jax.errors import UsageError
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.flops import flops
 from ldct_jax.models.layers import conv_valid
 from tests import tiny
 

@@ -13,7 +13,7 @@ from ldct_jax.bench.prepare import build
 from ldct_jax.hu import FULL
 from ldct_jax.train import state as train_state
 from ldct_jax.train import steps
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 
 pytestmark = pytest.mark.core

@@ -43,7 +43,7 @@ def test_calls_are_noted_when_they_are_over(monkeypatch):
     watched, pending = WatchedDevices(jax.devices()[:1]), Pending()
     monkeypatch.setattr(jax, "block_until_ready", lambda x: x.block_until_ready())
     monkeypatch.setattr(
-        "ldct_jax.train.parallel.DataParallel.compile_steps",
+        "ldct_jax.train.mesh.DataParallel.compile_steps",
         lambda self: _Lowered(lambda state: (state, pending)),
     )
     run = watched.compile_steps().lower(0).compile()
@@ -64,7 +64,7 @@ def test_a_call_that_fails_is_no_idle_device(monkeypatch):
 
     monkeypatch.setattr(jax, "block_until_ready", fail)
     monkeypatch.setattr(
-        "ldct_jax.train.parallel.DataParallel.compile_steps",
+        "ldct_jax.train.mesh.DataParallel.compile_steps",
         lambda self: _Lowered(lambda state: (state, {})),
     )
     watched.compile_steps().lower(0).compile()(1)
@@ -86,7 +86,7 @@ class _Lowered:
 def test_what_is_watched_is_what_is_run(monkeypatch):
     program = jax.jit(lambda x: (x + 1, {"loss": jnp.sum(x)}))
     watched = WatchedDevices(jax.devices()[:1])
-    monkeypatch.setattr("ldct_jax.train.parallel.DataParallel.compile_steps", lambda self: program)
+    monkeypatch.setattr("ldct_jax.train.mesh.DataParallel.compile_steps", lambda self: program)
     run = watched.compile_steps().lower(jnp.ones(3)).compile()
     state, metrics = run(jnp.ones(3))
     assert float(metrics["loss"]) == 3 and state.tolist() == [2, 2, 2]

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from ldct_jax import backend
 from ldct_jax.errors import UsageError
+from ldct_jax.system import accelerator
 from tests import processes
 
 TRAIN = ("-m", "ldct_jax", "train", "pcn_ablation", "--scale", "smoke", "--variant", "full PCN")
@@ -35,11 +35,11 @@ def test_without_a_launcher_the_way_out_is_named(monkeypatch, tmp_path):
     assert re.fullmatch(r"error: no launcher was recognised .* set JAX_COORDINATOR.*", last)
     monkeypatch.setenv("JAX_PROCESS_ID", "0")
     with pytest.raises(UsageError, match="JAX_COORDINATOR_ADDRESS is not set"):
-        backend.join()
+        accelerator.join()
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(UsageError, match="must be numbers, not two and 0"):
-        backend.join()
+        accelerator.join()
 
 
 @pytest.mark.long

@@ -59,7 +59,7 @@ def test_dose_table(real, tmp_path, capfd):
     command = ["physics", "dose-table", str(tmp_path / "out"), *SMALL, "--slices", "2"]
     if real:
         from ldct_jax.ct.dose import sample_noise
-        from ldct_jax.ct.phantom import random_patient
+        from ldct_jax.ct.phantom.random_patient import random_patient
 
         patient = random_patient(3, n_slices=4, size=96, pixel_mm=3.95).hu
         noisy = patient + sample_noise(patient.shape, 12.0, 3.95, 1)

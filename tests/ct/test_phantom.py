@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from ldct_jax.ct import checks
-from ldct_jax.ct.phantom import TISSUES, random_patient
+from ldct_jax.ct.phantom.random_patient import TISSUES, random_patient
 from ldct_jax.errors import UsageError
 
 SMALL = {"size": 128, "pixel_mm": 2.96, "slice_mm": 3.0}

@@ -8,7 +8,7 @@ import pytest
 from ldct_jax.ct import checks
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan, insert_projection_domain
-from ldct_jax.ct.phantom import random_patient
+from ldct_jax.ct.phantom.random_patient import random_patient
 
 SIZE, PIXEL = 256, 1.48
 SCAN = Scan(1e5, geometry=FanBeam(n_views=576))

@@ -13,10 +13,10 @@ from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin
-from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.errors import DataError
-from ldct_jax.results import load as load_results
+from ldct_jax.study.results import load as load_results
 from ldct_jax.train.checkpoint import load_model
 from tests import tiny
 from tests.derived_fixtures import slice_of

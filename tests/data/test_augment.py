@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.augment import AUGMENTATIONS, _moved, augment
-from ldct_jax.data.patches import Patches
+from ldct_jax.data.feed.augment import AUGMENTATIONS, _moved, augment
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.errors import UsageError
 
 pytestmark = pytest.mark.core

@@ -5,9 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ldct_jax import results
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
-from ldct_jax.data.mapped import MappedStack
+from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.prepare import write_phantoms
 from ldct_jax.data.source import load_doses
@@ -15,6 +14,7 @@ from ldct_jax.data.store import Store
 from ldct_jax.data.thinned import thinned
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.protocols import PCN
+from ldct_jax.study import results
 
 SPEC = Phantoms(patients=2, slices=2, size=64, pixel_mm=6.0, dose=0.5, added_sd_hu=20.0)
 DOSES = (0.5, 0.1)

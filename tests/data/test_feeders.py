@@ -6,19 +6,18 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data import feed
-from ldct_jax.data.feed import make_feeder
-from ldct_jax.data.mapped import MappedStack
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.pipeline import GrainFeeder
-from ldct_jax.data.resident import Resident
+from ldct_jax.data.feed import choose
+from ldct_jax.data.feed.choose import make_feeder
+from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.mapped import MappedStack
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.errors import UsageError
-from ldct_jax.train import loop
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.interrupt import Interrupted
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.signals import Interrupted
 from tests import tiny
-from tests.train.test_loop import StopAfter
+from tests.train.test_run import StopAfter
 
 PATCHES = Patches(size=16, stride=8, batch=5, slices_per_patient=None)
 
@@ -65,7 +64,7 @@ def test_a_training_through_grain_is_the_resident_one_bit_for_bit(tmp_path, monk
     one = DataParallel(jax.devices()[:1])
 
     def run(kind, folder, stop=None):
-        loop.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
+        run.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
 
     run(Resident, tmp_path / "resident")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -82,7 +81,7 @@ def test_the_feeder_is_chosen_by_memory_and_said(monkeypatch, capsys):
     pairs = tiny.pairs()
     assert isinstance(make_feeder("auto", pairs, PATCHES, 0), Resident)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(feed, "device_memory", lambda: 1000)
+    monkeypatch.setattr(choose, "device_memory", lambda: 1000)
     assert isinstance(make_feeder("auto", pairs, PATCHES, 0), GrainFeeder)
     assert "Grain" in capsys.readouterr().err
     assert isinstance(make_feeder("resident", pairs, PATCHES, 0), Resident)

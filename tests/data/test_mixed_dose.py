@@ -10,7 +10,7 @@ from ldct_jax.data.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, sim
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.prepare import prepare
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.spec import from_record
+from ldct_jax.record import from_record
 from tests.dicom_fixtures import anatomy, write_series
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data import patches as p
+from ldct_jax.data.feed import patches as p
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
 from tests import tiny

@@ -10,12 +10,12 @@ import pytest
 
 import ldct_jax.data.prepare as preparation
 from ldct_jax.data.flat_noise import flat_noise_hu, flat_region
-from ldct_jax.data.low_dose import LowDose, simulate
 from ldct_jax.data.prepare import Selection, add_low_dose, prepare
+from ldct_jax.data.simulate import LowDose, simulate
 from ldct_jax.data.store import Store
 from ldct_jax.data.table import store_table, survey_table
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.spec import from_record
+from ldct_jax.record import from_record
 from tests.dicom_fixtures import anatomy, uid, write_mayo, write_series, write_slice, write_tcia
 
 CANARIES = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ldct_jax.data.source as source_module
-from ldct_jax.data.low_dose import LowDose
 from ldct_jax.data.prepare import prepare
+from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.source import load_pairs
 from ldct_jax.errors import DataError
 from tests.dicom_fixtures import anatomy, write_mayo, write_series

@@ -11,7 +11,7 @@ import pytest
 from ldct_jax.data.store import SeriesRecord, Store, write_array
 from ldct_jax.data.unfinished import begin, finished
 from ldct_jax.errors import DataError, LdctError
-from ldct_jax.files import write_whole
+from ldct_jax.system.files import write_whole
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from ldct_jax.cli import run as cli
-from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import RECORD, Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
@@ -89,7 +89,7 @@ def test_a_result_is_not_denoised_again_unasked(tmp_path):
 
 
 def test_a_second_command_in_the_same_folder_is_kept_out(tmp_path):
-    from ldct_jax.files import locked
+    from ldct_jax.system.files import locked
 
     source = two_series(tmp_path / "in")
     with locked(tmp_path / "out"), pytest.raises(LdctError, match="another command"):
@@ -143,7 +143,7 @@ def test_a_killed_run_leaves_only_whole_files(tmp_path):
     program = textwrap.dedent("""
         import os, signal, sys
         from ldct_jax import files
-        from ldct_jax.denoise.denoisers import find
+        from ldct_jax.denoise.models import find
         from ldct_jax.denoise.run import denoise_path
         original, done = files.sync_folder, []
         def sync(folder):

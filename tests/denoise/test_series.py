@@ -7,16 +7,16 @@ import pydicom
 import pytest
 
 from ldct_jax.cli import run as cli
-from ldct_jax.compare import compare
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.denoise.denoisers import SERIES_SAMPLE, find
+from ldct_jax.denoise.compare import compare
+from ldct_jax.denoise.models import SERIES_SAMPLE, find
 from ldct_jax.denoise.run import Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.errors import DataError, LdctError, NumericsError, UsageError
-from ldct_jax.evaluate import WholeSlices
 from ldct_jax.loading import load
 from ldct_jax.metrics.protocols import named
+from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.train.checkpoint import load_model
 from tests.denoise.series import IDENTITY, contents, denoiser, two_series
 from tests.derived_fixtures import OUTSIDE, slice_of

@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import DataError

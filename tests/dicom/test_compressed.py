@@ -12,7 +12,7 @@ import pytest
 
 from ldct_jax.dicom import trial
 from ldct_jax.dicom.header import JPEG, JPEG2000, RLE
-from ldct_jax.dicom.read import read_folder, read_series
+from ldct_jax.dicom.series import read_folder, read_series
 from ldct_jax.errors import DataError
 from tests.conftest import require
 from tests.derived_fixtures import HU, IDENTITY, by_gdcm, slice_of

@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from ldct_jax import __version__
-from ldct_jax.denoise.denoisers import find
+from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.dicom.derive import Processing, free_number, series_description
 from ldct_jax.dicom.header import read_header

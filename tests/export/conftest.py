@@ -29,10 +29,10 @@ def exported(small, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    from ldct_jax.train import loop
-    from ldct_jax.train.parallel import DataParallel
+    from ldct_jax.train import run
+    from ldct_jax.train.mesh import DataParallel
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("run")
-    loop.train(tiny.job(epochs=1), tiny.feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
+    run.train(tiny.job(epochs=1), tiny.feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
     return folder

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from ldct_jax import spec
 from ldct_jax.export.source import Source
 from ldct_jax.hu import FULL
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.record import to_record
 
 RNG = np.random.default_rng(0)
 
@@ -26,7 +26,7 @@ def source_of(model, window=FULL, **record) -> Source:
         return rng.uniform(low, high, leaf.shape).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(value, shapes)
-    record = {"model": spec.to_record(model), "window": spec.to_record(window), **record}
+    record = {"model": to_record(model), "window": to_record(window), **record}
     return Source(model, variables, window, record, "cd" * 32)
 
 

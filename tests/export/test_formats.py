@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldct_jax import spec
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import artefacts, onnx_model, stablehlo, verify
 from ldct_jax.export.source import twin_for_onnx
@@ -22,6 +21,7 @@ from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.models.unet import UNet
 from ldct_jax.models.wgan_vgg import WGANVGG
+from ldct_jax.record import from_record, to_record
 from tests.export.networks import SMALL, hu_images, source_of
 
 
@@ -70,8 +70,8 @@ def test_safetensors_hold_the_parameters_by_name(small, exported):
         arrays["params/clone/conv1/kernel"], small.variables["params"]["clone"]["conv1"]["kernel"]
     )
     card = json.loads((exported / "model.safetensors.json").read_text())
-    assert card["window_record"] == spec.to_record(FULL)
-    assert spec.from_record(card["model"]) == SMALL
+    assert card["window_record"] == to_record(FULL)
+    assert from_record(card["model"]) == SMALL
 
 
 @pytest.mark.core

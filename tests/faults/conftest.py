@@ -31,7 +31,7 @@ def compiled_once(tmp_path_factory):
 
 def pytest_collection_modifyitems(items):
     """Writers of a checkpoint that was damaged under them find their event loop closed, and say so
-    through sys.unraisablehook: noise (ldct_jax.backend.start drops it), not a failure."""
+    through sys.unraisablehook: noise (system.accelerator drops it), not a failure."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldct_jax import spec
 from ldct_jax.data.store import Store
 from ldct_jax.errors import CheckpointError, DataError, LdctError
 from ldct_jax.export import card
 from ldct_jax.hu import FULL, Window
+from ldct_jax.record import to_record
 from ldct_jax.train import checkpoint
 from ldct_jax.train import state as train_state
 from tests import tiny
@@ -121,8 +121,8 @@ def test_damage_in_both_checkpoints_is_an_error(two_checkpoints, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model": spec.to_record(tiny.MODEL.clone(n_filters=5))}, "n_filters is 4 there, 5 here"),
-        ({"window": spec.to_record(Window(-160, 240))}, "window.low is -1024"),
+        ({"model": to_record(tiny.MODEL.clone(n_filters=5))}, "n_filters is 4 there, 5 here"),
+        ({"window": to_record(Window(-160, 240))}, "window.low is -1024"),
     ],
 )
 def test_a_checkpoint_of_another_model_or_window_names_what_differs(two_checkpoints, change, words):
@@ -185,7 +185,7 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_a_card_with_one_letter_changed_is_refused(tmp_path):
     """Whichever letter: every byte of a card is flipped once."""
     path = tmp_path / "model.safetensors"
-    record = {"model": spec.to_record(tiny.MODEL), "window": spec.to_record(FULL)}
+    record = {"model": to_record(tiny.MODEL), "window": to_record(FULL)}
     made = card.Card("x", "safetensors", "0" * 8, *record.values(), None, None, sha256="1" * 64)
     card.write_beside(made, path)
     assert card.read_beside(path) == made

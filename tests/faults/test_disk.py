@@ -16,16 +16,16 @@ import pytest
 
 from ldct_jax import cli
 from ldct_jax.errors import CheckpointError, LdctError
-from ldct_jax.train import loop
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import Checkpoints, load_arrays
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.conftest import require
 from tests.faults.worker import start
 
 
 def train(folder: Path, epochs: int, monitor=None):
-    return loop.train(
+    return run.train(
         dataclasses.replace(tiny.job(), epochs=epochs),
         tiny.feeder(),
         folder,

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.train import loop
+from ldct_jax.train import run as training
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import STAGE, STEPS, assert_same_end, kinds, log_of, of_model, run
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.core
 def first_stage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     parallel = DataParallel(jax.devices()[:1])
-    loop.train(of_model(STAGE), tiny.feeder(), folder, parallel=parallel)
+    training.train(of_model(STAGE), tiny.feeder(), folder, parallel=parallel)
     return folder
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from ldct_jax.train import loop
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train import run
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
@@ -62,7 +62,7 @@ def peak_mb(*arguments: str) -> float:
 def test_two_thousand_slices_take_the_memory_of_two_hundred(command, scans, tmp_path):
     if command == "denoise":
         parallel = DataParallel(jax.devices()[:1])
-        loop.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
+        run.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
     peaks = {}
     for part in ("one", "all"):
         out = str(tmp_path / part)
@@ -80,7 +80,7 @@ def test_two_thousand_slices_take_the_memory_of_two_hundred(command, scans, tmp_
 
 def test_two_hundred_epochs_leak_nothing(tmp_path, monkeypatch):
     """With a checkpoint every epoch: resident memory, open files, threads and compilations."""
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(run, "SAVE_EVERY_S", 0.0)
     compiled, seen = [], []
 
     def listen(event: str, seconds: float, **_) -> None:
@@ -98,7 +98,7 @@ def test_two_hundred_epochs_leak_nothing(tmp_path, monkeypatch):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        loop.train(
+        run.train(
             tiny.job(epochs=200),
             tiny.feeder(),
             tmp_path,

@@ -10,23 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldct_jax import cli, results
+from ldct_jax import cli
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.resident import Resident
 from ldct_jax.errors import NumericsError
 from ldct_jax.losses import last_clone, mse
 from ldct_jax.models.layers import Conv
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import health, loop
+from ldct_jax.study import results
+from ldct_jax.train import health, run
 from ldct_jax.train.checkpoint import last_good, load_arrays
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import log_of
 
 
 def train(job, feeder, folder, **kwargs):
-    return loop.train(job, feeder, folder, parallel=DataParallel(jax.devices()[:1]), **kwargs)
+    return run.train(job, feeder, folder, parallel=DataParallel(jax.devices()[:1]), **kwargs)
 
 
 @pytest.mark.core

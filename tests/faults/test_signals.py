@@ -13,10 +13,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from ldct_jax.train import loop
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.interrupt import Interrupted, StopRequest
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.signals import Interrupted, StopRequest
 from tests import tiny
 from tests.dicom_fixtures import anatomy, write_series
 from tests.faults.trainings import assert_same_end, log_of, monitor
@@ -48,12 +48,12 @@ main(arguments)
 """
 PHASES = {
     "set-up": "ldct_jax.train.state:create",
-    "compile": "ldct_jax.train.parallel:DataParallel.compile_steps",
+    "compile": "ldct_jax.train.mesh:DataParallel.compile_steps",
     "step": "ldct_jax.train.log:MetricsLog.step",
-    "evaluation": "ldct_jax.evaluate:WholeSlices.__call__",
+    "evaluation": "ldct_jax.models.whole_slices:WholeSlices.__call__",
     "data preparation": "ldct_jax.data.prepare:write_array",
     "export": "ldct_jax.export.source:Source.open",
-    "report": "ldct_jax.run_study:write_report",
+    "report": "ldct_jax.study.run:write_report",
 }
 
 
@@ -83,7 +83,7 @@ def test_a_signal_in_every_phase_ends_the_command_and_the_same_one_goes_on(phase
         write_series(tmp_path / "in" / "b", anatomy(1), PatientID="B")
     if phase == "export":
         parallel = DataParallel(jax.devices()[:1])
-        loop.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
+        run.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
     process = start(phase, tmp_path, marked=True)
     end = time.monotonic() + 120
     while not (tmp_path / "mark").exists():
@@ -97,17 +97,17 @@ def test_a_signal_in_every_phase_ends_the_command_and_the_same_one_goes_on(phase
     assert process.returncode == 128 + number, said[-3000:]
     assert took < 30
     assert "Traceback" not in said and f"{number.name}: stopping" in said
-    run = tmp_path / "out" / "full-pcn"
+    folder = tmp_path / "out" / "full-pcn"
     if phase in ("step", "evaluation"):
         # A checkpoint at the step where it was interrupted: the last one that was logged.
-        steps = [r["step"] for r in log_of(run) if "loss" in r]
-        assert int(load_arrays(run / "checkpoints" / "last")[0]["step"]) == steps[-1] > 0
+        steps = [r["step"] for r in log_of(folder) if "loss" in r]
+        assert int(load_arrays(folder / "checkpoints" / "last")[0]["step"]) == steps[-1] > 0
     again = start(phase, tmp_path, marked=False)
     said = again.communicate(timeout=200)[1]
     assert again.returncode == 0, said[-3000:]
     if command(phase, tmp_path)[0] == "train":
-        assert json.loads((run / "result.json").read_text())["steps"] == 4
-        rows = log_of(run)
+        assert json.loads((folder / "result.json").read_text())["steps"] == 4
+        rows = log_of(folder)
         assert [r["step"] for r in rows if "loss" in r] == [1, 2, 3, 4]
         assert sum("evaluation" in r for r in rows) == 2
         assert (tmp_path / "out" / "report.html").exists()
@@ -119,7 +119,7 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
     """At once, not at the evaluation's end, and nothing of it is lost or logged twice."""
     parallel = DataParallel(jax.devices()[:1])
     job = tiny.job(epochs=3)
-    loop.train(job, tiny.feeder(), tmp_path / "straight", parallel=parallel, monitor=monitor)
+    run.train(job, tiny.feeder(), tmp_path / "straight", parallel=parallel, monitor=monitor)
 
     def interrupting():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -133,7 +133,7 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
 
     began = time.monotonic()
     with pytest.raises(Interrupted) as caught, StopRequest().watching() as stop:
-        loop.train(
+        run.train(
             job,
             tiny.feeder(),
             tmp_path / "pieces",
@@ -144,7 +144,7 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
     assert caught.value.exit_code == 143 and time.monotonic() - began < 15
     assert int(load_arrays(tmp_path / "pieces")[0]["step"]) == 8
     assert not any("evaluation" in row for row in log_of(tmp_path / "pieces"))
-    loop.train(job, tiny.feeder(), tmp_path / "pieces", parallel=parallel, monitor=monitor)
+    run.train(job, tiny.feeder(), tmp_path / "pieces", parallel=parallel, monitor=monitor)
     assert_same_end(tmp_path / "straight", tmp_path / "pieces")
     best = [load_arrays(tmp_path / f / "checkpoints" / "best")[0] for f in ("straight", "pieces")]
     assert int(best[0]["step"]) == int(best[1]["step"])

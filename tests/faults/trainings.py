@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from ldct_jax import spec
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.resident import Resident
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.hu import FULL
 from ldct_jax.losses import l1, last_clone, mse
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop
+from ldct_jax.record import to_record
+from ldct_jax.train import run as training
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.gan import WassersteinGAN
-from ldct_jax.train.interrupt import Interrupted, StopRequest
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.signals import Interrupted, StopRequest
 from tests import tiny
 
 STEPS = 40
@@ -79,7 +79,7 @@ class StopAt(StopRequest):
     def number(self, value): ...
 
 
-def kinds(first_stage: Path) -> dict[str, tuple[loop.Job, int]]:
+def kinds(first_stage: Path) -> dict[str, tuple[training.Job, int]]:
     """(job, batch) by kind; 40 steps each. ``first_stage``: where the cascade's was trained."""
     gan = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
     return {
@@ -99,10 +99,10 @@ def kinds(first_stage: Path) -> dict[str, tuple[loop.Job, int]]:
     }
 
 
-def of_model(model, **changes) -> loop.Job:
+def of_model(model, **changes) -> training.Job:
     """A job whose record says so."""
     job = tiny.job(**{"model": model, "loss": mse, "epochs": 1, **changes})
-    record = {"model": spec.to_record(model), "window": spec.to_record(FULL)}
+    record = {"model": to_record(model), "window": to_record(FULL)}
     return dataclasses.replace(job, record=record)
 
 
@@ -121,7 +121,7 @@ def run(job, batch: int, folder: Path, stop_at: int | None = None) -> list[np.nd
     feeder = Recorded(batch, stop_at)
     ended = pytest.raises(Interrupted) if stop_at else contextlib.nullcontext()
     with ended as stopped:
-        loop.train(
+        training.train(
             job,
             feeder,
             folder,

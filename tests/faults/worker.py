@@ -41,12 +41,12 @@ def main(folder: str, epochs: str) -> None:
 
     import jax
 
-    from ldct_jax.train import calls, loop
+    from ldct_jax.train import calls, run
     from ldct_jax.train.checkpoint import Checkpoints
-    from ldct_jax.train.parallel import DataParallel
+    from ldct_jax.train.mesh import DataParallel
     from tests import tiny
 
-    calls.MOST_STEPS_PER_CALL, loop.SAVE_EVERY_S = STEPS_PER_SAVE, 0.0
+    calls.MOST_STEPS_PER_CALL, run.SAVE_EVERY_S = STEPS_PER_SAVE, 0.0
     begun = os.open(Path(folder) / "begun.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     save = Checkpoints.save
 
@@ -56,7 +56,7 @@ def main(folder: str, epochs: str) -> None:
         os.write(begun, f"{int(state.step)}\n".encode())
 
     Checkpoints.save = noted
-    loop.train(
+    run.train(
         dataclasses.replace(job(), epochs=int(epochs)),
         tiny.feeder(),
         Path(folder),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from ldct_jax.bench.flops import flops, flops_512
 from ldct_jax.cli.models import models
 from ldct_jax.errors import UsageError
 from ldct_jax.models.cascade import Cascade
@@ -19,6 +18,7 @@ from ldct_jax.models.cpce import CPCE, MAPNN
 from ldct_jax.models.dcscn import DCSCN
 from ldct_jax.models.dncnn import CNN10, DnCNN
 from ldct_jax.models.drl import DRL
+from ldct_jax.models.flops import flops, flops_512
 from ldct_jax.models.image_clones import ImageClones
 from ldct_jax.models.inference import denoise
 from ldct_jax.models.layers import Conv
@@ -135,7 +135,7 @@ def check_rows(rows, catalogue):
 
 def test_ldct_models_prints_what_it_counts(monkeypatch):
     few = {name: CATALOGUE[name] for name in ("pcn", "drl", "critic64")}
-    monkeypatch.setattr("ldct_jax.bench.flops.CATALOGUE", few)
+    monkeypatch.setattr("ldct_jax.models.flops.CATALOGUE", few)
     result = CliRunner().invoke(models, ["--json"])
     assert result.exit_code == 0
     check_rows(json.loads(result.stdout), few)

@@ -4,18 +4,18 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax import spec
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import UsageError
-from ldct_jax.evaluate import WholeSlices
 from ldct_jax.export.source import twin_for_onnx
 from ldct_jax.hu import Window
 from ldct_jax.models import noise_scaled
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu, with_series_noise
 from ldct_jax.models.wgan_vgg import WGANVGG
+from ldct_jax.models.whole_slices import WholeSlices
+from ldct_jax.record import from_record, to_record
 from tests.dicom_fixtures import anatomy
 
 pytestmark = pytest.mark.core
@@ -174,7 +174,7 @@ def test_all_clones_and_the_result_alone_agree(params):
 
 def test_its_record_and_its_twin_are_the_same_network(params):
     model = NoiseScaled(BASE, unit=5.0, routine_hu=9.0)
-    assert spec.from_record(spec.to_record(model)) == model
+    assert from_record(to_record(model)) == model
     twin = twin_for_onnx(model)
     assert twin.base.loop == "python"
     hu = noisy(40.0, size=48)

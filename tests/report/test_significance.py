@@ -8,7 +8,7 @@ from scipy import stats
 
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.report import images, significance
-from ldct_jax.results import Results, Run
+from ldct_jax.study.results import Results, Run
 
 pytestmark = pytest.mark.core
 OURS = {"a": [40.0, 42.0], "b": [39.0, 39.5], "c": [41.0, 44.0]}

@@ -7,15 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.pipeline import GrainFeeder
+from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.losses import mse
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.log import read
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import processes, tiny
 
 # A process with eight devices that compiles each training several times: a minute.
@@ -31,7 +31,7 @@ def train(folder, n_devices: int, *, epochs: int, grain: bool = False, batch: in
     if grain:
         patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
         feeder = GrainFeeder(tiny.pairs(), patches, 3, parallel.columns(batch))
-    loop.train(tiny.job(epochs=epochs, **job), feeder, folder, parallel=parallel)
+    run.train(tiny.job(epochs=epochs, **job), feeder, folder, parallel=parallel)
     moments = load_arrays(folder / "checkpoints" / "last")[0]["opt_state"]["0"]["mu"]
     rows = [r for r in read(folder / "metrics.jsonl") if "loss" in r]
     assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax import spec
 from ldct_jax.errors import CheckpointError, NumericsError
 from ldct_jax.hu import FULL
 from ldct_jax.losses import l1, last_clone, mse
@@ -15,13 +14,14 @@ from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.drl import DRL
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop
+from ldct_jax.record import to_record
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.gan import WassersteinGAN
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import SmallCritic
-from tests.train.test_loop import leaves
+from tests.train.test_run import leaves
 
 GAN = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
 
@@ -32,7 +32,7 @@ def gan_job(**changes):
 
 def train(job, folder, devices=1, batch=8, **kwargs):
     parallel = DataParallel(jax.devices()[:devices])
-    return loop.train(job, tiny.feeder(batch=batch), folder, parallel=parallel, **kwargs)
+    return run.train(job, tiny.feeder(batch=batch), folder, parallel=parallel, **kwargs)
 
 
 def test_generator_and_critic_both_learn_and_are_both_saved(tmp_path):
@@ -84,7 +84,7 @@ SMALL_DRL = DRL(n_filters=4)
 
 
 def record(model):
-    return {"model": spec.to_record(model), "window": spec.to_record(FULL)}
+    return {"model": to_record(model), "window": to_record(FULL)}
 
 
 def cascade_job(model, **changes):

@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.patches import Patches
-from ldct_jax.data.pipeline import GrainFeeder
-from ldct_jax.train import loop
+from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import processes, tiny
 
 # Processes that import jax and compile the training: half a minute for each number of them.
@@ -34,7 +34,7 @@ from ldct_jax import backend
 backend.join()
 from ldct_jax.data import pipeline
 from ldct_jax.train import calls, loop
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests.train import test_processes as t
 
 me, n = jax.process_index(), jax.process_count()
@@ -57,7 +57,7 @@ def train(folder: Path, parallel: DataParallel, *, epochs: int, batch: int, grai
     if grain:
         patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
         feeder = GrainFeeder(tiny.pairs(), patches, 3, parallel.columns(batch))
-    loop.train(
+    run.train(
         tiny.job(epochs=epochs),
         feeder,
         folder,

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldct_jax.bench.flops import flops
 from ldct_jax.hu import FULL
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.flops import flops
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import loop, steps
+from ldct_jax.train import run, steps
 from ldct_jax.train import state as train_state
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 
 CLONES = 3
@@ -87,7 +87,7 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        loop.train(
+        run.train(
             tiny.job(epochs=3),
             tiny.feeder(),
             tmp_path,

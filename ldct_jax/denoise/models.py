@@ -1,0 +1,216 @@
+"""A model by its name or path → a function HU → HU: checkpoint, exported artefact, or filter.
+
+Two steps: :func:`find` tells what a name means without importing jax, so that a wrong name and
+bad input are told at once; :meth:`Found.open` loads it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.denoise.filters import FILTERS
+from ldct_jax.denoise.trained import Trained
+from ldct_jax.errors import NumericsError, UsageError
+from ldct_jax.hu import Window
+
+_WEIGHTS = Path(__file__).parents[1] / "shipped"
+SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
+"""Models inside the package by name; the first is the default of ``ldct denoise``."""
+
+ARTEFACTS = (".stablehlo", ".onnx")
+RELEASED = ".npz"
+SERIES_SAMPLE = 16
+"""Slices of a series that are looked at where something is to be the same for all of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A function of whole slices, (N, H, W) or (H, W) HU → float32 HU of the same shape.
+
+    Args:
+      name: short, for file headers and tables. digest: sha256 (hex) of what computes.
+      batch: slices that :meth:`run` takes at best at a time.
+      window: the model's HU window; None for filters, which have none.
+      trained_on: the range of its training images; None where it isn't known.
+      learned: whether a training range matters at all.
+      of_series: a function of some of a series' slices, each (H, W) HU → ``compute`` for that
+        series; None where every slice is for itself.
+    """
+
+    name: str
+    digest: str
+    batch: int
+    window: Window | None
+    trained_on: Trained | None
+    learned: bool
+    compute: Callable[[np.ndarray], np.ndarray] = dataclasses.field(repr=False)
+    of_series: Callable[[Iterable[np.ndarray]], Callable] | None = dataclasses.field(
+        default=None, repr=False
+    )
+
+    def for_series(self, read: Callable[[int], np.ndarray], n: int) -> Denoiser:
+        """This denoiser for slices of one series; ``read(i)`` gives the i-th of ``n``, (H, W) HU.
+
+        At most :data:`SERIES_SAMPLE` of them are read, evenly spread. Raises NumericsError for NaN.
+        """
+        if self.of_series is None or n < 2:
+            return dataclasses.replace(self, of_series=None)
+        at = np.linspace(0, n - 1, min(n, SERIES_SAMPLE)).round().astype(int)
+        sample = (_checked(np.asarray(read(int(i)), np.float32)) for i in at)
+        return dataclasses.replace(self, compute=self.of_series(sample), of_series=None)
+
+    def __call__(self, hu) -> np.ndarray:
+        """Denoise an array of HU; (N, H, W) are slices of one series.
+
+        Raises UsageError or NumericsError.
+        """
+        hu = np.asarray(hu)
+        if hu.ndim not in (2, 3) or hu.dtype.kind not in "iuf" or 0 in hu.shape:
+            raise UsageError(
+                f"a denoiser takes HU as (H, W) or (N, H, W) numbers, not {hu.dtype} {hu.shape}"
+            )
+        slices = hu[None] if hu.ndim == 2 else hu
+        of_these = self.for_series(slices.__getitem__, len(slices))
+        out = np.empty(slices.shape, np.float32)
+        for start in range(0, len(slices), self.batch):
+            part = slices[start : start + self.batch]
+            out[start : start + len(part)] = of_these.run(part)
+        return out.reshape(hu.shape)
+
+    def run(self, hu_bhw: np.ndarray) -> np.ndarray:
+        """A few slices (B, H, W) → float32 (B, H, W); NumericsError for NaN on either side."""
+        hu_bhw = _checked(np.asarray(hu_bhw, np.float32))
+        out = self.compute(hu_bhw)
+        if out.shape != hu_bhw.shape:
+            raise UsageError(f"{self.name} returned {out.shape} for images of {hu_bhw.shape}")
+        if not np.isfinite(out).all():
+            raise NumericsError(f"the result of {self.name} holds NaN or infinite values")
+        return out
+
+
+def for_series(method: Callable, read: Callable[[int], np.ndarray], n: int) -> Callable:
+    """Any function HU → HU for slices of one series; only a :class:`Denoiser` tells them apart."""
+    return method.for_series(read, n) if isinstance(method, Denoiser) else method
+
+
+def _checked(hu: np.ndarray) -> np.ndarray:
+    if not np.isfinite(hu).all():
+        raise NumericsError("the image holds NaN or infinite values; replace them first")
+    return hu
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a model's name means: ``kind`` is filter, checkpoint, stablehlo or onnx."""
+
+    kind: str
+    name: str
+    path: Path | None = None
+
+    @property
+    def needs_jax(self) -> bool:
+        return self.kind in ("checkpoint", "stablehlo")
+
+    def open(self) -> Denoiser:
+        """Load the model."""
+        if self.kind == "filter":
+            return _filter(self.name)
+        if self.kind == "checkpoint":
+            return _checkpoint(self.path, self.name)
+        return _artefact(self.path)
+
+
+def find(model: str | Path | None) -> Found:
+    """What ``model`` means: a shipped model, a filter, a run folder or checkpoint, an artefact.
+
+    None is the default: the first shipped model.
+
+    Raises:
+      UsageError: nothing of that name, with what there is.
+    """
+    names = ", ".join((*SHIPPED, *FILTERS))
+    if model is None:
+        model = next(iter(SHIPPED))
+    if model in SHIPPED:
+        return Found("checkpoint", str(model), SHIPPED[model])
+    if model in FILTERS:
+        return Found("filter", str(model))
+    path = Path(model)
+    if path.is_file() and path.suffix == RELEASED:
+        return Found("checkpoint", path.stem, path)
+    if path.is_file() and path.suffix in ARTEFACTS:
+        return Found(path.suffix[1:], path.stem, path)
+    if path.is_dir():
+        return Found("checkpoint", path.resolve().name, path)
+    if path.is_file():
+        raise UsageError(
+            f"{path} is no model: give a run folder, or a .npz, .stablehlo or .onnx file"
+        )
+    raise UsageError(
+        f"there is no model {str(model)!r}: give a run folder, a checkpoint, an exported "
+        f".stablehlo or .onnx file, or one of {names}"
+    )
+
+
+def _filter(name: str) -> Denoiser:
+    filtered = FILTERS[name]()
+    settings = json.dumps({"filter": name, **dataclasses.asdict(filtered)}, sort_keys=True)
+    return Denoiser(
+        name=name,
+        digest=hashlib.sha256(settings.encode()).hexdigest(),
+        batch=1,
+        window=None,
+        trained_on=None,
+        learned=False,
+        compute=lambda hu: filtered(hu[..., None])[..., 0],
+    )
+
+
+def _checkpoint(path: Path, name: str) -> Denoiser:
+    import jax
+
+    from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
+    from ldct_jax.models.whole_slices import WholeSlices
+    from ldct_jax.train.checkpoint import load_model
+
+    model, variables, window, meta = load_model(path)
+    slices = WholeSlices(model, window)
+    variables = jax.device_put(variables)
+
+    def of_series(sample: Iterable[np.ndarray]) -> Callable:
+        known = with_series_noise(variables, sample)
+        return lambda hu: slices(known, hu)
+
+    return Denoiser(
+        # Folder names stay out of headers: the network's own name and the digest say what it is.
+        name=name if name in SHIPPED else meta["record"]["model"]["type"],
+        digest=meta["digest"],
+        batch=slices.batch,
+        window=window,
+        trained_on=Trained.from_record(meta["record"].get("trained_on")),
+        learned=True,
+        compute=lambda hu: slices(variables, hu),
+        of_series=of_series if isinstance(model, NoiseScaled) else None,
+    )
+
+
+def _artefact(path: Path) -> Denoiser:
+    from ldct_jax.export import artefacts
+
+    artefact = artefacts.load(path)
+    card = artefact.card
+    return Denoiser(
+        name=card.name,
+        digest=artefact.digest,
+        batch=artefact.batch,
+        window=card.window,
+        trained_on=card.trained_on,
+        learned=True,
+        compute=artefact.compute,
+    )

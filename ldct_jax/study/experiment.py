@@ -1,0 +1,193 @@
+"""An experiment's settings as real objects, the scales it runs at, and overrides from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ldct_jax.data.embedded import Phantoms
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.natural import NaturalImages
+from ldct_jax.errors import UsageError
+from ldct_jax.hu import FULL, Window
+from ldct_jax.losses import every_clone, mse
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.optim import Adam, Exponential
+from ldct_jax.record import override, to_record
+from ldct_jax.train.gan import WassersteinGAN
+
+SELECTIONS = ("last", "best")
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One training: what is trained, on what, how, and how its result is chosen.
+
+    ``gan``: an adversary beside the loss. ``starts_from``: the variant whose trained parameters
+    this one begins with (fine-tuning; the earlier stages of a cascade). ``images``: train on these
+    instead of the study's CT. ``select``: the tables use the parameters of the ``last`` epoch, as
+    the papers do, or the ``best`` by the validation patient; never one that saw a test patient.
+    """
+
+    model: Any
+    loss: Callable = every_clone(mse)
+    optimizer: Adam = Adam()
+    patches: Patches = Patches()
+    window: Window = FULL
+    epochs: int = 60
+    seed: int = 0
+    ema_decay: float | None = None
+    gan: WassersteinGAN | None = None
+    starts_from: str | None = None
+    images: NaturalImages | None = None
+    select: str = "last"
+
+    def __post_init__(self):
+        if self.select not in SELECTIONS:
+            raise UsageError(f"select={self.select!r}: use one of {', '.join(SELECTIONS)}")
+        if self.epochs < 1:
+            raise UsageError(f"epochs={self.epochs}: at least one is needed")
+
+    def but(self, **changes: Any) -> Experiment:
+        """A copy with fields changed; names of the model's fields change the model."""
+        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
+        rest = {k: v for k, v in changes.items() if k not in own}
+        if rest:
+            own["model"] = dataclasses.replace(own.get("model", self.model), **rest)
+        return dataclasses.replace(self, **own)
+
+    def with_overrides(self, settings: Iterable[str]) -> Experiment:
+        """A copy with ``a.b=value`` settings applied; see :func:`ldct_jax.record.override`."""
+        changed = self
+        for setting in settings:
+            path, equals, text = setting.partition("=")
+            if not equals or not path:
+                raise UsageError(f"{setting!r} is not a setting: write key=value, as in epochs=3")
+            changed = override(changed, path.strip(), text.strip())
+        return changed
+
+    def record(self) -> dict:
+        """The JSON record from which :func:`ldct_jax.record.from_record` rebuilds this."""
+        return to_record(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The size of an experiment: ``demo`` for two cores in minutes, ``paper`` for the protocol.
+
+    Args:
+      name: ``demo``, ``paper`` or ``smoke``.
+      words: what a reader of the report must know about it.
+      phantoms: the embedded data where no ``DATA`` is given.
+      repeats: random splits; each has other test patients, and each training its own seed.
+      test_patients, validation_patients: how many of each split.
+      test_slices: slices of a test patient that are scored, evenly spread; None for all.
+      monitor_slices: slices of each validation and test patient looked at during training.
+      monitor_every: epochs between such looks.
+      doses: several simulated low doses to be tested, as fractions of the normal dose, in place
+        of the data's own one.
+      training_doses: those that are trained on; empty for ``doses``.
+      dose_rule: how the noise grows with less dose: ``physics`` (SD as 1/√dose) or ``paper``
+        (dncnn_dose: SD as 1/dose).
+      most_slices: of each patient of ``DATA`` where every dose in ``doses`` and
+        ``training_doses`` has to be simulated; None for all.
+      training_crop: (height, width) of the central region that patches are cut from; None for all.
+    """
+
+    name: str
+    words: str
+    phantoms: Phantoms = Phantoms()
+    repeats: int = 1
+    test_patients: int = 1
+    validation_patients: int = 1
+    test_slices: int | None = None
+    monitor_slices: int = 1
+    monitor_every: int = 1
+    doses: tuple[float, ...] = ()
+    training_doses: tuple[float, ...] = ()
+    dose_rule: str = "physics"
+    most_slices: int | None = None
+    training_crop: tuple[int, int] | None = None
+
+    @property
+    def all_doses(self) -> tuple[float, ...]:
+        """Every dose that is needed; empty where the data's own one is used."""
+        return tuple(dict.fromkeys((*self.doses, *self.training_doses)))
+
+    def but(self, **changes: Any) -> Scale:
+        """A copy with fields changed; names of the phantoms' fields change the phantoms."""
+        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
+        rest = {k: v for k, v in changes.items() if k not in own}
+        if rest:
+            own["phantoms"] = dataclasses.replace(own.get("phantoms", self.phantoms), **rest)
+        return dataclasses.replace(self, **own)
+
+
+# What most experiments run at; their scripts say in ``words`` what they change.
+DEMO = Scale(
+    "demo",
+    "small networks and minutes of training on random phantoms",
+    phantoms=Phantoms(patients=7, slices=4),
+    test_patients=2,
+    test_slices=2,
+    monitor_every=2,
+)
+PAPER = Scale(
+    "paper",
+    "the paper's protocol",
+    phantoms=Phantoms(patients=10, slices=20, size=512, pixel_mm=0.74),
+)
+SMOKE = Scale(
+    "smoke",
+    "a few steps of tiny networks: it shows only that everything runs",
+    phantoms=Phantoms(patients=3, slices=1, size=96, pixel_mm=4.0),
+)
+
+
+def scales(*several: Scale) -> dict[str, Scale]:
+    """Scales by name: those given, and :data:`SMOKE` where none of them is called so."""
+    return {scale.name: scale for scale in (*several, SMOKE)} | {s.name: s for s in several}
+
+
+# The clone networks' paper, for all experiments that reproduce a part of it.
+PCN = {
+    "paper": Experiment(
+        model=ClonesNet(n_filters=48, n_clones=4, n_layers=10),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(1e-4, to=1e-5)),
+        patches=Patches(size=55, stride=4, batch=128, slices_per_patient=10),
+        epochs=60,
+    ),
+    "demo": Experiment(
+        model=ClonesNet(n_filters=16, n_clones=4, n_layers=10, initialization="zero_last"),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(2e-3, to=2e-4)),
+        patches=Patches(size=55, stride=25, batch=16, slices_per_patient=1),
+        epochs=8,
+    ),
+    "smoke": Experiment(
+        model=ClonesNet(n_filters=4, n_clones=2, n_layers=4, initialization="zero_last"),
+        loss=every_clone(mse),
+        optimizer=Adam(Exponential(1e-3, to=1e-4)),
+        patches=Patches(size=24, stride=24, batch=8, slices_per_patient=1),
+        epochs=2,
+    ),
+}
+
+
+def pcn_scales(demo: str = "16 filters instead of 48") -> dict[str, Scale]:
+    """The scales of :data:`PCN`; ``demo``: how much smaller the networks are, in words."""
+    return scales(
+        DEMO.but(
+            words=f"{demo}, a few hundred steps instead of hundreds of thousands, initial learning "
+            "rate 2e-3 instead of 1e-4: it shows the machinery and the first minutes of learning, "
+            "not the paper's converged numbers"
+        ),
+        PAPER.but(
+            words="the paper's protocol: 55x55 patches at stride 4 from ten slices a training "
+            "patient, batch 128, Adam 1e-4 to 1e-5, 60 epochs, one test patient, three repeats; "
+            "one of the paper's nine training patients is held out for validation",
+            repeats=3,
+        ),
+    )

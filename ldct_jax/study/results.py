@@ -1,0 +1,208 @@
+"""What a study leaves on the disk, read back: reports are made from this, never from memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.errors import DataError
+from ldct_jax.metrics.protocols import Protocol, Scores, Summary, table
+from ldct_jax.system.files import write_bytes
+from ldct_jax.train.log import read as read_log
+
+RESULT = "result.json"
+SAMPLES = "samples.npz"
+STUDY = "study.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One variant on one split."""
+
+    folder: Path
+    variant: str
+    repeat: int
+    result: dict
+
+    @cached_property
+    def history(self) -> list[dict]:
+        """The evaluations during training: rows with ``step``, ``epoch`` and numbers."""
+        rows = read_log(self.folder / "metrics.jsonl")
+        return [
+            {"step": r["step"], "epoch": r["epoch"], **r["evaluation"]}
+            for r in rows
+            if "evaluation" in r
+        ]
+
+    @cached_property
+    def training_rmse(self) -> dict[int, float]:
+        """RMSE of the final image on the training patches, network units, mean by epoch from 1."""
+        return self.training_mean("rmse")
+
+    def training_mean(self, metric: str) -> dict[int, float]:
+        """The mean of a metric of the steps by epoch, counted from 1; empty where it is none."""
+        by_epoch: dict[int, list[float]] = {}
+        for row in read_log(self.folder / "metrics.jsonl"):
+            if metric in row:
+                by_epoch.setdefault(row["epoch"] + 1, []).append(row[metric])
+        return {e: float(np.mean(v)) for e, v in by_epoch.items()}
+
+    @cached_property
+    def samples(self) -> dict[str, np.ndarray]:
+        """``clones`` (T, H, W), ``low``, ``full`` (H, W): one test slice in HU.
+
+        With several doses (D, T, H, W) and (D, H, W), in the order of the study's doses; test
+        slices to scroll through, (S, H, W): ``scrolled``, ``scrolled_low``, ``scrolled_full``; and
+        what the study's ``measure`` kept.
+        """
+        with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
+            return {k: arrays[k] for k in arrays.files}
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """All finished runs of a study and what stands beside them."""
+
+    folder: Path
+    study: dict
+    runs: tuple[Run, ...]
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(r.variant for r in self.runs))
+
+    def of(self, variant: str, repeats: Collection[int] | None = None) -> tuple[Run, ...]:
+        """The finished runs of a variant, those of ``repeats`` only where they are given."""
+        return tuple(
+            r
+            for r in self.runs
+            if r.variant == variant and (repeats is None or r.repeat in repeats)
+        )
+
+    def shared_repeats(self, *labels: str) -> list[int]:
+        """The repeats (split and seed) that all these rows have: what can be compared in pairs."""
+        there = [
+            set(map(int, self.study["references"]))
+            if label in self.references
+            else {r.repeat for r in self.of(label)}
+            for label in labels
+        ]
+        return sorted(set.intersection(*there))
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The rows that aren't trained."""
+        return tuple(next(iter(self.study["references"].values())))
+
+    def rows(
+        self,
+        label: str,
+        *,
+        clone: int = -1,
+        further: str | None = None,
+        repeats: Collection[int] | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> list[list[dict]]:
+        """The per-slice scores of a variant or a reference, one list a repeat.
+
+        ``clone`` counts from the end; ``further``: other scored images of the run by that name;
+        ``repeats``: of these alone; ``where``: only rows with these values (``{"dose": 0.1}``).
+        """
+        if label in self.references:
+            found = self._references("references", label, repeats)
+        elif further is not None:
+            found = [r.result["further"][further] for r in self.of(label, repeats)]
+        else:
+            found = [r.result["test"][clone] for r in self.of(label, repeats)]
+        wanted = (where or {}).items()
+        return [[x for x in rows if all(x.get(k) == v for k, v in wanted)] for rows in found]
+
+    def summary(self, label: str, protocol: Protocol, **which: Any) -> Summary:
+        """Mean ± SD over the test patients of all repeats; ``which`` as in :meth:`rows`."""
+        return _summary(self.rows(label, **which), protocol)
+
+    def numbers(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
+        """What the study's ``measure`` found, one record a repeat."""
+        if label in self.references:
+            return self._references("reference_numbers", label, repeats)
+        return [r.result["numbers"] for r in self.of(label, repeats)]
+
+    def paired_numbers(self, a: str, b: str) -> list[tuple[dict, dict]]:
+        """:meth:`numbers` of two rows, side by side for every repeat that both have."""
+        shared = self.shared_repeats(a, b)
+        return list(zip(self.numbers(a, shared), self.numbers(b, shared), strict=True))
+
+    def quality(self, label: str) -> list[dict]:
+        """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
+        if label in self.references:
+            return self._references("reference_quality", label, None)
+        return [r.result["quality"] for r in self.of(label)]
+
+    def _references(self, what: str, label: str, repeats: Collection[int] | None) -> list:
+        return [
+            found[label]
+            for repeat, found in self.study[what].items()
+            if repeats is None or int(repeat) in repeats
+        ]
+
+
+def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:
+    rows = [row for part in parts for row in part]
+    columns = {k: np.array([row[k] for row in rows]) for k in ("psnr_db", "ssim", "rmse", "peak")}
+    return table(Scores(protocol, **columns), [row["patient"] for row in rows])
+
+
+def score_rows(scores: Scores, pairs: PairedSlices) -> list[dict]:
+    """Per-slice scores as plain rows for JSON; :class:`Results` reads them back.
+
+    A row says its ``dose`` where the slices have several.
+    """
+    rows = [
+        {
+            "patient": patient,
+            "psnr_db": float(scores.psnr_db[i]),
+            "ssim": float(scores.ssim[i]),
+            "rmse": float(scores.rmse[i]),
+            "peak": float(scores.peak[i]),
+        }
+        for i, patient in enumerate(pairs.patients)
+    ]
+    if pairs.doses is not None:
+        for row, dose in zip(rows, pairs.doses, strict=True):
+            row["dose"] = float(dose)
+    return rows
+
+
+def load(folder: Path | str) -> Results:
+    """The results in a study's folder (``runs/pcn_ablation``), in the study's own order."""
+    folder = Path(folder)
+    if not (folder / STUDY).is_file():
+        raise DataError(f"{folder} holds no results: train first, with make train EXP=…")
+    study = read_json(folder / STUDY)
+    runs = []
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        result = read_json(path)
+        runs.append(Run(path.parent, result["variant"], result["repeat"], result))
+    order = {name: i for i, name in enumerate(study["variants"])}
+    runs = [r for r in runs if r.variant in order]
+    runs.sort(key=lambda r: (order[r.variant], r.repeat))
+    return Results(folder, study, tuple(runs))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path.name} can't be read ({error}): delete it and run again") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_bytes(path, (json.dumps(value, indent=1) + "\n").encode())

@@ -1,0 +1,118 @@
+"""What a study is: the runs behind a table or figure of a paper, and the page made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.splits import Split
+from ldct_jax.denoise.filters import Gaussian, Identity
+from ldct_jax.errors import UsageError
+from ldct_jax.metrics.protocols import Protocol, Scores, pcn
+from ldct_jax.study import results
+from ldct_jax.study.experiment import Experiment, Scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What an experiment measures beside the test slices' scores.
+
+    numbers: for JSON. scores: of other images than the denoised ones, by name. images: arrays
+    that figures need, kept with the run's samples.
+    """
+
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Mapping[str, Scores] = dataclasses.field(default_factory=dict)
+    images: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What an experiment's ``measure`` looks at.
+
+    pairs: the test slices. denoised: (N, H, W) HU, the results. denoise: the denoiser itself,
+    (N, H, W) HU → the same. protocol: the study's.
+    """
+
+    pairs: PairedSlices
+    denoised: np.ndarray
+    denoise: Callable[[np.ndarray], np.ndarray]
+    protocol: Protocol
+
+
+FILTERS = {"undenoised": Identity(), "gaussian": Gaussian(1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A table or figure of a paper as runs and a report.
+
+    ``variants`` maps a scale's name to the runs; ``report`` makes a page of what they left.
+    ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
+    rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measure``: what the
+    test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,
+    DATA or None) → the pairs, where the study's data aren't simply phantoms or DATA. ``split``: the
+    one split by named patients, in place of random ones.
+    """
+
+    name: str
+    title: str
+    reproduces: str
+    scales: dict[str, Scale]
+    variants: Callable[[str], dict[str, Experiment]]
+    report: Callable[[results.Results], Any]
+    protocol: Callable[[Any], Protocol] = pcn
+    filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
+    measure: Callable[[Tested], Measured] | None = None
+    data: Callable[[Scale, str | None], PairedSlices] | None = None
+    split: Callable[[PairedSlices], Split] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asked for beside the study itself.
+
+    ``seeds``: trainings of each variant on each split, every one with a seed of its own. More can
+    be asked for later in the same folder: those that are finished stay.
+    """
+
+    scale: str
+    out: Path
+    variants: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    init: Path | None = None
+    profile: bool = False
+    feed: str = "auto"
+    seeds: int = 1
+    command: str = ""
+
+    def __post_init__(self):
+        if self.seeds < 1:
+            raise UsageError(f"seeds={self.seeds}: at least one training of each variant")
+
+
+def chosen_variants(study: Study, request: Request) -> dict[str, Experiment]:
+    """The variants asked for, with the overrides applied. Raises UsageError for unknown names."""
+    if request.scale not in study.scales:
+        raise UsageError(
+            f"{study.name} has no scale {request.scale!r}: use one of {', '.join(study.scales)}"
+        )
+    every = study.variants(request.scale)
+    slugs = {slug(name): name for name in every}
+    wanted = []
+    for name in request.variants:
+        if slug(name) not in slugs:
+            raise UsageError(f"unknown variant {name!r}: use one of {', '.join(every)}")
+        wanted.append(slugs[slug(name)])
+    return {name: every[name].with_overrides(request.settings) for name in (wanted or list(every))}
+
+
+def slug(name: str) -> str:
+    """A variant's name as a folder's: lower case, letters, digits, ``+`` and ``-``."""
+    return re.sub(r"[^a-z0-9+]+", "-", name.lower()).strip("-")

