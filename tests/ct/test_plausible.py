@@ -7,7 +7,7 @@ from ldct_jax.ct.plausible import Range, check_slices_first, filled, no_data, va
 from ldct_jax.errors import DataError
 
 pytestmark = pytest.mark.core
-Y, X = np.mgrid[-1:1:64j, -1:1:64j]
+Y, X = (np.mgrid[:64, :64] - 31.5) / 32
 CORNERS = X**2 + Y**2 > 1
 
 
