@@ -183,7 +183,7 @@ def _resize(x, size):
 
 
 class HRNet(nn.Module):
-    def __init__(self, widths=(32, 64, 128, 256), new_scale="all", final_relu=True):
+    def __init__(self, widths=(32, 64, 128, 256), new_scale="previous", final_relu=True):
         super().__init__()
         self.widths, self.new_scale, self.final_relu = widths, new_scale, final_relu
         self.stem = conv(1, widths[0], padding="same")

@@ -100,8 +100,8 @@ CATALOGUE: dict[str, Entry] = {
     "cnn10_2ch": Entry(
         functools.partial(CNN10, in_channels=2), "cascade_drl", 335_297, 1_152, channels=2
     ),
-    "hrnet": Entry(HRNet, "hrnet", 3_523_009),
-    "hrnet_previous": Entry(functools.partial(HRNet, new_scale="previous"), "hrnet", 2_674_113),
+    "hrnet": Entry(HRNet, "hrnet", 2_674_113),
+    "hrnet_all": Entry(functools.partial(HRNet, new_scale="all"), "hrnet", 3_523_009),
     "unet": Entry(UNet, "hrnet", 30_658_849, side=512),
     "critic64": _critic(17_923_521, "dcswgan", size=64),
     "critic80": _critic(27_360_705, "dcswgan", side=80, size=80),

@@ -16,22 +16,22 @@ class HRNet(nn.Module):
     """(B, H, W, 1) → denoised (B, H, W, 1), float32; sides of at least 2^branches pixels.
 
     Stem 3x3, then as many stages as branches with 1, 2, 3, … branches, two 3x3 convolutions a
-    branch. Between stages each scale of the next one, its new one included, is the sum of all
-    existing scales: a finer one through a chain of 3x3 stride-2 convolutions of its own, a
-    coarser one through a 1x1 convolution and bilinear enlargement. After the last stage all
-    scales are enlarged and concatenated, and a 1x1 predictor + ReLU makes the image. A convolution
-    is followed by InstanceNorm (no parameters) and ReLU. Where the figure of the paper is missing
-    this is our reading: 3,523,009 parameters.
+    branch. Between stages each existing scale becomes the sum of all existing scales: a finer one
+    through a chain of 3x3 stride-2 convolutions of its own, a coarser one through a 1x1
+    convolution and bilinear enlargement. The new, coarser scale is a stride-2 convolution of the
+    previous one alone. After the last stage all scales are enlarged and concatenated, and a 1x1
+    predictor + ReLU makes the image. Each convolution is followed by InstanceNorm (no parameters)
+    and ReLU. 2,674,113 parameters; the paper's figure is missing, this follows its text.
 
     Args:
       widths: channels of the branches, finest first.
-      new_scale: from what a new scale is made: ``all`` existing ones, or only the ``previous``
-        one (2,674,113 parameters).
+      new_scale: what a new scale is made from: the ``previous`` scale, as the paper says, or the
+        sum of ``all`` existing ones (3,523,009 parameters).
       final_relu: ReLU of the result.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256)
-    new_scale: str = "all"
+    new_scale: str = "previous"
     final_relu: bool = True
     initialization: str = "lecun"
     dtype: Any = jnp.float32
@@ -41,8 +41,8 @@ class HRNet(nn.Module):
 
     @nn.compact
     def __call__(self, x_bhw1, train: bool = False):
-        if self.new_scale not in ("all", "previous"):
-            raise UsageError(f"new_scale={self.new_scale!r}: use all or previous")
+        if self.new_scale not in ("previous", "all"):
+            raise UsageError(f"new_scale={self.new_scale!r}: use previous or all")
         check_images(x_bhw1, "HRNet", least=2 ** len(self.widths))
         height, width = x_bhw1.shape[1:3]
         scales = [self._layer("stem", x_bhw1, self.widths[0])]

@@ -110,7 +110,7 @@ def test_whole_slices_of_any_size_keep_their_size_in_float32_and_bfloat16(name):
         (WGANVGG(padding="reflect"), (1, 40, 40, 1), "valid or same"),
         (UNet(widths=(2, 3, 4)), (1, 20, 16, 1), "divide by 8"),
         (HRNet(widths=(2, 3, 4)), (1, 7, 16, 1), "at least 8x8"),
-        (HRNet(new_scale="none"), (1, 16, 16, 1), "all or previous"),
+        (HRNet(new_scale="none"), (1, 16, 16, 1), "previous or all"),
         (DnCNN(in_channels=2), (1, 16, 16, 1), r"\(B, H, W, 2\)"),
         (DnCNN(depth=1), (1, 16, 16, 1), "two convolutions"),
         (DRL(), (16, 16, 1), "DRL takes images"),

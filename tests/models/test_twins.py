@@ -66,7 +66,7 @@ LONG = {
     "cnn10": (CNN10(n_filters=4), (3, 15, 17, 1)),
     "drl_difference": (DRL(n_filters=6, input_residual=False, in_channels=2), (3, 15, 17, 2)),
     "dcscn_full": (DCSCN(), SIZE),
-    "hrnet_previous": (HRNet(widths=(4, 5, 6, 7), new_scale="previous"), (2, 24, 32, 1)),
+    "hrnet_all": (HRNet(widths=(4, 5, 6, 7), new_scale="all"), (2, 24, 32, 1)),
 }
 NETWORKS_AND_LONG = [*NETWORKS, *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
 

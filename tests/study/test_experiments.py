@@ -217,7 +217,7 @@ def test_hrnet_protocol():
         np.testing.assert_allclose(rates, [1e-4, 1e-5, 1e-6], rtol=1e-5)
     assert {row: parameters(e) for row, e in rows.items()} == {
         "UNet": 30_658_849,
-        "HRNet": 3_523_009,
+        "HRNet": 2_674_113,
     }
 
 
