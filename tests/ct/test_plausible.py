@@ -28,7 +28,7 @@ def test_a_whole_image_has_data_everywhere():
 def test_no_data_is_padding_below_1500_or_a_constant_corner(corner):
     hu = slices(corner=corner)
     mask = no_data(hu)
-    np.testing.assert_array_equal(mask, np.broadcast_to(CORNERS, mask.shape))
+    assert mask[:, CORNERS].all() and not mask[:, np.hypot(X, Y) < 0.98].any()
     np.testing.assert_array_equal(no_data(hu[1]), mask[1])
     assert (filled(hu, mask)[mask] == -1024).all()
     np.testing.assert_array_equal(filled(hu, mask)[~mask], hu[~mask])
