@@ -105,6 +105,16 @@ def test_difference_names_the_place():
 
 
 def test_but_reaches_the_model_and_the_experiment():
+    first = EXPERIMENTS[0]
+    assert (first.but(steps=7).epochs, first.but(steps=7).steps) == (None, 7)
+    in_steps = first.with_overrides(["steps=500"])
+    assert (in_steps.epochs, in_steps.steps) == (None, 500)
+    assert from_record(in_steps.record()) == in_steps
+    assert (in_steps.but(epochs=3).epochs, in_steps.but(epochs=3).steps) == (3, None)
+    with pytest.raises(UsageError, match="give one of the two"):
+        first.but(steps=7, epochs=2)
+    with pytest.raises(UsageError, match="steps=0"):
+        first.with_overrides(["steps=0"])
     changed = EXPERIMENTS[0].but(n_filters=8, epochs=2, loss=LastClone(mse))
     assert (changed.model.n_filters, changed.epochs) == (8, 2)
     assert isinstance(changed.loss, LastClone)

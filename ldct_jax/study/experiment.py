@@ -18,6 +18,9 @@ from ldct_jax.record import override, to_record
 from ldct_jax.train.gan import WassersteinGAN
 
 SELECTIONS = ("last", "best")
+LENGTHS = ("epochs", "steps")
+# Where an experiment doesn't say how long it trains (pcn).
+EPOCHS = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Experiment:
     this one begins with (fine-tuning; the earlier stages of a cascade). ``images``: train on these
     instead of the study's CT. ``select``: the tables use the parameters of the ``last`` epoch, as
     the papers do, or the ``best`` by the validation patient; never one that saw a test patient.
+    ``epochs`` or ``steps`` says how long it trains, one of the two (neither: 60 epochs); a number
+    of steps doesn't depend on the size of the data.
     """
 
     model: Any
@@ -35,22 +40,33 @@ class Experiment:
     optimizer: Adam = Adam()
     patches: Patches = Patches()
     window: Window = FULL
-    epochs: int = 60
+    epochs: int | None = None
     seed: int = 0
     ema_decay: float | None = None
     gan: WassersteinGAN | None = None
     starts_from: str | None = None
     images: NaturalImages | None = None
     select: str = "last"
+    steps: int | None = None
 
     def __post_init__(self):
         if self.select not in SELECTIONS:
             raise UsageError(f"select={self.select!r}: use one of {', '.join(SELECTIONS)}")
-        if self.epochs < 1:
-            raise UsageError(f"epochs={self.epochs}: at least one is needed")
+        if self.epochs is None and self.steps is None:
+            object.__setattr__(self, "epochs", EPOCHS)
+        if self.epochs is not None and self.steps is not None:
+            raise UsageError(f"epochs={self.epochs} and steps={self.steps}: give one of the two")
+        for name in LENGTHS:
+            if (length := getattr(self, name)) is not None and length < 1:
+                raise UsageError(f"{name}={length}: at least one is needed")
 
     def but(self, **changes: Any) -> Experiment:
-        """A copy with fields changed; names of the model's fields change the model."""
+        """A copy with fields changed; names of the model's fields change the model.
+
+        ``steps`` takes the place of ``epochs``, and the other way round.
+        """
+        if len(given := [name for name in LENGTHS if name in changes]) == 1:
+            changes = {**dict.fromkeys(LENGTHS), **{given[0]: changes[given[0]]}, **changes}
         own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
         rest = {k: v for k, v in changes.items() if k not in own}
         if rest:
@@ -64,7 +80,10 @@ class Experiment:
             path, equals, text = setting.partition("=")
             if not equals or not path:
                 raise UsageError(f"{setting!r} is not a setting: write key=value, as in epochs=3")
-            changed = override(changed, path.strip(), text.strip())
+            if (path := path.strip()) in LENGTHS:
+                # One of the two takes the other's place before its value is read and checked.
+                changed = changed.but(**{path: getattr(changed, path) or 1})
+            changed = override(changed, path, text.strip())
         return changed
 
     def record(self) -> dict:
@@ -84,7 +103,8 @@ class Scale:
       test_patients, validation_patients: how many of each split.
       test_slices: slices of a test patient that are scored, evenly spread; None for all.
       monitor_slices: slices of each validation and test patient looked at during training.
-      monitor_every: epochs between such looks.
+      monitor_every: epochs between such looks, where a training is counted in epochs.
+      looks: how many, evenly spread, where it is counted in steps.
       doses: several simulated low doses to be tested, as fractions of the normal dose, in place
         of the data's own one.
       training_doses: those that are trained on; empty for ``doses``.
@@ -104,6 +124,7 @@ class Scale:
     test_slices: int | None = None
     monitor_slices: int = 1
     monitor_every: int = 1
+    looks: int = 10
     doses: tuple[float, ...] = ()
     training_doses: tuple[float, ...] = ()
     dose_rule: str = "physics"

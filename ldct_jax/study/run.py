@@ -227,6 +227,7 @@ class _Session:
                 optimizer=experiment.optimizer,
                 window=experiment.window,
                 epochs=experiment.epochs,
+                steps=experiment.steps,
                 seed=experiment.seed,
                 patch_size=experiment.patches.size,
                 augment=experiment.patches.augment,
@@ -240,6 +241,7 @@ class _Session:
             parallel=self.parallel,
             monitor=self.examiner.monitor(slices, split),
             monitor_every=self.scale.monitor_every,
+            looks=self.scale.looks,
             stop=self.stop,
             name=title,
             profile=self.request.profile,
@@ -331,9 +333,10 @@ class _Session:
         return {**record, "trained_on": trained_on}
 
     def _same(self, folder: Path, found: dict, wanted: dict) -> None:
-        if found != wanted:
+        # What a field of a newer version is by default counts as what an older one had.
+        if where := difference(found, wanted):
             raise CheckpointError(
-                f"{folder} was run with other settings ({difference(found, wanted)}): choose "
+                f"{folder} was run with other settings ({where}): choose "
                 "another OUT= folder, or remove it"
             )
 

@@ -298,10 +298,10 @@ def _unflatten(arrays: dict, like: TrainState) -> TrainState:
 
 
 def _compare(wanted: dict, found: dict, folder: Path) -> None:
-    if found != wanted:
+    if where := difference(found, wanted):
         raise CheckpointError(
             f"{folder.parent.parent.name} holds a checkpoint of another training: "
-            f"{difference(found, wanted)}; choose another OUT= folder or the same settings"
+            f"{where}; choose another OUT= folder or the same settings"
         )
 
 
@@ -351,5 +351,5 @@ def load_model(path: Path | str):
     window = from_record(meta["record"]["window"])
     variables = {"params": tree.get("ema") or tree["params"]}
     if "batch_stats" in tree:
-        variables["batch_stats"] = tree["batch_stats"]
+        variables["batch_stats"] = tree.get("ema_stats") or tree["batch_stats"]
     return model, variables, window, meta

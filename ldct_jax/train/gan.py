@@ -35,7 +35,7 @@ class WassersteinGAN:
       critic: a module (B, S, S, 1) → (B,), built for the size of the generator's output.
       n_critic: critic steps for each generator step.
       optimizer: the critic's.
-      warmup: share of the epochs after which a generator whose validation image is worse than the
+      warmup: share of the training after which a generator whose validation image is worse than the
         undenoised one is warned of.
       stop_if_worse: stop then, instead of warning.
     """

@@ -63,18 +63,18 @@ class LossSpikes:
         return found
 
 
-def watch_generator(job, epoch: int, numbers: dict, name: str) -> None:
-    """A generator that makes the validation image worse, after its warm-up, is no denoiser."""
-    if job.gan is None or epoch <= job.gan.warmup * job.epochs:
+def watch_generator(gan, step: int, total: int, numbers: dict, name: str) -> None:
+    """A generator that makes the validation image worse, after its warm-up, is not a denoiser."""
+    if gan is None or step <= gan.warmup * total:
         return
     ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
     if ours is None or undenoised is None or ours >= undenoised:
         return
     message = (
-        f"{name}: after {epoch} epochs the generator's validation image ({ours:.2f} dB) is worse "
+        f"{name}: after {step} steps the generator's validation image ({ours:.2f} dB) is worse "
         f"than the undenoised one ({undenoised:.2f} dB)"
     )
-    if job.gan.stop_if_worse:
+    if gan.stop_if_worse:
         raise NumericsError(f"{message}: give the content loss more weight")
     warn(message)
 

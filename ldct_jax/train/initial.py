@@ -46,7 +46,10 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
     chosen = jax.tree.map(np.asarray, chosen)
     ema = None if state.ema is None else jax.tree.map(np.copy, chosen["params"])
     started = state.replace(
-        params=chosen["params"], batch_stats=chosen.get("batch_stats", {}), ema=ema
+        params=chosen["params"],
+        batch_stats=chosen.get("batch_stats", {}),
+        ema=ema,
+        ema_stats=None if ema is None else jax.tree.map(np.copy, chosen.get("batch_stats")),
     )
     return started, meta["digest"]
 

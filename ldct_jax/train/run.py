@@ -48,7 +48,7 @@ class Job:
     loss: Callable
     optimizer: Adam
     window: Window
-    epochs: int
+    epochs: int | None
     seed: int
     patch_size: int
     augment: str
@@ -56,6 +56,8 @@ class Job:
     ema_decay: float | None = None
     gan: WassersteinGAN | None = None
     init_from: Path | None = None
+    steps: int | None = None
+    """How long it trains, in place of ``epochs``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +79,15 @@ def train(
     parallel: DataParallel,
     monitor: Monitor | None = None,
     monitor_every: int = 1,
+    looks: int = 10,
     stop: StopRequest | None = None,
     name: str = "train",
     profile: bool = False,
 ) -> Outcome:
     """Train ``job`` on what ``feeder`` gives, or go on where the run in ``folder`` stopped.
 
-    ``monitor`` gets a copy of the variables after every ``monitor_every`` epochs and returns a
+    ``monitor`` gets a copy of the variables after every ``monitor_every`` epochs, or ``looks``
+    times evenly spread over a training that is counted in steps, and at the end. It returns a
     function, which is called for the numbers to log when the device has the next steps to work on.
     Their ``validation_psnr`` decides which checkpoint is the best one, and with ``undenoised_psnr``
     whether a checkpoint counts as good (:func:`health.is_good`).
@@ -92,7 +96,11 @@ def train(
     LdctError where another process of the same training was lost.
     """
     stop = stop or StopRequest()
-    total = job.epochs * feeder.steps_per_epoch
+    if job.steps is None:
+        total, look_every = job.epochs * feeder.steps_per_epoch, monitor_every
+        look_every *= feeder.steps_per_epoch
+    else:
+        total, look_every = job.steps, -(-job.steps // looks)
 
     # ---- 1. Model and optimiser, whole on every device -----------------------------------------
     optimizer = job.optimizer.build(total, feeder.steps_per_epoch)
@@ -241,13 +249,13 @@ def train(
         with clock.section("evaluate"), leaving_at_once(call):
             numbers = call.numbers()
         log.evaluation(call.end, epoch, numbers)
-        health.watch_generator(job, epoch, numbers, name)
+        health.watch_generator(job.gan, call.end, total, numbers, name)
         good = health.is_good(numbers)
         if good:
             evaluated_good = call.end
         elif good is False and evaluated_good is not None and parallel.is_first:
             health.warn(
-                f"{name}: after {epoch} epochs the validation image "
+                f"{name}: after {call.end} steps the validation image "
                 f"({numbers['validation_psnr']:.2f} dB) is far worse than the undenoised one; "
                 f"step {evaluated_good} was the last good one"
             )
@@ -295,7 +303,9 @@ def train(
                 stop.check()
             while done < total:
                 left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
-                count = min(pace.steps(), left_in_epoch, feeder.most_steps or left_in_epoch)
+                # A call ends where an epoch, the time to a look or the training does.
+                until = min(left_in_epoch, look_every - done % look_every, total - done)
+                count = min(pace.steps(), until, feeder.most_steps or until)
                 count, *agreed = parallel.agree(count, *asked())
                 with clock.section("train"):
                     pace.dispatched(idle=pending is None)
@@ -307,15 +317,14 @@ def train(
                     pending = call
                     # One process looks again after the call; several keep to what they agreed on.
                     signal, call.due = agreed if parallel.processes > 1 else asked()
-                    epoch, offset = divmod(done, feeder.steps_per_epoch)
-                    monitored = epoch % monitor_every == 0 or done == total
-                    looks = monitor is not None and offset == 0 and monitored
+                    looked_at = done % look_every == 0 or done == total
+                    look = monitor is not None and looked_at
                     call.due = call.due or done == total or bool(signal)
-                    if looks or call.due:
+                    if look or call.due:
                         call.state = copied(state)
                     if call.due:
                         saved_at = time.monotonic()
-                    if looks:
+                    if look:
                         begin_evaluation(call)
                     if done == total or signal or pace.unsure:
                         finish(call)
@@ -354,7 +363,8 @@ def variables_of(state) -> dict:
     """The network's variables for inference: the moving average where there is one."""
     variables = {"params": state.params if state.ema is None else state.ema}
     if state.batch_stats:
-        variables["batch_stats"] = state.batch_stats
+        averaged = state.ema_stats is not None
+        variables["batch_stats"] = state.ema_stats if averaged else state.batch_stats
     return variables
 
 

@@ -19,7 +19,7 @@ class TrainState(flax.struct.PyTreeNode):
         the position in the data.
       params, batch_stats: the network's variables, float32.
       opt_state: the optimiser's.
-      ema: exponential moving average of ``params``, or None.
+      ema, ema_stats: exponential moving averages of ``params`` and ``batch_stats``, or None.
       key: () key data uint32 (2,): all randomness is folded in from it, so it never changes.
       skipped: () int32, batches whose gradients were not finite.
       streak: () int32, how many such batches came in a row until now.
@@ -36,6 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
     streak: Any
     critic: Any = None
     critic_opt_state: Any = None
+    ema_stats: Any = None
 
 
 def create(
@@ -62,6 +63,7 @@ def create(
         opt_state=optimizer.init(params),
         # A copy: the state is donated, and one buffer can't be donated twice.
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema_stats=jax.tree.map(jnp.copy, variables.get("batch_stats")) if ema else None,
         key=jax.random.key_data(key),
         skipped=jnp.zeros((), jnp.int32),
         streak=jnp.zeros((), jnp.int32),

@@ -110,8 +110,15 @@ def accept(
     finite &= largest < LARGEST_PARAMETER
     halted = old.streak >= MOST_SKIPPED_IN_A_ROW
     if ema_decay is not None:
-        moved = jax.tree.map(lambda e, p: e * ema_decay + p * (1 - ema_decay), old.ema, new.params)
-        new = new.replace(ema=moved)
+        # Slower and slower, or a short training's average would be its beginning for the most part.
+        decay = jnp.minimum(ema_decay, (1.0 + old.step) / (10.0 + old.step))
+
+        def moved(average, value):
+            return jax.tree.map(lambda a, v: a * decay + v * (1 - decay), average, value)
+
+        new = new.replace(ema=moved(old.ema, new.params))
+        if old.ema_stats is not None:
+            new = new.replace(ema_stats=moved(old.ema_stats, new.batch_stats))
     kept = jax.tree.map(lambda n, o: jnp.where(finite & ~halted, n, o), new, old)
     state = kept.replace(
         step=old.step + 1,

@@ -13,6 +13,7 @@ from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.errors import UsageError
+from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.signals import Interrupted
@@ -51,6 +52,12 @@ def batches(feeder, epoch, first=0):
 def test_both_feeders_give_the_same_batches_in_the_same_order(tmp_path):
     resident = Resident(tiny.pairs(), PATCHES, seed=1)
     grain = GrainFeeder(mapped(tiny.pairs(), tmp_path), PATCHES, seed=1)
+    assert_same_batches(resident, grain)
+    anywhere = dataclasses.replace(PATCHES, per_slice=11)
+    assert_same_batches(*(kind(tiny.pairs(), anywhere, seed=1) for kind in (Resident, GrainFeeder)))
+
+
+def assert_same_batches(resident, grain):
     for epoch, first in ((0, 0), (1, 0), (1, 4)):
         a, b = batches(resident, epoch, first), batches(grain, epoch, first)
         assert len(a) == len(b) == resident.steps_per_epoch - first
@@ -63,13 +70,13 @@ def test_a_training_through_grain_is_the_resident_one_bit_for_bit(tmp_path, monk
     job = tiny.job(augment="dihedral")
     one = DataParallel(jax.devices()[:1])
 
-    def run(kind, folder, stop=None):
+    def train(kind, folder, stop=None):
         run.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
 
-    run(Resident, tmp_path / "resident")
+    train(Resident, tmp_path / "resident")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        run(GrainFeeder, tmp_path / "grain", StopAfter(patch, 3))
-    run(GrainFeeder, tmp_path / "grain")
+        train(GrainFeeder, tmp_path / "grain", StopAfter(patch, 3))
+    train(GrainFeeder, tmp_path / "grain")
     a, b = (load_arrays(tmp_path / f)[0] for f in ("resident", "grain"))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     logs = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("resident", "grain")]

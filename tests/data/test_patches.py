@@ -37,6 +37,30 @@ def test_order_is_a_function_of_seed_and_epoch():
         assert not np.array_equal(same, p.epoch_order(50, 8, seed=seed, epoch=epoch))
 
 
+def test_random_places_are_so_many_of_each_slice_and_others_in_every_epoch():
+    patches = p.Patches(size=16, stride=8, batch=8, per_slice=15)
+    grid = p.Grid.of(np.zeros((3, 40, 50)), patches)
+    assert len(grid) == 45 and len(p.Grid.of(np.zeros((3, 40, 50)), p.Patches(16, 8))) == 3 * 4 * 5
+
+    def places(epoch):
+        index, weight = p.decode(grid.order(patches.batch, 1, epoch))
+        return np.stack(grid.position(index[weight > 0]), -1)
+
+    first, second = places(0), places(1)
+    np.testing.assert_array_equal(first, places(0))
+    for found in (first, second):
+        assert np.bincount(found[:, 0]).tolist() == [15, 15, 15]
+        assert found[:, 1].max() <= 24 and found[:, 2].max() <= 34
+        # Not on the grid of stride 8, and all over the slices.
+        assert len(set(found[:, 1] % 8)) > 4 and np.ptp(found[:, 2]) > 20
+    assert len({*map(tuple, first)} & {*map(tuple, second)}) < 5
+
+
+def test_more_places_than_can_be_counted_are_refused():
+    with pytest.raises(DataError, match="fewer slices"):
+        p.Grid(20_000, 512, 512, size=55, stride=1)
+
+
 def test_cut_is_the_slice_at_the_position():
     pairs = tiny.pairs(patients=3)
     grid = p.Grid(*pairs.low_hu.shape, 16, 7)

@@ -1,5 +1,6 @@
 """Training: it learns, it resumes bit for bit, it stops when the numbers fail."""
 
+import dataclasses
 import json
 
 import jax
@@ -11,11 +12,13 @@ from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.errors import CheckpointError, NumericsError
 from ldct_jax.hu import ABDOMEN
+from ldct_jax.losses import mse
+from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train import calls, run
-from ldct_jax.train.checkpoint import Checkpoints, find, load_arrays
+from ldct_jax.train.checkpoint import Checkpoints, find, load_arrays, load_model
 from ldct_jax.train.mesh import DataParallel
-from ldct_jax.train.signals import StopRequest
+from ldct_jax.train.signals import Interrupted, StopRequest
 from tests import tiny
 
 pytestmark = pytest.mark.core
@@ -53,6 +56,52 @@ def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tmp_path):
     a, b, c = (np.concatenate([x.ravel() for x in leaves(o.variables)]) for o in outcomes)
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A schedule that keeps what it was built for."""
+
+    heard: list
+
+    def schedule(self, steps, steps_per_epoch):
+        self.heard.append((steps, steps_per_epoch))
+        return lambda count: 1e-3
+
+
+def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_path, monkeypatch):
+    told: list = []
+    job = tiny.job(epochs=None, steps=21, optimizer=Adam(Told(told)), ema_decay=0.9)
+
+    def train(folder, stop=None):
+        monitor = lambda v: lambda: {"validation_psnr": float(leaves(v)[0].sum())}  # noqa: E731
+        arguments = {"parallel": one_device(), "monitor": monitor, "looks": 4, "stop": stop}
+        return run.train(job, tiny.feeder(), tmp_path / folder, **arguments)
+
+    outcome = train("whole")
+    assert (outcome.steps, set(told)) == (21, {(21, 8)})
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        train("cut", StopAfter(patch, 13))
+    train("cut")
+    rows = [json.loads(x) for x in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "evaluation" in r] == [6, 12, 18, 21]
+    assert [r["step"] for r in rows if "loss" in r] == list(range(1, 22))
+    a, b = (load_arrays(tmp_path / f / "checkpoints/last")[0] for f in ("whole", "cut"))
+    assert jax.tree.all(jax.tree.map(np.array_equal, a, b)) and int(a["step"]) == 21
+    logs = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_the_moving_average_covers_the_statistics(tmp_path):
+    model = DnCNN(depth=3, n_filters=4)
+    job = tiny.job(model=model, loss=mse, ema_decay=0.5, epochs=1)
+    outcome = run.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+    arrays, _ = load_arrays(tmp_path)
+    averaged, last = (jax.tree.leaves(arrays[k]) for k in ("ema_stats", "batch_stats"))
+    assert all(not np.array_equal(a, b) for a, b in zip(averaged, last, strict=True))
+    for used in (outcome.variables, load_model(tmp_path)[1]):
+        for a, b in zip(jax.tree.leaves(used["batch_stats"]), averaged, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_it_overfits_eight_patches_by_20_db(tmp_path):

@@ -42,7 +42,7 @@ class GrainFeeder:
         seed: int,
         columns: np.ndarray | None = None,
     ):
-        self.grid = p.Grid(*pairs.low_hu.shape, patches.size, patches.stride)
+        self.grid = p.Grid.of(pairs.low_hu, patches)
         self.batch_size, self.seed = patches.batch, seed
         self._columns = np.arange(patches.batch) if columns is None else columns
         self.n_patches = len(self.grid)
@@ -91,7 +91,7 @@ class GrainFeeder:
     def _dataset(self, epoch: int, first: int):
         import grain
 
-        order = p.epoch_order(self.n_patches, self.batch_size, self.seed, epoch)[first:]
+        order = self.grid.order(self.batch_size, self.seed, epoch)[first:]
         order = order[:, self._columns].ravel()
         return (
             grain.MapDataset.source(_Cutter(self._pairs, self.grid, order))

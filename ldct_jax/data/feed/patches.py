@@ -26,6 +26,8 @@ class Patches:
       stride: interval of the grid, pixels (pcn: 4).
       batch: patches a step, over all devices (pcn: 128).
       slices_per_patient: random slices of each training patient, None for all (pcn: 10).
+      per_slice: so many patches of each slice and epoch at random places, other ones in every
+        epoch, in place of the grid (dncnn_dose: 15); None for the grid.
       augment: ``none``, or a name in :data:`ldct_jax.data.feed.augment.AUGMENTATIONS`.
     """
 
@@ -34,28 +36,44 @@ class Patches:
     batch: int = 128
     slices_per_patient: int | None = 10
     augment: str = "none"
+    per_slice: int | None = None
 
     def __post_init__(self):
-        if min(self.size, self.stride, self.batch) < 1:
-            raise UsageError("patch size, stride and batch must be at least 1")
+        if min(self.size, self.stride, self.batch, self.per_slice or 1) < 1:
+            raise UsageError("patch size, stride, batch and per_slice must be at least 1")
         augment.check(self.augment)
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """The positions of all patches in ``n`` slices of ``height`` × ``width`` pixels."""
+    """The positions of all patches in ``n`` slices of ``height`` × ``width`` pixels.
+
+    ``per_slice``: an epoch takes so many positions of each slice at random; None for all of them.
+    """
 
     n: int
     height: int
     width: int
     size: int
     stride: int
+    per_slice: int | None = None
 
     def __post_init__(self):
         if self.size > min(self.height, self.width):
             raise DataError(
                 f"patches of {self.size} pixels don't fit slices of {self.height}x{self.width}"
             )
+        if self.n * self.rows * self.columns > np.iinfo(np.int32).max:
+            raise DataError(
+                f"{self.n} slices of {self.height}x{self.width} have more places for patches than "
+                "can be counted: train on fewer slices or with a larger stride"
+            )
+
+    @classmethod
+    def of(cls, stack_nhw, patches: Patches) -> Grid:
+        """The grid of ``patches`` on a stack of slices (N, H, W)."""
+        stride = patches.stride if patches.per_slice is None else 1
+        return cls(*stack_nhw.shape, patches.size, stride, patches.per_slice)
 
     @property
     def rows(self) -> int:
@@ -66,7 +84,20 @@ class Grid:
         return (self.width - self.size) // self.stride + 1
 
     def __len__(self) -> int:
-        return self.n * self.rows * self.columns
+        """Patches of an epoch."""
+        return self.n * (self.per_slice or self.rows * self.columns)
+
+    def order(self, batch: int, seed: int, epoch: int) -> np.ndarray:
+        """The positions of one epoch, (steps, batch) int32 as :func:`epoch_order` writes them."""
+        order = epoch_order(len(self), batch, seed, epoch)
+        if self.per_slice is None:
+            return order
+        # Another stream than the order's: where a patch lies doesn't depend on when it comes.
+        per_slice = self.rows * self.columns
+        places = np.random.default_rng([seed, epoch, 1]).integers(per_slice, size=len(self))
+        index = np.where(order < 0, -1 - order, order)
+        position = (index // self.per_slice * per_slice + places[index]).astype(np.int32)
+        return np.where(order < 0, -1 - position, position)
 
     def position(self, index):
         """(slice, top, left) of patch ``index``; works on ints, numpy and jax arrays."""

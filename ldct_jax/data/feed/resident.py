@@ -41,7 +41,7 @@ class Resident:
     most_steps = None
 
     def __init__(self, pairs: PairedSlices, patches: p.Patches, seed: int):
-        self.grid = p.Grid(*pairs.low_hu.shape, patches.size, patches.stride)
+        self.grid = p.Grid.of(pairs.low_hu, patches)
         self.batch_size, self.seed = patches.batch, seed
         self.steps_per_epoch = -(-len(self.grid) // patches.batch)
         self.n_patches = len(self.grid)
@@ -63,7 +63,7 @@ class Resident:
         if self._placed is None:
             self._placed = tuple(place(a, False) for a in self._slices)
         if self._order is None or self._order[0] != epoch:
-            order = p.epoch_order(self.n_patches, self.batch_size, self.seed, epoch)
+            order = self.grid.order(self.batch_size, self.seed, epoch)
             self._order = (epoch, place(np.ascontiguousarray(order), True))
         low, full = self._placed
         return {"low": low, "full": full, "order": self._order[1]}
