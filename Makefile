@@ -14,9 +14,11 @@ ACCEL ?= auto
 VENV ?= .venv
 
 # The newest interpreter that runs: jax for Python 3.12 and later is about twice as fast on a CPU.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+# pyenv's are found where they lie, for those that aren't active answer only with an error.
+PYTHON ?= $(shell pyenv=$$(pyenv root 2>/dev/null); for v in 3.13 3.12 3.11 3; do \
+	for p in python$$v $$(ls -rv -d "$$pyenv"/versions/$$v.*/bin/python$$v 2>/dev/null); do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
-	&& { echo $$p; break; }; done)
+	&& { echo $$p; exit; }; done; done)
 # What auto means here: an NVIDIA driver, a TPU host, or the CPU.
 override ACCEL := $(if $(filter auto,$(ACCEL)),$(shell \
 	if [ -e /proc/driver/nvidia/version ] || [ -e /dev/nvidiactl ]; then echo cuda12; \

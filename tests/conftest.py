@@ -16,6 +16,8 @@ os.environ.setdefault(
 
 import jax
 
+import ldct_jax  # noqa: F401  adds its own flags to XLA_FLAGS
+
 # Several devices in every test run, so that a forgotten mean over devices shows everywhere.
 jax.config.update("jax_num_cpu_devices", 2)
 

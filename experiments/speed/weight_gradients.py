@@ -288,5 +288,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    xla_flags.restart_with_them()
+    xla_flags.restart_with_large_pages()
     main()

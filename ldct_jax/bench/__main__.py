@@ -75,5 +75,5 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    xla_flags.restart_with_them()
+    xla_flags.restart_with_large_pages()
     sys.exit(main())

@@ -66,9 +66,12 @@ def main(arguments: list[str] | None = None) -> None:
     from ldct_jax.system import xla_flags
     from ldct_jax.train.signals import StopRequest
 
-    # Where Python calls this with arguments, the process isn't ours to begin again.
-    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"], ["bench"]):
-        xla_flags.restart_with_them()
+    # Where Python calls this with arguments, the process isn't ours to re-exec.
+    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"]):
+        # Processes of one training must agree, so none of them measures.
+        if not {"--distributed", "--help", "-h"} & set(sys.argv):
+            xla_flags.find_out()
+        xla_flags.restart_with_large_pages()
     with StopRequest().watching():
         code = run(arguments)
     if code not in (0, 2):

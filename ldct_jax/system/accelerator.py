@@ -28,7 +28,7 @@ def nvidia_driver() -> bool:
 
 
 def start(*, distributed: bool = False) -> None:
-    """Set jax up for a command: compilation cache on, quiet libraries, the accelerator checked.
+    """Set jax up for a command: compilation cache, quiet libraries, accelerator and sums checked.
 
     ``distributed``: this process is one of several, see :func:`join`. Raises LdctError where
     there is a GPU that jax doesn't see, unless ``ACCEL=cpu`` is set in the environment: training
@@ -58,6 +58,9 @@ def start(*, distributed: bool = False) -> None:
             "this machine has an NVIDIA GPU that jax doesn't see: set up again with ACCEL=cuda12 "
             "or ACCEL=cuda13 (make clean-venv setup ACCEL=cuda12), or say ACCEL=cpu"
         )
+    from ldct_jax.system import canary
+
+    canary.check()
 
 
 def _quieten_closed_loops() -> None:

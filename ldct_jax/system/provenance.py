@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -22,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, str | int]:
-    """The devices jax computes on, and the processor."""
+    """The devices jax computes on, the processor, and XLA's flags."""
     import jax
 
     devices = jax.devices()
@@ -30,9 +31,16 @@ def device() -> dict[str, str | int]:
         "backend": jax.default_backend(),
         "kind": devices[0].device_kind,
         "count": len(devices),
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": _cores(),
+        "xla_flags": xla_flags(),
     }
+
+
+def xla_flags() -> str:
+    """``XLA_FLAGS`` of this process, without the paths in it."""
+    words = os.environ.get("XLA_FLAGS", "").split()
+    return " ".join(w.split("=")[0] + "=…" if "/" in w else w for w in words)
 
 
 def revision() -> str:
@@ -55,7 +63,8 @@ def revision() -> str:
     return commit + ("+" if changes else "")
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -66,6 +75,4 @@ def _cpu_model() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
