@@ -1,36 +1,152 @@
-"""The two volume files in which public CT travels inside packages: NIfTI-1 and NRRD.
+"""CT volumes in files that aren't DICOM: ``.npy`` arrays, NIfTI and NRRD.
 
-Only what those need: 3-D, int16 or float, gzip or raw, axes along the body's. Users' own NIfTI
-files go through nibabel instead.
+:func:`open_volume` looks at a file's header alone; its values are read by ``slices()``, once.
+Slices come as DICOM shows them: upwards, rows to the back, columns to the patient's left (an array
+has no directions, so it is taken as it is).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
-import struct
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.plausible import check_slices_first
 from ldct_jax.errors import DataError
+from ldct_jax.system.files import DAMAGED_ARRAY
 
-_NIFTI_TYPES = {4: "i2", 8: "i4", 16: "f4", 64: "f8", 512: "u2"}
-_NRRD_TYPES = {
-    "short": "i2",
-    "int16": "i2",
-    "signed short": "i2",
-    "ushort": "u2",
-    "unsigned short": "u2",
-    "int": "i4",
-    "float": "f4",
-    "double": "f8",
-}
+NIFTI = (".nii", ".nii.gz")
+ENDINGS = (".npy", *NIFTI)
+MAX_SIDE = 4096
+MAX_VOXELS = 2**30
+_SAME_PLACE_MM = 1.0
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the file's name ends as one of :data:`ENDINGS`."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether the file's name ends as a NIfTI file's."""
+    return path.name.lower().endswith(NIFTI)
+
+
+def open_volume(path: Path) -> ArrayFile | NiftiFile:
+    """The volume in a ``.npy`` or NIfTI file; DataError, which names the file, for anything else."""
+    if not is_nifti(path):
+        return ArrayFile(path)
+    import nibabel
+
+    with _readable(path, "NIfTI file"):
+        image = nibabel.load(path)
+    return NiftiFile(image, path)
+
+
+class ArrayFile:
+    """A ``.npy`` array, (H, W) or (N, H, W) HU. ``shape`` is (N, H, W), ``affine`` None."""
+
+    affine = None
+    pixel_mm = step_mm = np.nan
+
+    def __init__(self, path: Path):
+        try:
+            self._array = np.lib.format.open_memmap(path, "r")
+        except (*DAMAGED_ARRAY, TypeError, OverflowError) as error:
+            raise DataError(f"{path} is not a usable .npy file: {_line(error)}") from None
+        shape = self._array.shape
+        self.path, self.shape = path, (1, *shape) if len(shape) == 2 else shape
+        _check_array(path, self.shape, self._array.dtype)
+        if len(shape) == 3:
+            check_slices_first(shape, str(path))
+
+    def slices(self) -> np.ndarray:
+        """(N, H, W), mapped: a slice is read from the disk when it is used."""
+        return self._array.reshape(self.shape)
+
+    def write(self, part: Path, results: Iterator[np.ndarray]) -> None:
+        """Write float32 ``results``, a few slices (B, H, W) at a time, in this file's shape."""
+        out = np.lib.format.open_memmap(part, "w+", np.float32, self._array.shape)
+        _fill(out.reshape(self.shape), results)
+        out.flush()
+
+
+class NiftiFile:
+    """A NIfTI image, cut across the axis that runs along the body.
+
+    ``shape`` is (N, H, W), ``affine`` the file's own (4, 4), which is kept on writing; trailing
+    axes of 1 as well. ``pixel_mm`` is the size of a pixel along its row, ``step_mm`` the distance
+    of slices.
+    """
+
+    def __init__(self, image, where: Path | str):
+        from nibabel import affines, orientations
+
+        self.path, self._image = where, image
+        shape, self.affine = image.shape, image.affine
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) != 3:
+            raise DataError(f"{where} is {len(shape)}-dimensional: a volume has 3 dimensions")
+        with _readable(where, "NIfTI file"):
+            own = orientations.io_orientation(self.affine)
+        if not np.isfinite(own).all():
+            raise DataError(f"{where}: its affine doesn't tell which axis runs along the body")
+        lps = orientations.axcodes2ornt("LPS")
+        self._to_lps = orientations.ornt_transform(own, lps)
+        self._from_lps = orientations.ornt_transform(lps, own)
+        columns, rows, slices = (int(i) for i in np.argsort(self._to_lps[:, 0]))
+        self.shape = tuple(int(shape[i]) for i in (slices, rows, columns))
+        sizes = affines.voxel_sizes(self.affine)
+        self.pixel_mm, self.step_mm = float(sizes[columns]), float(sizes[slices])
+        _check_array(where, self.shape, image.get_data_dtype())
+
+    def slices(self) -> np.ndarray:
+        """(N, H, W), scaled as the header says; reads the file each time it is called."""
+        from nibabel.orientations import apply_orientation
+
+        with _readable(self.path, "NIfTI file"):
+            values = np.asanyarray(self._image.dataobj)
+            values = values.reshape(values.shape[:3])
+            return apply_orientation(values, self._to_lps).transpose(2, 1, 0)
+
+    def write(self, part: Path, results: Iterator[np.ndarray]) -> None:
+        """Write float32 ``results``, a few slices (B, H, W) at a time, with this file's affine."""
+        import nibabel
+
+        out = np.empty(self.shape, np.float32)
+        _fill(out, results)
+        out = nibabel.orientations.apply_orientation(out.transpose(2, 1, 0), self._from_lps)
+        header = self._image.header.copy()
+        header.set_data_dtype(np.float32)
+        header.set_slope_inter(1, 0)
+        result = type(self._image)(out.reshape(self._image.shape), self.affine, header)
+        ending = ".nii.gz" if self.path.name.lower().endswith(".gz") else ".nii"
+        named = part.with_name(part.name + ending)  # nibabel goes by the name
+        try:
+            nibabel.save(result, named)
+            named.replace(part)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def same_place(a: ArrayFile | NiftiFile, b: ArrayFile | NiftiFile) -> bool:
+    """Whether two volumes of one shape show the same place to 1 mm, as far as they say."""
+    if a.affine is None or b.affine is None:
+        return True
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in a._image.shape[:3]))).reshape(3, -1)
+    apart = (a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
+    return a._image.shape == b._image.shape and bool((np.abs(apart) < _SAME_PLACE_MM).all())
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """``hu`` (N, H, W) int16 as DICOM shows it: slices upwards, rows to the back, columns to the
-    patient's left; ``pixel_mm`` and ``step_mm``."""
+    """``hu`` (N, H, W) int16 as DICOM shows it; ``pixel_mm`` and ``step_mm``."""
 
     hu: np.ndarray
     pixel_mm: float
@@ -38,88 +154,77 @@ class Volume:
 
 
 def read_nifti(data: bytes) -> Volume:
-    """A NIfTI-1 file (``.nii`` or ``.nii.gz``), 348-byte header, sform or axes as stored."""
-    data = _gunzip(data) if data[:2] == b"\x1f\x8b" else data
-    if len(data) < 352 or data[344:347] not in (b"n+1",):
-        raise DataError("not a single-file NIfTI-1 image")
-    order = "<" if struct.unpack("<i", data[:4])[0] == 348 else ">"
-    dim = struct.unpack(order + "8h", data[40:56])
-    datatype = struct.unpack(order + "h", data[70:72])[0]
-    offset, slope, intercept = struct.unpack(order + "3f", data[108:120])
-    if dim[0] != 3 or min(dim[1:4]) < 1 or datatype not in _NIFTI_TYPES:
-        raise DataError(f"a NIfTI image of {dim[0]} dimensions and type {datatype} isn't supported")
-    if struct.unpack(order + "h", data[254:256])[0] <= 0:
-        raise DataError("a NIfTI image without an sform isn't supported")
-    rows = np.array(struct.unpack(order + "12f", data[280:328])).reshape(3, 4)
-    # NIfTI counts to the right and to the front, DICOM to the left and to the back.
-    directions = (np.diag([-1, -1, 1]) @ rows[:, :3]).T
-    values = _values(data[int(offset) or 352 :], order + _NIFTI_TYPES[datatype], dim[1:4])
-    if np.isfinite(slope) and slope != 0:  # 0 or NaN: the header asks for no scaling
-        values = values * slope + intercept
-    return _volume(values, directions)
+    """A whole NIfTI file (``.nii`` or ``.nii.gz``) in memory; DataError where it is damaged."""
+    import nibabel
+
+    with _readable("it", "NIfTI file"):
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        image = nibabel.Nifti1Image.from_bytes(data)
+    file = NiftiFile(image, "it")
+    return Volume(_int16(file.slices()), file.pixel_mm, file.step_mm)
 
 
 def read_nrrd(data: bytes) -> Volume:
-    """An NRRD file with its data attached, in left-posterior-superior space."""
-    head, _, body = data.partition(b"\n\n")
-    if not head.startswith(b"NRRD") or not body:
-        raise DataError("not an NRRD file with its data attached")
-    fields = {}
-    for line in head.decode("latin-1").splitlines()[1:]:
-        key, colon, value = line.partition(":")
-        if colon and not line.startswith("#"):
-            fields[key.strip().lower()] = value.strip()
-    kind = _NRRD_TYPES.get(fields.get("type", ""))
-    if fields.get("dimension") != "3" or kind is None:
-        raise DataError("an NRRD image must be 3-D and of a 16-bit, int or float type")
-    if fields.get("space", "").lower() not in ("left-posterior-superior", "lps"):
-        raise DataError(f"an NRRD image in space {fields.get('space')!r} isn't supported")
-    if fields.get("encoding") in ("gzip", "gz"):
-        body = _gunzip(body)
-    elif fields.get("encoding") != "raw":
-        raise DataError(f"NRRD encoding {fields.get('encoding')!r} isn't supported")
-    order = ">" if fields.get("endian") == "big" else "<"
-    try:
-        sizes = [int(n) for n in fields["sizes"].split()]
-        directions = np.array(
-            [
-                [float(v) for v in d.strip("()").split(",")]
-                for d in fields["space directions"].split()
-            ]
-        )
-    except (KeyError, ValueError):
-        raise DataError("an NRRD image without sizes or space directions isn't supported") from None
-    return _volume(_values(body, order + kind, sizes), directions)
+    """A whole NRRD file with its data attached, in LPS or RAS space, axes along the body's."""
+    import nrrd
+
+    with _readable("it", "NRRD file"):
+        file = io.BytesIO(data)
+        header = nrrd.read_header(file)
+        values = nrrd.read_data(header, file, index_order="C")  # (k, j, i)
+        steps = np.array(header["space directions"], float)[::-1]
+        space = str(header["space"]).lower()
+    to_lps = {"left-posterior-superior": 1, "lps": 1, "right-anterior-superior": -1, "ras": -1}
+    if values.ndim != 3 or space not in to_lps:
+        raise DataError(f"an NRRD image of {values.ndim} dimensions in {space} isn't supported")
+    along = np.diag(steps[:, ::-1]) * np.array([1, to_lps[space], to_lps[space]])
+    sizes = np.abs(along)
+    across = np.abs(steps[:, ::-1] - np.diag(np.diag(steps[:, ::-1]))).max()
+    if not (np.isfinite(steps).all() and sizes.min() > 0 and across <= 1e-3 * sizes.min()):
+        raise DataError("an NRRD image whose axes are turned against the body's isn't supported")
+    flipped = tuple(slice(None, None, -1 if a < 0 else 1) for a in along)
+    return Volume(_int16(values[flipped]), float(sizes[2]), float(sizes[0]))
 
 
-def _gunzip(data: bytes) -> bytes:
-    try:
-        return gzip.decompress(data)
-    except (OSError, EOFError) as error:
-        raise DataError(f"a damaged gzip stream ({error})") from None
+def _int16(hu: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
 
 
-def _values(body: bytes, dtype: str, sizes) -> np.ndarray:
-    """(k, j, i) from bytes in which i runs fastest."""
-    i, j, k = (int(n) for n in sizes)
-    count = i * j * k
-    if len(body) < count * np.dtype(dtype).itemsize:
-        raise DataError("a volume file that is shorter than its header says")
-    return np.frombuffer(body, dtype, count=count).reshape(k, j, i)
+class _readable:
+    """A damaged file may raise anything in its reader, which may warn of it too: one DataError."""
+
+    def __init__(self, where: Path | str, kind: str):
+        self._where, self._kind = where, kind
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self):
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind, error, trace):
+        self._warnings.__exit__(kind, error, trace)
+        if isinstance(error, Exception) and not isinstance(error, DataError):
+            raise DataError(f"{self._where} is not a usable {self._kind}: {_line(error)}") from None
 
 
-def _volume(values: np.ndarray, directions: np.ndarray) -> Volume:
-    """Turn (k, j, i) so that all axes run along LPS, and round to int16 HU.
+def _fill(out: np.ndarray, results: Iterator[np.ndarray]) -> None:
+    at = 0
+    for result in results:
+        out[at : at + len(result)] = result
+        at += len(result)
 
-    ``directions``: (3, 3), row a is the LPS step of array axis i, j or k.
-    """
-    sizes = np.abs(np.diag(directions))
-    if not np.all(np.isfinite(directions)) or sizes.min() <= 0:
-        raise DataError("a volume whose axes aren't those of the body")
-    if np.abs(directions - np.diag(np.diag(directions))).max() > 1e-3 * sizes.min():
-        raise DataError("a volume whose axes are turned against the body's")
-    if abs(sizes[0] - sizes[1]) > 1e-3 * sizes[0]:
-        raise DataError(f"pixels of {sizes[0]:g} x {sizes[1]:g} mm aren't square")
-    i, j, k = (slice(None, None, -1) if directions[a, a] < 0 else slice(None) for a in range(3))
-    hu = np.clip(np.rint(values[k, j, i]), -32768, 32767).astype(np.int16)
-    return Volume(hu, float(sizes[0]), float(sizes[2]))
+
+def _check_array(path: Path | str, shape: tuple[int, ...], dtype) -> None:
+    if np.dtype(dtype).kind not in "iuf":
+        raise DataError(f"{path} holds {dtype}, not HU")
+    if len(shape) != 3:
+        raise DataError(f"{path} has the shape {shape}: give (H, W) or (N, H, W)")
+    slices, rows, columns = shape
+    if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE):
+        raise DataError(f"{path}: {rows} x {columns} pixels, but 1 to {MAX_SIDE} are possible")
+    if slices < 1 or slices * rows * columns > MAX_VOXELS:
+        raise DataError(f"{path}: {slices} slices of {rows} x {columns} pixels are not possible")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__

@@ -66,14 +66,6 @@ def test_volumes_come_out_as_dicom_shows_them(flips):
     np.testing.assert_array_equal(read_nifti(nifti(BODY, flips, slope=2.0)).hu, BODY * 2)
 
 
-def test_nifti_agrees_with_nibabel(tmp_path):
-    nibabel = pytest.importorskip("nibabel")
-    (tmp_path / "a.nii").write_bytes(nifti(BODY))
-    image = nibabel.as_closest_canonical(nibabel.load(tmp_path / "a.nii"))
-    ras = np.asarray(image.dataobj)
-    np.testing.assert_array_equal(read_nifti(nifti(BODY)).hu, ras[::-1, ::-1].transpose(2, 1, 0))
-
-
 @pytest.mark.parametrize(
     "read, data",
     [
@@ -83,7 +75,7 @@ def test_nifti_agrees_with_nibabel(tmp_path):
         (read_nrrd, b"NRRD0004\nno data"),
         (read_nrrd, nrrd(BODY, encoding="bzip2")),
         (read_nrrd, nrrd(BODY, encoding="raw")[:-10]),
-        (read_nrrd, nrrd(BODY).replace(b"left-posterior", b"right-anterior")),
+        (read_nrrd, nrrd(BODY).replace(b"left-posterior", b"left-anterior")),
         (read_nrrd, nrrd(BODY).replace(b"(0.7,0,0)", b"(0.5,0.5,0)")),
         (read_nrrd, nrrd(BODY).replace(b"(0.7,0,0)", b"(nan,0,0)")),
         (read_nrrd, nrrd(BODY).replace(b"sizes", b"size5")),
