@@ -38,7 +38,7 @@ def is_nifti(path: Path) -> bool:
 
 
 def open_volume(path: Path) -> ArrayFile | NiftiFile:
-    """The volume in a ``.npy`` or NIfTI file; DataError, which names the file, for anything else."""
+    """The volume in a ``.npy`` or NIfTI file; raises DataError, which names the file."""
     if not is_nifti(path):
         return ArrayFile(path)
     import nibabel

@@ -22,10 +22,14 @@ BORDERS = ("crop", "reflect")
 SIGNED_BELOW = -0.1
 
 
-def mse(image, reference) -> float:
-    """Mean squared difference of two images of one shape, in their unit squared."""
+def mse(image, reference, *, counts: np.ndarray | None = None) -> float:
+    """Mean squared difference of two images of one shape, in their unit squared.
+
+    ``counts``: bool of that shape, the pixels that are looked at; None for all.
+    """
     image, reference = _pair(image, reference)
-    return float(np.mean(np.square(image - reference)))
+    squared = np.square(image - reference)
+    return float(np.mean(squared if counts is None else squared[counts]))
 
 
 def psnr(image, reference, *, data_range: float | None) -> float:
@@ -80,10 +84,18 @@ class SSIMWindow:
         return f"{self.size}x{self.size} {kind}, {border}"
 
 
-def ssim(image, reference, *, data_range: float | None, window: SSIMWindow | None = None) -> float:
+def ssim(
+    image,
+    reference,
+    *,
+    data_range: float | None,
+    window: SSIMWindow | None = None,
+    counts: np.ndarray | None = None,
+) -> float:
     """Mean structural similarity with c1 = (0.01 L)², c2 = (0.03 L)², L = ``data_range``.
 
-    image, reference: (H, W), values from zero upwards. Raises DataError for images that take both
+    image, reference: (H, W), values from zero upwards. ``counts``: (H, W) bool, the pixels of the
+    similarity map that are averaged; None for all. Raises DataError for images that take both
     signs (HU must be shifted by their window first) and for images smaller than the window.
     """
     window = window or SSIMWindow()
@@ -104,7 +116,8 @@ def ssim(image, reference, *, data_range: float | None, window: SSIMWindow | Non
     if window.border == "crop":
         edge = window.size // 2
         similarity = similarity[edge : -edge or None, edge : -edge or None]
-    return float(similarity.mean())
+        counts = None if counts is None else counts[edge : -edge or None, edge : -edge or None]
+    return float(np.mean(similarity if counts is None else similarity[counts]))
 
 
 def _ssim_map(x, y, data_range: float, window: SSIMWindow) -> np.ndarray:

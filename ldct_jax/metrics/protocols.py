@@ -76,12 +76,15 @@ class Protocol:
             "mean over a patient's slices, then over patients"
         )
 
-    def score(self, prediction_hu, reference_hu) -> Scores:
+    def score(self, prediction_hu, reference_hu, *, no_data: np.ndarray | None = None) -> Scores:
         """Score slices pair by pair: two stacks (N, H, W) in HU, any real dtype.
 
-        Identical slices have RMSE 0, SSIM 1 and PSNR ``inf``. Raises DataError for NaN or
-        infinite pixels, shapes that differ, images smaller than the crop or the SSIM window, and
-        images far below an unclipped window, for which SSIM is undefined.
+        ``no_data``: (N, H, W) bool, pixels that have no share in any score; both stacks hold the
+        same value there.
+
+        Identical slices have RMSE 0, SSIM 1 and PSNR ``inf``. Raises DataError for NaN or infinite
+        pixels, shapes that differ, images smaller than the crop or the SSIM window, and images far
+        below an unclipped window, for which SSIM is undefined.
         """
         prediction, reference = np.asarray(prediction_hu), np.asarray(reference_hu)
         if prediction.shape != reference.shape or prediction.ndim != 3 or len(prediction) == 0:
@@ -94,11 +97,18 @@ class Protocol:
             for what, image in zip(("prediction", "reference"), pair, strict=True):
                 if not np.isfinite(image).all():
                     raise DataError(f"{what} slice {i} holds NaN or infinite values")
-            rows.append(self._score_slice(*(self._prepare(image) for image in pair)))
+            counts = None
+            if no_data is not None:
+                counts = ~self._cropped(np.asarray(no_data[i]))
+                if not counts.any():
+                    raise DataError(f"slice {i} holds no data in the region that is scored")
+            rows.append(self._score_slice(*(self._prepare(image) for image in pair), counts))
         return Scores(self, *(np.array(column) for column in zip(*rows, strict=True)))
 
     def _prepare(self, image_hu) -> np.ndarray:
-        image = self.window.to_unit(np.asarray(image_hu, np.float64))
+        return self._cropped(self.window.to_unit(np.asarray(image_hu, np.float64)))
+
+    def _cropped(self, image) -> np.ndarray:
         if self.crop is None:
             return image
         height, width = self.crop
@@ -110,15 +120,19 @@ class Protocol:
         top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
         return image[top : top + height, left : left + width]
 
-    def _score_slice(self, prediction, reference) -> tuple[float, float, float, float]:
+    def _score_slice(self, prediction, reference, counts) -> tuple[float, float, float, float]:
         peak = self.data_range
         if self.peak == PREDICTION_MAXIMUM:
             peak = float(np.abs(prediction).max())
             if peak == 0:
                 raise DataError("the denoised image is zero everywhere: its PSNR has no peak")
-        squared = mse(prediction, reference)
+        squared = mse(prediction, reference, counts=counts)
         similarity = ssim(
-            prediction, reference, data_range=self.data_range, window=self.ssim_window
+            prediction,
+            reference,
+            data_range=self.data_range,
+            window=self.ssim_window,
+            counts=counts,
         )
         scale = self.window.width if self.rmse_in_hu else 1.0
         return decibel(peak, squared), similarity, scale * squared**0.5, scale * peak

@@ -71,13 +71,18 @@ def slice_noise_hu(hu_bhw):
 _measure = jax.jit(slice_noise_hu)
 
 
+def measured_noise_hu(hu_bhw) -> np.ndarray:
+    """:func:`slice_noise_hu` of (B, H, W) HU in host memory, slice by slice: (B,) float32."""
+    return np.array([_measure(jnp.asarray(hu, jnp.float32)[None])[0] for hu in hu_bhw], np.float32)
+
+
 def with_series_noise(variables, sample) -> dict:
     """``variables`` for slices of the series of which ``sample`` are some, each (H, W) HU.
 
     What is kept of the noise then follows the sample's median noise, not each slice's own.
     """
-    noise = [float(_measure(jnp.asarray(hu, jnp.float32)[None])[0]) for hu in sample]
-    return {**variables, SERIES: {"noise_hu": jnp.float32(np.median(noise))}}
+    noise = jnp.float32(np.median(measured_noise_hu(sample).astype(np.float64)))
+    return {**variables, SERIES: {"noise_hu": noise}}
 
 
 class NoiseScaled(nn.Module):

@@ -223,3 +223,29 @@ def test_scores_name_their_protocol():
         assert words.startswith(protocol.name) and "SSIM" in words and "slices" in words
     with pytest.raises(UsageError, match="dcswgan, dncnn_dose"):
         protocols.named("nope")
+
+
+@pytest.mark.parametrize("protocol", protocols.ALL, ids=lambda p: p.name)
+def test_pixels_without_data_have_no_share(protocol):
+    """Whatever equal value both images hold there; without the mask they would raise the score."""
+    rng = np.random.default_rng(0)
+    full = rng.uniform(-900, 200, (2, 300, 400))
+    low = full + rng.normal(0, 30, full.shape)
+    no_data = np.zeros(full.shape, bool)
+    no_data[:, :140] = True
+    found = []
+    for value in (-1024.0, 0.0):
+        a, b = (np.where(no_data, value, stack) for stack in (low, full))
+        found.append(protocol.score(a, b, no_data=no_data))
+    if protocol.peak is None:  # else the peak is that of the whole image
+        np.testing.assert_allclose(found[0].psnr_db, found[1].psnr_db)
+    np.testing.assert_allclose(found[0].rmse, found[1].rmse)
+    assert (protocol.score(a, b).rmse < 0.9 * found[0].rmse).all()
+    cut = (slice(None), slice(160, 300))  # what lies well inside the rest
+    inside = dataclasses.replace(protocol, crop=None).score(low[cut], full[cut])
+    if protocol.crop is None:
+        np.testing.assert_allclose(found[0].rmse, inside.rmse, rtol=0.02)
+        np.testing.assert_allclose(found[0].ssim, inside.ssim, atol=0.01)
+    nothing = np.ones(full.shape, bool)
+    with pytest.raises(DataError, match="holds no data"):
+        protocol.score(a, b, no_data=nothing)
