@@ -117,7 +117,8 @@ def _import_path() -> dict[str, str]:
 def _probe() -> dict:
     """The device, asked in a process that gives it back."""
     code = (
-        "import json; from ldct_jax import provenance; print('@' + json.dumps(provenance.device()))"
+        "import json; from ldct_jax.system import provenance;"
+        "print('@' + json.dumps(provenance.device()))"
     )
     lines = _python("-c", code).stdout.splitlines()
     return json.loads(next(x for x in lines if x.startswith("@"))[1:])

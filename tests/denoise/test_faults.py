@@ -142,7 +142,7 @@ def test_a_killed_run_leaves_only_whole_files(tmp_path):
     write_series(source, noisy(anatomy(0, n=8), 20, 0))
     program = textwrap.dedent("""
         import os, signal, sys
-        from ldct_jax import files
+        from ldct_jax.system import files
         from ldct_jax.denoise.models import find
         from ldct_jax.denoise.run import denoise_path
         original, done = files.sync_folder, []

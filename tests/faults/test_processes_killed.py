@@ -21,8 +21,8 @@ WITHIN_S, EPOCHS = 60, 60
 # The command itself, with short calls that save often.
 LDCT = """
 from ldct_jax.cli import main
-from ldct_jax.train import calls, loop
-calls.MOST_STEPS_PER_CALL, loop.SAVE_EVERY_S = 2, 0.1
+from ldct_jax.train import calls, run
+calls.MOST_STEPS_PER_CALL, run.SAVE_EVERY_S = 2, 0.1
 main()
 """
 TRAIN = ("train", "pcn_ablation", "--scale", "smoke", "--variant", "full PCN", "--distributed")

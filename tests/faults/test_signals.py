@@ -152,10 +152,10 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
 
 BUSY = """
 import ctypes
-from ldct_jax.train import interrupt
-interrupt.GRACE_S = 0.5
+from ldct_jax.train import signals
+signals.GRACE_S = 0.5
 lock = ctypes.create_string_buffer(64)
-with interrupt.StopRequest().watching():
+with signals.StopRequest().watching():
     print("ready", flush=True)
     # As in a compilation: no way back to Python, where handlers would run. Locked twice for ever.
     ctypes.CDLL(None).pthread_mutex_lock(lock)
