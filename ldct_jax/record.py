@@ -1,22 +1,39 @@
 """Objects ↔ JSON: how a run folder records its model, loss, optimiser and data, and rebuilds them.
 
-Everything that defines a run is a frozen dataclass (linen modules are) or one of a few named
-functions. :data:`CONSTRUCTORS` is the one table from names to them; a record that names anything
-else is refused, so that reading a foreign checkpoint can't import or call arbitrary code.
+Everything that defines a run is a frozen dataclass (linen modules are), a named function or a
+dtype. A record names it ``module:QualName``, and the name is looked up when it is written: it must
+lead to the very same object. Three kinds of names are read back: those of this package, those of
+:data:`PUBLIC` libraries, and those of the user's own script, which is recorded as the module
+:data:`OWN` and imported only when the user names it (:func:`use_code`). So a foreign checkpoint
+can't make this process import or call code that came with it, and a class ``UNet`` of the user's
+own is never taken for the package's.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib
-import typing
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ldct_jax.errors import CheckpointError, UsageError
 
-CONSTRUCTORS = {
+OWN = "own_code"
+"""The module under which the user's script is loaded and recorded, whatever the file's name."""
+
+PUBLIC = ("jax.nn", "jax.numpy", "flax.linen")
+"""Libraries whose public functions and layers a record may name."""
+
+# Records from before modules were written down. For reading only: nothing is added here.
+BARE_NAMES = {
     "Window": "ldct_jax.hu",
     "Protocol": "ldct_jax.metrics.protocols",
     "SSIMWindow": "ldct_jax.metrics.image",
@@ -66,14 +83,159 @@ CONSTRUCTORS = {
 }
 
 
-def constructor(name: str):
-    """The class or function of that name in :data:`CONSTRUCTORS`."""
-    if name not in CONSTRUCTORS:
-        raise CheckpointError(
-            f"the record names {name!r}, which this version of ldct_jax doesn't have; "
-            "was it written by a newer one?"
+# ---- names -------------------------------------------------------------------------------------
+
+
+def resolve(name: str) -> Any:
+    """The class or function that a record calls ``module:QualName`` (or by an old bare name).
+
+    Raises CheckpointError for what this version doesn't have, for foreign modules, and for names
+    of the user's own script while none was named.
+    """
+    module, colon, path = name.rpartition(":")
+    if not colon and name in BARE_NAMES:
+        module = BARE_NAMES[name]
+    ours = module.split(".")[0] == "ldct_jax" and "._" not in module
+    if module == OWN:
+        holder = script()
+        if holder is None:
+            raise CheckpointError(
+                f"the record names {path} of the user's own script: give the script with "
+                "--code own.py (in Python: code='own.py'); the run folder has a copy"
+            )
+    elif ours or module in PUBLIC:
+        try:
+            holder = importlib.import_module(module)
+        except ImportError:
+            if path in BARE_NAMES and BARE_NAMES[path] != module:
+                return resolve(path)  # the module was moved since
+            holder = None
+    else:
+        holder = None
+    found = holder
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is None or (ours and not getattr(found, "__module__", "").startswith("ldct_jax.")):
+        where = (
+            f"{Path(holder.__file__).name} doesn't have"
+            if module == OWN
+            else ("this version of ldct_jax doesn't have; was it written by a newer one")
         )
-    return getattr(importlib.import_module(CONSTRUCTORS[name]), name)
+        raise CheckpointError(f"the record names {name!r}, which {where}")
+    return found
+
+
+def name_of(thing: Any) -> str:
+    """``module:QualName`` of a class or function, which :func:`resolve` leads back to ``thing``.
+
+    Raises UsageError for what no record can name: a lambda, something defined inside a function,
+    or something that was redefined since.
+    """
+    module, path = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    modules = [module] if str(module).split(".")[0] == "ldct_jax" else [*PUBLIC, OWN]
+    for candidate in modules if path else ():
+        with contextlib.suppress(CheckpointError):
+            if resolve(f"{candidate}:{path}") is thing:
+                return f"{candidate}:{path}"
+    raise UsageError(
+        f"{path or repr(thing)} can't be recorded, so no run could be loaded again: define it by "
+        "that name at the top level of your script (not in a notebook, not as a lambda or inside "
+        "a function), or import it there by its name"
+    )
+
+
+def short_name(name: str) -> str:
+    """The bare name of a class for tables and file headers: ``ClonesNet``."""
+    return name.rpartition(":")[2]
+
+
+# ---- the user's own script ---------------------------------------------------------------------
+
+
+def use_code(path: str | Path) -> ModuleType:
+    """Import the user's own script, so that records can name what it defines or imports.
+
+    Its folder is on the module search path, as when Python runs it. Raises UsageError for a
+    missing file and, with the line, for a script that fails.
+    """
+    path = Path(path)
+    if path.suffix != ".py" or not path.is_file():
+        raise UsageError(f"there is no Python script {path}")
+    source = path.read_bytes()
+    module = ModuleType(OWN)
+    module.__file__, module.__sha256__ = str(path), hashlib.sha256(source).hexdigest()
+    if (folder := str(path.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)
+    before = sys.modules.get(OWN)
+    sys.modules[OWN] = module
+    try:
+        exec(compile(source, str(path), "exec"), vars(module))
+    except Exception as error:
+        sys.modules.pop(OWN)
+        if before is not None:
+            sys.modules[OWN] = before
+        raise UsageError(f"{_place(path, error)}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _place(path: Path, error: Exception) -> str:
+    """The script's own line that failed, as ``own.py, line 7``."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        lines.append(error.lineno)
+    return path.name + (f", line {lines[-1]}" if lines else "")
+
+
+def script() -> ModuleType | None:
+    """The user's script: the one that was named, else the one that Python runs; None without."""
+    main = sys.modules.get("__main__")
+    started = getattr(main, "__spec__", None) is None and getattr(main, "__file__", None)
+    running = main if started and str(started).endswith(".py") else None
+    return sys.modules.get(OWN, running)
+
+
+def script_record() -> dict:
+    """``file`` and ``sha256`` of :func:`script`, for a run that needs it."""
+    module = script()
+    digest = getattr(module, "__sha256__", None)
+    if digest is None:
+        digest = hashlib.sha256(Path(module.__file__).read_bytes()).hexdigest()
+    return {"file": Path(module.__file__).name, "sha256": digest}
+
+
+def names_own(record: Any) -> bool:
+    """Whether a record names anything of the user's own script."""
+    if isinstance(record, dict):
+        names = (record.get("type"), record.get("function"))
+        return any(str(n).startswith(f"{OWN}:") for n in names) or any(
+            map(names_own, record.values())
+        )
+    return isinstance(record, list | tuple) and any(map(names_own, record))
+
+
+def check_code(code: dict | None) -> None:
+    """Compare the script at hand with the one that a run recorded, and say where they differ.
+
+    Raises CheckpointError where the run needs a script and none was named.
+    """
+    if code is None:
+        return
+    if script() is None:
+        raise CheckpointError(
+            f"this run needs the user's own script {code['file']}: give it with --code "
+            f"{code['file']} (in Python: code={code['file']!r}); the run folder has a copy"
+        )
+    now = script_record()
+    if now["sha256"] != code["sha256"]:
+        print(
+            f"warning: {now['file']} is not the script that this run was made with "
+            f"({code['file']}, sha256 {code['sha256'][:16]}; now {now['sha256'][:16]}); the run "
+            "folder has a copy of that one",
+            file=sys.stderr,
+        )
+
+
+# ---- objects ↔ JSON ----------------------------------------------------------------------------
 
 
 def to_record(value: Any) -> Any:
@@ -85,16 +247,33 @@ def to_record(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: to_record(v) for k, v in value.items()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        name = type(value).__name__
-        if name not in CONSTRUCTORS:
-            raise UsageError(f"{name} can't be recorded: it is missing in ldct_jax.record")
-        return {"type": name} | {f.name: to_record(getattr(value, f.name)) for f in _fields(value)}
-    if callable(value) and getattr(value, "__name__", "") in CONSTRUCTORS:
-        return {"function": value.__name__}
-    try:
-        return {"dtype": np.dtype(value).name}
-    except TypeError:
-        raise UsageError(f"{value!r} can't be recorded") from None
+        values = ((f, getattr(value, f.name)) for f in fields(value))
+        return {"type": name_of(type(value))} | dict(_recorded(values))
+    if (dtype := dtype_of(value)) is not None:
+        return {"dtype": dtype.name}
+    if callable(value):
+        return {"function": name_of(value)}
+    raise UsageError(f"{value!r} can't be recorded")
+
+
+def _recorded(values) -> Iterator[tuple[str, Any]]:
+    for field, value in values:
+        try:
+            yield field.name, to_record(value)
+        except UsageError:
+            # A default that has no name (an initialiser made by a call) stands in the class itself.
+            if value is not field.default:
+                raise
+
+
+def dtype_of(value: Any) -> np.dtype | None:
+    """The dtype that ``value`` is (``jnp.float32``, one of numpy); None for anything else."""
+    if isinstance(value, np.dtype):
+        return value
+    own = getattr(value, "dtype", None)  # as jnp.bfloat16 has
+    if isinstance(value, type) and (issubclass(value, np.generic) or isinstance(own, np.dtype)):
+        return np.dtype(value)
+    return None
 
 
 def from_record(record: Any) -> Any:
@@ -104,7 +283,7 @@ def from_record(record: Any) -> Any:
     if not isinstance(record, dict):
         return record
     if "function" in record:
-        return constructor(record["function"])
+        return resolve(record["function"])
     if set(record) == {"dtype"}:
         import jax.numpy as jnp
 
@@ -112,94 +291,56 @@ def from_record(record: Any) -> Any:
     values = {k: from_record(v) for k, v in record.items() if k != "type"}
     if "type" not in record:
         return values
-    kind = constructor(record["type"])
-    known = {f.name for f in dataclasses.fields(kind)}
-    if unknown := set(values) - known:
+    kind = _dataclass(record["type"])
+    if unknown := set(values) - {f.name for f in fields(kind)}:
         raise CheckpointError(
-            f"{record['type']} has no {', '.join(sorted(unknown))} in this version of ldct_jax"
+            f"{short_name(record['type'])} has no {', '.join(sorted(unknown))} in this version"
         )
     return kind(**values)
 
 
-def override(value: Any, path: str, text: str) -> Any:
-    """``value`` with the field at the dotted ``path`` replaced by ``text`` read as that type.
+def _dataclass(name: str) -> type:
+    kind = resolve(name)
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise CheckpointError(f"the record names {name!r}, which is not something that it can hold")
+    return kind
 
-    Raises UsageError for an unknown key (listing the legal ones) and for text of another type.
+
+def canonical(record: Any) -> Any:
+    """The record as this version writes it: full names, and missing fields at their defaults.
+
+    So that a run from before a field or a module's name existed can be compared with one of today.
     """
-    return _override(value, path.split("."), text, path)
+    if isinstance(record, list | tuple):
+        return [canonical(v) for v in record]
+    if not isinstance(record, dict):
+        return record
+    if "function" in record:
+        return {"function": name_of(resolve(record["function"]))}
+    # Older runs wrote the experiment's model and window a second time beside it.
+    doubled = ("model", "window") if "experiment" in record else ()
+    found = {k: canonical(v) for k, v in record.items() if k not in ("type", *doubled)}
+    if "type" not in record:
+        return found
+    kind = _dataclass(record["type"])
+    defaults = ((f, f.default) for f in fields(kind) if f.default is not dataclasses.MISSING)
+    order = dict.fromkeys(f.name for f in fields(kind))
+    merged = order | dict(_recorded(defaults)) | found
+    return {"type": name_of(kind)} | merged
 
 
-def _override(value, keys, text, path):
-    if not dataclasses.is_dataclass(value):
-        raise UsageError(f"{path}: {'.'.join(keys)} doesn't exist, {value!r} has no parts")
-    names = {f.name: f for f in _fields(value)}
-    key = keys[0]
-    if key not in names:
-        raise UsageError(f"unknown key {path!r}: here are {', '.join(sorted(names))}")
-    old = getattr(value, key)
-    if len(keys) > 1:
-        new = _override(old, keys[1:], text, path)
-    else:
-        hints = typing.get_type_hints(type(value))
-        new = _parse(text, old, hints.get(key, Any), path)
-    return dataclasses.replace(value, **{key: new})
-
-
-def _fields(value):
+def fields(value: Any) -> list[dataclasses.Field]:
     """The fields a user sets: linen adds ``parent`` and ``name`` to those of a network."""
-    fields = [f for f in dataclasses.fields(value) if f.init]
-    if any(f.name == "parent" for f in fields):
-        fields = [f for f in fields if f.name not in ("parent", "name")]
-    return fields
+    found = [f for f in dataclasses.fields(value) if f.init]
+    if any(f.name == "parent" for f in found):
+        found = [f for f in found if f.name not in ("parent", "name")]
+    return found
 
 
-def _parse(text: str, old: Any, hint: Any, path: str) -> Any:
-    def wrong(what: str):
-        return UsageError(f"{path}={text!r}: {what} is needed here (it is {_show(old)} now)")
-
-    if dataclasses.is_dataclass(old):
-        raise wrong(f"one of its parts ({', '.join(f.name for f in _fields(old))})")
-    options = typing.get_args(hint)
-    if type(None) in options and text.lower() == "none":
-        return None
-    plain = [o for o in options if o is not type(None)] or [hint]
-    if bool in plain or isinstance(old, bool):
-        if text.lower() in ("true", "yes", "1", "false", "no", "0"):
-            return text.lower() in ("true", "yes", "1")
-        raise wrong("true or false")
-    for kind, what in ((int, "a whole number"), (float, "a number")):
-        if kind in plain or (hint is Any and type(old) is kind):
-            try:
-                return kind(text)
-            except ValueError:
-                raise wrong(what) from None
-    if str in plain or isinstance(old, str):
-        return text
-    if callable(old) and getattr(old, "__name__", "") in CONSTRUCTORS:
-        if text not in CONSTRUCTORS:
-            raise wrong("a loss's name")
-        return constructor(text)
-    if isinstance(old, tuple):
-        kind = type(old[0]) if old else str
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError:
-            raise wrong(f"a list of {kind.__name__}, separated by commas") from None
-    try:
-        import jax.numpy as jnp
-
-        return jnp.dtype(text)
-    except TypeError:
-        raise wrong("float32 or bfloat16") from None
-
-
-def _show(value: Any) -> str:
-    return getattr(value, "__name__", None) or repr(value)
-
-
-def difference(found: Any, wanted: Any, path: str = "") -> str:
-    """The first few places where two records differ, in words."""
-    return ", ".join(list(_differences(found, wanted, path))[:3])
+def difference(found: Any, wanted: Any) -> str:
+    """The first few places where two records differ, as text; empty where they say the same."""
+    places = _differences(canonical(found), canonical(wanted), "")
+    return ", ".join(list(places)[:3])
 
 
 def _differences(found, wanted, path):

@@ -21,7 +21,7 @@ from ldct_jax.hu import FULL
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.flops import flops
 from ldct_jax.models.inference import denoise
-from ldct_jax.record import constructor
+from ldct_jax.record import resolve
 
 SEED = 2020
 # Side of the images on which outputs are compared: large enough for every network here.
@@ -30,7 +30,7 @@ CHECK_SIZE = 48
 
 def build(kind: str, fields: dict, **more):
     """The network that a cell names."""
-    return constructor(kind)(**fields, **more)
+    return resolve(kind)(**fields, **more)
 
 
 def plain_form(model):

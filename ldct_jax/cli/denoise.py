@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.cli.options import code_option
+
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
@@ -19,6 +21,7 @@ import click
     "--keep", multiple=True, metavar="CREATOR", help="Keep this private creator, or 'overlays'."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@code_option
 def denoise(source, out, model, blend, strict, overwrite, keep, as_json):
     """Denoise the images at or below IN into the folder OUT.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.cli.options import code_option
+
 
 @click.command()
 @click.argument("low", type=click.Path(path_type=Path))
@@ -14,6 +16,7 @@ import click
 @click.option("--model", required=True, help="Run folder, checkpoint, artefact, filter, identity.")
 @click.option("--protocol", "protocols", multiple=True, help="Named protocol [pcn]; repeatable.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all rows here.")
+@code_option
 def evaluate(low, full, model, protocols, json_path):
     """Compare MODEL's images of LOW with FULL, slice by slice and patient by patient.
 

@@ -26,7 +26,7 @@ def experiments(as_json):
                 "reproduces": s.reproduces,
                 "title": s.title,
                 "scales": {k: v.words for k, v in s.scales.items()},
-                "variants": list(s.variants("demo")),
+                "variants": list(s.rows("demo")),
             }
             for s in studies
         ]

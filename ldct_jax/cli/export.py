@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.cli.options import code_option
+
 FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetensors"}
 
 
@@ -24,6 +26,7 @@ FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetens
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT.")
 @click.option("--latency", is_flag=True, help="Time a slice in JAX, StableHLO and onnxruntime.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@code_option
 def export(run, out, formats, size, check, overwrite, latency, as_json):
     """Write the checkpoint RUN as artefacts into the folder OUT, each verified while it is made.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.cli.options import code_option
+
 
 @click.command()
 @click.argument("experiment", metavar="EXP")
@@ -26,6 +28,7 @@ import click
     is_flag=True,
     help="One of several processes (SLURM, Open MPI, Kubernetes, TPU pods; docs/many_devices.md).",
 )
+@code_option
 def train(
     experiment,
     data,
@@ -57,6 +60,7 @@ def train(
     from ldct_jax.system import accelerator
 
     study = load_study(experiment)
+    from ldct_jax.report import write
     from ldct_jax.study.run import run_study
     from ldct_jax.study.study import Request, chosen_variants
 
@@ -76,7 +80,7 @@ def train(
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
     accelerator.start(distributed=distributed)
-    path = run_study(study, request, _loader(study, data, low))
+    path = run_study(study, request, _loader(study, data, low), write)
     if accelerator.is_first():
         click.echo(f"report: {path}")
 

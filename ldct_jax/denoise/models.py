@@ -177,6 +177,7 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
 
     from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
     from ldct_jax.models.whole_slices import WholeSlices
+    from ldct_jax.record import short_name
     from ldct_jax.train.checkpoint import load_model
 
     model, variables, window, meta = load_model(path)
@@ -189,7 +190,7 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
 
     return Denoiser(
         # Folder names stay out of headers: the network's own name and the digest say what it is.
-        name=name if name in SHIPPED else meta["record"]["model"]["type"],
+        name=name if name in SHIPPED else short_name(meta["record"]["model"]["type"]),
         digest=meta["digest"],
         batch=slices.batch,
         window=window,

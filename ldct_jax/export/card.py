@@ -12,7 +12,7 @@ from ldct_jax import __version__
 from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import CheckpointError
 from ldct_jax.hu import Window
-from ldct_jax.record import from_record
+from ldct_jax.record import from_record, short_name
 from ldct_jax.system.files import write_bytes
 
 FORMAT = 1
@@ -68,7 +68,7 @@ class Card:
             record["function"] = (
                 "parameters only: network units are (HU - low) / (high - low) of the window"
             )
-            if self.model["type"] == "NoiseScaled":
+            if short_name(self.model["type"]) == "NoiseScaled":
                 record["function"] += (
                     "; base gets them divided by unit times the slice's noise and its result is "
                     "multiplied back: ldct_jax.models.noise_scaled says how the noise is measured "

@@ -13,6 +13,7 @@ import numpy as np
 from ldct_jax.export import onnx_model, stablehlo
 from ldct_jax.export.onnx_session import open_session
 from ldct_jax.export.source import Source, twin_for_onnx
+from ldct_jax.record import short_name
 from ldct_jax.system.provenance import device
 
 WARM_UP = 2
@@ -57,7 +58,7 @@ def measure(
         for name, (_, where) in forms.items()
     ]
     return {
-        "model": source.record["model"]["type"],
+        "model": short_name(source.record["model"]["type"]),
         "size": list(size),
         "batch": batch,
         "repeats": repeats,

@@ -14,6 +14,7 @@ import numpy as np
 from ldct_jax.export.card import Card
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
+from ldct_jax.record import short_name
 from ldct_jax.train.checkpoint import load_model
 
 
@@ -51,7 +52,7 @@ class Source:
     def card(self, kind: str, size: tuple[int, int] | None, **fields) -> Card:
         """The artefact's card; the record's model and window, never its paths."""
         return Card(
-            name=self.record["model"]["type"],
+            name=short_name(self.record["model"]["type"]),
             kind=kind,
             checkpoint=self.digest,
             model=self.record["model"],

@@ -13,8 +13,9 @@ from ldct_jax.errors import UsageError
 from ldct_jax.hu import FULL, Window
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
-from ldct_jax.optim import Adam, Exponential
-from ldct_jax.record import override, to_record
+from ldct_jax.optim import Adam, Cosine, Exponential
+from ldct_jax.record import to_record
+from ldct_jax.study.settings import override
 from ldct_jax.train.gan import WassersteinGAN
 
 SELECTIONS = ("last", "best")
@@ -74,21 +75,42 @@ class Experiment:
         return dataclasses.replace(self, **own)
 
     def with_overrides(self, settings: Iterable[str]) -> Experiment:
-        """A copy with ``a.b=value`` settings applied; see :func:`ldct_jax.record.override`."""
+        """A copy with ``a.b=value`` settings applied (:mod:`ldct_jax.study.settings`)."""
         changed = self
         for setting in settings:
-            path, equals, text = setting.partition("=")
-            if not equals or not path:
-                raise UsageError(f"{setting!r} is not a setting: write key=value, as in epochs=3")
-            if (path := path.strip()) in LENGTHS:
+            name = setting.partition("=")[0].strip()
+            if name in LENGTHS:
                 # One of the two takes the other's place before its value is read and checked.
-                changed = changed.but(**{path: getattr(changed, path) or 1})
-            changed = override(changed, path, text.strip())
+                changed = changed.but(**{name: getattr(changed, name) or 1})
+            changed = override(changed, setting)
         return changed
+
+    def sized(self, scale: str) -> Experiment:
+        """A copy for ``scale``: the fields that are at their defaults become those of SIZES."""
+        plain = Experiment(self.model)
+        left = {
+            f.name
+            for f in dataclasses.fields(self)
+            if getattr(self, f.name) == getattr(plain, f.name)
+        }
+        if "epochs" not in left or self.steps is not None:
+            left.discard("steps")
+        return self.but(**{k: v for k, v in SIZES.get(scale, {}).items() if k in left})
 
     def record(self) -> dict:
         """The JSON record from which :func:`ldct_jax.record.from_record` rebuilds this."""
         return to_record(self)
+
+
+# What an experiment doesn't say: the defaults above at the paper scale, minutes and seconds below.
+SIZES = {
+    "demo": dict(
+        patches=Patches(size=48, stride=16, batch=8, slices_per_patient=None),
+        optimizer=Adam(Cosine(1e-3, to=2e-5, warmup=0.05)),
+        steps=800,
+    ),
+    "smoke": dict(patches=Patches(size=24, stride=24, batch=8, slices_per_patient=1), steps=4),
+}
 
 
 @dataclasses.dataclass(frozen=True)

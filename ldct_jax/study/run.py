@@ -16,13 +16,14 @@ from ldct_jax.data import vgg as fetched
 from ldct_jax.data.feed.choose import make_feeder
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split, random_split
-from ldct_jax.errors import CheckpointError, LdctError, NumericsError
+from ldct_jax.errors import CheckpointError, NumericsError
 from ldct_jax.models import vgg
 from ldct_jax.models.whole_slices import WholeSlices
-from ldct_jax.record import difference, to_record
+from ldct_jax.record import check_code, difference, names_own, script_record, to_record
 from ldct_jax.study import results
 from ldct_jax.study.examine import Examiner
 from ldct_jax.study.experiment import Experiment, Scale
+from ldct_jax.study.scripts import keep_script, own_record
 from ldct_jax.study.study import Request, Study, chosen_variants, slug
 from ldct_jax.system import provenance
 from ldct_jax.system.files import locked
@@ -32,7 +33,12 @@ from ldct_jax.train.run import Job, train
 from ldct_jax.train.signals import StopRequest
 
 
-def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlices]) -> Path:
+def run_study(
+    study: Study,
+    request: Request,
+    data: Callable[[Scale], PairedSlices],
+    report: Callable[[Study, Path], Path],
+) -> Path:
     """Train what is missing, evaluate it, and write the report; returns the report's path.
 
     Finished runs are not run again. A variant whose numbers fail doesn't keep the others from
@@ -42,9 +48,6 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
     experiments = chosen_variants(study, request)
     scale = study.scales[request.scale]
     out = request.out
-
-    def report() -> None:
-        write_report(study, out)
 
     # Of several processes all train, and the first alone writes what is not a checkpoint.
     parallel = DataParallel()
@@ -61,7 +64,7 @@ def run_study(study: Study, request: Request, data: Callable[[Scale], PairedSlic
         session.describe(wall)
         failed = session.run_all(experiments)
         began_report = time.monotonic()
-        parallel.first(report)
+        parallel.first(lambda: report(study, out) and None)
         session.describe({**wall, "report": time.monotonic() - began_report})
     if failed:
         raise NumericsError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
@@ -78,19 +81,6 @@ def _splits(study: Study, scale: Scale, pairs: PairedSlices) -> list[Split]:
         repeats=scale.repeats,
         seed=0,
     )
-
-
-def write_report(study: Study, folder: Path) -> Path:
-    """Rebuild the report of a study's folder from what is on the disk."""
-    began = time.monotonic()
-    found = results.load(folder)
-    if not found.runs:
-        raise LdctError(f"no run in {folder.name} has finished: nothing to report")
-    made = study.report(found)
-    if "report" not in found.study["wall_s"]:
-        # The first one knows its own time but for the writing.
-        made = made.with_wall_seconds("report", time.monotonic() - began)
-    return made.write(folder)
 
 
 @dataclasses.dataclass
@@ -132,9 +122,10 @@ class _Session:
         scale = json.loads(json.dumps(dataclasses.asdict(self.scale)))
         # The same patients, slices and doses: what the filters gave stands.
         known = "references" in old and old["splits"] == splits and old["scale"] == scale
-        every = self.study.variants(self.request.scale)
+        every = self.study.rows(self.request.scale)
         window = next(iter(every.values())).window
         protocol = self.study.protocol(window)
+        keep_script(own_record(self.study), self.request.out)
         results.write_json(
             path,
             {
@@ -157,6 +148,7 @@ class _Session:
                     "sha256": self._data_digest,
                 },
                 "splits": splits,
+                "code": own_record(self.study),
                 **(
                     {k: old[k] for k in ("references", "reference_numbers", "reference_quality")}
                     if known
@@ -265,6 +257,7 @@ class _Session:
             return True
         if (folder / "config.json").exists():
             self._same(folder, results.read_json(folder / "config.json")["record"], record)
+        keep_script(record.get("code"), folder)
         results.write_json(
             folder / "config.json",
             {
@@ -314,8 +307,6 @@ class _Session:
     def _record(self, experiment: Experiment, repeat: int, folder: Path) -> dict:
         init = self._init(experiment, repeat)
         record = {
-            "model": to_record(experiment.model),
-            "window": to_record(experiment.window),
             "experiment": experiment.record(),
             "study": self.study.name,
             "scale": self.scale.name,
@@ -323,6 +314,8 @@ class _Session:
             "data": {"source": self.pairs.source, "sha256": self._data_digest},
             "init": None if init is None else load_model(init)[3]["digest"],
         }
+        if names_own(record["experiment"]):
+            record["code"] = script_record()
         begun = folder / "config.json"
         if begun.exists() and "trained_on" not in results.read_json(begun)["record"]:
             return record  # begun before ranges were recorded: it goes on as it began
@@ -333,12 +326,12 @@ class _Session:
         return {**record, "trained_on": trained_on}
 
     def _same(self, folder: Path, found: dict, wanted: dict) -> None:
-        # What a field of a newer version is by default counts as what an older one had.
-        if where := difference(found, wanted):
+        if where := difference({**found, "code": None}, {**wanted, "code": None}):
             raise CheckpointError(
-                f"{folder} was run with other settings ({where}): choose "
-                "another OUT= folder, or remove it"
+                f"{folder} was run with other settings ({where}): choose another OUT= folder, or "
+                "remove it"
             )
+        check_code(found.get("code"))
 
 
 def _run_name(variant: str, repeat: int) -> str:

@@ -15,8 +15,7 @@ from ldct_jax.data.splits import Split
 from ldct_jax.denoise.filters import Gaussian, Identity
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.protocols import Protocol, Scores, pcn
-from ldct_jax.study import results
-from ldct_jax.study.experiment import Experiment, Scale
+from ldct_jax.study.experiment import DEMO, PAPER, Experiment, Scale, scales
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +52,9 @@ FILTERS = {"undenoised": Identity(), "gaussian": Gaussian(1.0)}
 class Study:
     """A table or figure of a paper as runs and a report.
 
-    ``variants`` maps a scale's name to the runs; ``report`` makes a page of what they left.
+    ``variants``: the runs by name, or a function of the scale's name that gives them. The same runs
+    at every scale take what they leave at its default from :data:`ldct_jax.study.experiment.SIZES`.
+    ``report``: what the page shows (see :mod:`ldct_jax.report`); empty for a table, curves, images.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
     rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measure``: what the
     test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,
@@ -62,16 +63,33 @@ class Study:
     """
 
     name: str
-    title: str
-    reproduces: str
-    scales: dict[str, Scale]
-    variants: Callable[[str], dict[str, Experiment]]
-    report: Callable[[results.Results], Any]
+    variants: Mapping[str, Experiment] | Callable[[str], Mapping[str, Experiment]]
+    title: str = ""
+    reproduces: str = ""
+    scales: Mapping[str, Scale] = dataclasses.field(default_factory=lambda: scales(DEMO, PAPER))
+    report: Any = ()
     protocol: Callable[[Any], Protocol] = pcn
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
     measure: Callable[[Tested], Measured] | None = None
     data: Callable[[Scale, str | None], PairedSlices] | None = None
     split: Callable[[PairedSlices], Split] | None = None
+
+    def __post_init__(self):
+        if not slug(self.name):
+            raise UsageError(f"a study's name needs letters or digits, not {self.name!r}")
+
+    def rows(self, scale: str) -> dict[str, Experiment]:
+        """The runs at a scale, by variant. Raises UsageError for a scale that isn't there."""
+        if scale not in self.scales:
+            raise UsageError(
+                f"{self.name} has no scale {scale!r}: use one of {', '.join(self.scales)}"
+            )
+        fixed = not callable(self.variants)
+        rows = dict(self.variants if fixed else self.variants(scale))
+        for name, experiment in rows.items():
+            if not isinstance(experiment, Experiment):
+                raise UsageError(f"{self.name}: {name!r} is {experiment!r}, not an Experiment(...)")
+        return {name: e.sized(scale) if fixed else e for name, e in rows.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,11 +117,7 @@ class Request:
 
 def chosen_variants(study: Study, request: Request) -> dict[str, Experiment]:
     """The variants asked for, with the overrides applied. Raises UsageError for unknown names."""
-    if request.scale not in study.scales:
-        raise UsageError(
-            f"{study.name} has no scale {request.scale!r}: use one of {', '.join(study.scales)}"
-        )
-    every = study.variants(request.scale)
+    every = study.rows(request.scale)
     slugs = {slug(name): name for name in every}
     wanted = []
     for name in request.variants:

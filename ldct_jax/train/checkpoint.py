@@ -20,7 +20,7 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
-from ldct_jax.record import difference, from_record
+from ldct_jax.record import check_code, difference, from_record
 from ldct_jax.train import released
 from ldct_jax.train.state import TrainState
 
@@ -298,7 +298,7 @@ def _unflatten(arrays: dict, like: TrainState) -> TrainState:
 
 
 def _compare(wanted: dict, found: dict, folder: Path) -> None:
-    if where := difference(found, wanted):
+    if where := difference({**found, "code": None}, {**wanted, "code": None}):
         raise CheckpointError(
             f"{folder.parent.parent.name} holds a checkpoint of another training: "
             f"{where}; choose another OUT= folder or the same settings"
@@ -339,14 +339,21 @@ def load_arrays(path: Path | str) -> tuple[dict, dict]:
     """(state as nested dicts of numpy arrays, meta) of the checkpoint that ``path`` means."""
     if Path(path).suffix == released.SUFFIX and Path(path).is_file():
         tree, meta = released.read(Path(path))
-        return tree, {**meta, "digest": combined(meta["digests"])}
-    arrays, meta = read(find(path))
-    return unflatten_dict(arrays, sep="/"), {**meta, "digest": combined(meta["digests"])}
+    else:
+        arrays, meta = read(find(path))
+        tree = unflatten_dict(arrays, sep="/")
+    experiment = meta["record"].get("experiment", {})
+    record = {
+        **{k: experiment[k] for k in ("model", "window") if k in experiment},
+        **meta["record"],
+    }
+    return tree, {**meta, "record": record, "digest": combined(meta["digests"])}
 
 
 def load_model(path: Path | str):
     """(model, variables, window, meta) of a checkpoint, for inference; EMA parameters if it has."""
     tree, meta = load_arrays(path)
+    check_code(meta["record"].get("code"))
     model = from_record(meta["record"]["model"])
     window = from_record(meta["record"]["window"])
     variables = {"params": tree.get("ema") or tree["params"]}

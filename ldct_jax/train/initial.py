@@ -29,7 +29,8 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
             f"{path} holds parameters for the window {theirs}, and {window} is to be trained: "
             "choose the same window"
         )
-    if source == model:
+    where = difference(to_record(source), to_record(model))
+    if not where:
         chosen = variables
     elif isinstance(model, Cascade) and _begins_with(model, source):
         old = split(variables) if isinstance(source, Cascade) else [variables]
@@ -38,7 +39,6 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
             fresh["batch_stats"] = state.batch_stats
         chosen = join([*old, *split(fresh)[len(old) :]])
     else:
-        where = difference(to_record(source), to_record(model))
         raise CheckpointError(
             f"{path} holds another model than the one to be trained: {where}; start from a "
             "checkpoint of the same model"

@@ -157,7 +157,7 @@ def test_a_failed_variant_does_not_lose_the_others(tmp_path, capfd):
     ("arguments", "code", "words"),
     [
         (["train", "pcn_ablatoin"], 2, "use one of"),
-        (["train", "missing.py"], 2, "no experiment script"),
+        (["train", "missing.py"], 2, "no Python script missing.py"),
         (["train", "pcn_ablation", "--set", "epoch=3"], 2, "here are"),
         (["train", "pcn_ablation", "--set", "epochs=x"], 2, "whole number"),
         (["train", "pcn_ablation", "--variant", "PCM"], 2, "full PCN"),

@@ -1,0 +1,179 @@
+"""A user's own network: the README's own lines, and names that are never confused."""
+
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ldct_jax
+from ldct_jax import cli, record
+from ldct_jax.errors import CheckpointError, UsageError
+from ldct_jax.losses import mse
+from ldct_jax.models.unet import UNet
+from ldct_jax.study.scripts import load_study
+from ldct_jax.train.checkpoint import load_model
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_imported(monkeypatch):
+    """Each test begins as a new process does, with no script named."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, record.OWN, raising=False)
+    yield
+    sys.modules.pop(record.OWN, None)
+
+
+def forget():
+    sys.modules.pop(record.OWN, None)
+
+
+def script_of_the_readme() -> str:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    (own,) = (block for block in blocks if block.startswith("# own.py\n"))
+    return own
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The README's script, trained at the smoke scale by its own command."""
+    folder = tmp_path_factory.mktemp("own")
+    script = folder / "own.py"
+    script.write_text(script_of_the_readme())
+    command = ["train", str(script), "--scale", "smoke", "--out", str(folder / "run")]
+    assert cli.run(command) == 0
+    forget()
+    return folder
+
+
+def test_the_readmes_script_trains_and_denoises(trained, tmp_path, capfd):
+    script, run = trained / "own.py", trained / "run" / "mine"
+    assert len(script.read_text().splitlines()) <= 16
+    np.save(tmp_path / "x.npy", np.zeros((1, 32, 32), np.float32))
+    denoise = ["denoise", str(tmp_path / "x.npy"), str(tmp_path / "out"), "--model", str(run)]
+    assert cli.run(denoise) == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and "--code own.py" in error
+    assert not (tmp_path / "out" / "x.npy").exists()
+    assert cli.run([*denoise, "--code", str(script)]) == 0
+    assert np.load(tmp_path / "out" / "x.npy").shape == (1, 32, 32)
+    found = ldct_jax.load(run, code=script)(np.load(tmp_path / "x.npy"))
+    np.testing.assert_array_equal(found, np.load(tmp_path / "out" / "x.npy"))
+
+
+def test_the_script_stands_in_the_run_with_its_digest(trained, capfd):
+    text = (trained / "own.py").read_bytes()
+    code = {"file": "own.py", "sha256": hashlib.sha256(text).hexdigest()}
+    for folder in (trained / "run", trained / "run" / "mine"):
+        assert (folder / "own.py").read_bytes() == text
+    config = json.loads((trained / "run" / "mine" / "config.json").read_text())
+    assert config["record"]["code"] == code
+    assert config["record"]["experiment"]["model"] == {"type": "own_code:Mine"}
+    assert json.loads((trained / "run" / "study.json").read_text())["code"] == code
+
+
+def test_the_report_is_rebuilt_from_the_copy_when_it_is_named(trained, capfd):
+    run = trained / "run"
+    before = (run / "report.html").read_bytes()
+    assert cli.run(["report", str(run)]) == 1
+    assert "--code own.py" in capfd.readouterr().err
+    (run / "report.html").unlink()
+    assert cli.run(["report", str(run), "--code", str(run / "own.py")]) == 0
+    assert len((run / "report.html").read_bytes()) == pytest.approx(len(before), rel=0.05)
+
+
+def test_a_changed_script_is_said_and_its_run_kept(trained, tmp_path, capfd):
+    changed = tmp_path / "renamed.py"
+    changed.write_text((trained / "own.py").read_text() + "# a later thought\n")
+    run = trained / "run"
+    ldct_jax.load(run / "mine", code=changed)
+    assert "warning: renamed.py is not the script" in capfd.readouterr().err
+    assert cli.run(["train", str(changed), "--scale", "smoke", "--out", str(run)]) == 0
+    said = capfd.readouterr().err
+    assert "finished before, kept" in said and "renamed.py is not the script" in said
+
+
+def test_own_names_are_not_taken_for_the_packages(tmp_path):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import flax.linen as nn\n"
+        "from ldct_jax.losses import l1\n"
+        "from ldct_jax.study import Experiment, Study\n"
+        "class UNet(nn.Module):\n"
+        "    width: int = 3\n"
+        "    activation: object = nn.silu\n"
+        "def mse(prediction, target):\n"
+        "    return abs(prediction - target).mean((1, 2, 3))\n"
+        "ROWS = {'own': Experiment(UNet(), loss=mse), 'l1': Experiment(UNet(), l1)}\n"
+        "STUDY = Study('names', ROWS)\n"
+    )
+    experiment = load_study(str(own)).rows("paper")["own"]
+    written = json.loads(json.dumps(experiment.record()))
+    assert written["model"]["type"] == "own_code:UNet"
+    assert written["model"]["activation"] == {"function": "jax.nn:silu"}
+    assert written["loss"] == {"function": "own_code:mse"}
+    assert record.from_record(written) == experiment
+    assert record.from_record({"type": "UNet"}) == UNet()
+    assert record.from_record({"function": "mse"}) is mse
+    assert load_study(str(own)).rows("paper")["l1"].record()["loss"] == {
+        "function": "ldct_jax.losses:l1"
+    }
+    with pytest.raises(UsageError, match="own_code:mse and ldct_jax"):
+        experiment.but(loss=mse).with_overrides(["loss=mse"])
+    assert experiment.with_overrides(["loss=ldct_jax.losses:mse"]).loss is mse
+    forget()
+    with pytest.raises(CheckpointError, match="--code"):
+        record.from_record(written)
+
+
+def test_what_was_defined_twice_or_elsewhere_is_refused_on_writing(tmp_path):
+    own = tmp_path / "own.py"
+    text = "import flax.linen as nn\nclass Net(nn.Module):\n    n: int = 1\nfirst = Net()\n"
+    own.write_text(text + "class Net(nn.Module):\n    n: int = 2\n")
+    module = record.use_code(own)
+    with pytest.raises(UsageError, match="Net can't be recorded"):
+        record.to_record(module.first)
+    assert record.to_record(module.Net()) == {"type": "own_code:Net", "n": 2}
+
+
+def test_a_network_of_another_file_is_recorded_where_the_script_imports_it(tmp_path):
+    (tmp_path / "networks_of_mine.py").write_text(
+        "import flax.linen as nn\nclass Net(nn.Module):\n    n: int = 1\n"
+    )
+    own = tmp_path / "own.py"
+    own.write_text("from networks_of_mine import Net\nMODEL = Net(4)\n")
+    module = record.use_code(own)
+    assert record.to_record(module.MODEL) == {"type": "own_code:Net", "n": 4}
+    assert record.from_record({"type": "own_code:Net", "n": 4}) == module.MODEL
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\ny = nothing\n", "own.py, line 2: NameError"),
+        ("def f(:\n", "own.py, line 1: SyntaxError"),
+        ("import not_installed_anywhere\n", "line 1: ModuleNotFoundError"),
+        ("x = 1\n", "must define STUDY"),
+        (
+            "from ldct_jax.study import Study\nSTUDY = Study('s', {'a': 3})\n",
+            "not an Experiment",
+        ),
+    ],
+)
+def test_a_script_that_fails_is_one_line(tmp_path, capfd, text, words):
+    own = tmp_path / "own.py"
+    own.write_text(text)
+    assert cli.run(["train", str(own), "--out", str(tmp_path / "runs")]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and words in lines[0], lines
+
+
+def test_a_run_of_a_package_network_needs_no_script(trained):
+    with pytest.raises(CheckpointError, match="--code own"):
+        load_model(trained / "run" / "mine")
+    assert ldct_jax.load("pcn3").name == "pcn3"
