@@ -318,7 +318,8 @@ def canonical(record: Any) -> Any:
     if "function" in record:
         return {"function": name_of(resolve(record["function"]))}
     # Older runs wrote the experiment's model and window a second time beside it.
-    doubled = ("model", "window") if "experiment" in record else ()
+    within = record.get("experiment") or {}
+    doubled = [k for k in ("model", "window") if k in within and record.get(k) == within[k]]
     found = {k: canonical(v) for k, v in record.items() if k not in ("type", *doubled)}
     if "type" not in record:
         return found

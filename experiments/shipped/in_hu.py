@@ -13,7 +13,7 @@ from ldct_jax.data.noise_units import WORDS
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
 from ldct_jax.models.noise_scaled import NoiseScaled
-from ldct_jax.record import to_record
+from ldct_jax.record import difference, to_record
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
 
@@ -32,7 +32,7 @@ def in_hu(base, variables: dict, record: dict) -> tuple[NoiseScaled, dict, dict]
 
     Raises UsageError for one that was trained on anything else.
     """
-    if WORDS not in record["data"]["source"] or record["window"] != to_record(WINDOW):
+    if WORDS not in record["data"]["source"] or difference(record["window"], to_record(WINDOW)):
         raise UsageError(f"this network wasn't trained {WORDS} as experiments/shipped/train.py has")
     model = NoiseScaled(base, unit=UNIT, routine_hu=ROUTINE_HU, power=POWER, least=LEAST)
     one_hu = to_record(Window(0.0, 1.0))
