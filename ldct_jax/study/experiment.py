@@ -93,7 +93,7 @@ class Experiment:
             for f in dataclasses.fields(self)
             if getattr(self, f.name) == getattr(plain, f.name)
         }
-        if "epochs" not in left or self.steps is not None:
+        if "epochs" not in left:
             left.discard("steps")
         return self.but(**{k: v for k, v in SIZES.get(scale, {}).items() if k in left})
 
