@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv
+from ldct_jax.models.layers import Conv, relu
 
 TRANSFERS = ("image", "feature")
 RESIDUALS = ("incremental", "brute_force")
@@ -66,7 +66,7 @@ class Clone(nn.Module):
 
     def low(self, x_bhw1):
         """conv1 + ReLU: (B, H, W, in_low) → (B, H-2, W-2, n) for 3x3 kernels."""
-        return nn.relu(self.conv1(x_bhw1))
+        return relu(self.conv1(x_bhw1))
 
     def fixed_part(self, f0_bhwn):
         """conv2 of the part of Cat(F_0, F) that all clones share: W_a * F_0 + bias."""
@@ -81,18 +81,18 @@ class Clone(nn.Module):
         else:
             kernel = self.conv2.kernel[:, :, self.n_filters :]
             x = fixed if features is None else fixed + self.conv2.convolve(features, kernel)
-        x = nn.relu(x)
+        x = relu(x)
         skips = {1: s1, 2: x}
         for i in range(3, m + 1):
-            x = skips[i] = nn.relu(getattr(self, f"conv{i}")(x))
+            x = skips[i] = relu(getattr(self, f"conv{i}")(x))
         for j in range(1, m):
             x, e = getattr(self, f"deconv{j}")(x), m - j
             if self.kind == "cpce":
-                x = nn.relu(jnp.concatenate([skips[e], x], axis=-1))
+                x = relu(jnp.concatenate([skips[e], x], axis=-1))
                 x = getattr(self, f"project{j}")(x)
             elif j % 2 == 1:
                 x = x + skips[e]
-            x = nn.relu(x)
+            x = relu(x)
         return x
 
     def out(self, features):
@@ -212,7 +212,7 @@ class ClonesNet(nn.Module):
             )
 
     def _close(self, x):
-        return nn.relu(x) if self.final_relu else x
+        return relu(x) if self.final_relu else x
 
     def _images(self, y, deltas):
         """O's residual for all clones at once, from the stacked outputs of the deconvolution."""

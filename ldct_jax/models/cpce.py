@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 
 LEAST = 9  # four convolutions without padding take eight pixels
 
@@ -59,18 +59,18 @@ class CPCE(nn.Module):
         skips = []
         h = x_bhw1
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            h = nn.relu(conv(h))
+            h = relu(conv(h))
             skips.append(h)
         for i, skip in zip((5, 6, 7), skips[2::-1], strict=True):
             h = getattr(self, f"deconv{i}")(h)
-            h = nn.relu(jnp.concatenate([skip, h], axis=-1))
-            h = nn.relu(getattr(self, f"project{i}")(h))
+            h = relu(jnp.concatenate([skip, h], axis=-1))
+            h = relu(getattr(self, f"project{i}")(h))
         return self.deconv8(h).astype(jnp.float32)
 
     def __call__(self, x_bhw1, train: bool = False):
         check_images(x_bhw1, "CPCE", least=LEAST)
         out = self.last_layer(x_bhw1.astype(jnp.float32))
-        return nn.relu(out) if self.final_relu else out
+        return relu(out) if self.final_relu else out
 
 
 class MAPNN(nn.Module):
@@ -109,7 +109,7 @@ class MAPNN(nn.Module):
         check_images(x_bhw1, "MAP-NN", least=LEAST)
 
         def step(body, x, _):
-            x = nn.relu(x + body.last_layer(x))
+            x = relu(x + body.last_layer(x))
             x = jnp.clip(x, 0.0, 1.0) if self.clip else x
             return x, x
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 from ldct_jax.models.norm import PReLU
 
 
@@ -47,9 +47,7 @@ class DCSCN(nn.Module):
 
         def layer(name, h, features, kernel_size=3):
             h = self._conv(name, h, features, kernel_size)
-            return (
-                nn.relu(h) if self.activation == "relu" else PReLU(features, name=f"{name}_act")(h)
-            )
+            return relu(h) if self.activation == "relu" else PReLU(features, name=f"{name}_act")(h)
 
         h, outputs = image, []
         for i, width in enumerate(self.widths, start=1):

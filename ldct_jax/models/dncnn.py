@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 from ldct_jax.models.norm import batch_norm
 
 
@@ -71,10 +71,10 @@ class DnCNN(nn.Module):
         check_images(x_bhwc, type(self).__name__, channels=self.in_channels)
         running = self.frozen_statistics or not train
         x = x_bhwc.astype(jnp.float32)
-        h = nn.relu(self.conv1(x))
+        h = relu(self.conv1(x))
         for i in range(2, self.depth):
             h = getattr(self, f"conv{i}")(h)
-            h = nn.relu(getattr(self, f"bn{i}")(h, use_running_average=running))
+            h = relu(getattr(self, f"bn{i}")(h, use_running_average=running))
         noise = getattr(self, f"conv{self.depth}")(h).astype(jnp.float32)
         return x[..., :1] - noise
 

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 from ldct_jax.models.norm import batch_norm
 
 DILATIONS = {2: 2, 3: 3, 4: 4, 5: 3, 6: 2}
@@ -70,9 +70,9 @@ class DRL(nn.Module):
 
         def block(i, h):
             h = getattr(self, f"conv{i}")(h)
-            return nn.relu(getattr(self, f"bn{i}")(h, use_running_average=not train))
+            return relu(getattr(self, f"bn{i}")(h, use_running_average=not train))
 
-        h1 = nn.relu(self.conv1(x))
+        h1 = relu(self.conv1(x))
         h2 = h = block(2, h1)
         for i in (3, 4, 5):
             h = block(i, h)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, upsample_bilinear
+from ldct_jax.models.layers import Conv, check_images, relu, upsample_bilinear
 from ldct_jax.models.norm import instance_norm
 
 
@@ -102,7 +102,7 @@ class HRNet(nn.Module):
             parts.append(upsample_bilinear(part.astype(jnp.float32), height, width))
             start += n
         out = sum(parts[1:], parts[0]) + predictor.bias
-        return nn.relu(out) if self.final_relu else out
+        return relu(out) if self.final_relu else out
 
     def _layer(self, name, h, features, kernel_size=3, stride=1):
         conv = Conv(
@@ -115,4 +115,4 @@ class HRNet(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-        return nn.relu(instance_norm(conv(h)))
+        return relu(instance_norm(conv(h)))

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 
 DEPTH = 5
 
@@ -59,10 +59,10 @@ class REDCNN(nn.Module):
     def __call__(self, x_bhw1, train: bool = False):
         check_images(x_bhw1, "RED-CNN", least=DEPTH * (self.kernel_size - 1) + 1)
         image = x_bhw1.astype(jnp.float32)
-        h = nn.relu(self.conv1(image))
-        h2 = nn.relu(self.conv2(h))
-        h4 = nn.relu(self.conv4(nn.relu(self.conv3(h2))))
-        h = nn.relu(self.deconv1(nn.relu(self.conv5(h4))) + h4)
-        h = nn.relu(self.deconv3(nn.relu(self.deconv2(h))) + h2)
-        out = self.deconv5(nn.relu(self.deconv4(h))).astype(jnp.float32) + image
-        return nn.relu(out) if self.final_relu else out
+        h = relu(self.conv1(image))
+        h2 = relu(self.conv2(h))
+        h4 = relu(self.conv4(relu(self.conv3(h2))))
+        h = relu(self.deconv1(relu(self.conv5(h4))) + h4)
+        h = relu(self.deconv3(relu(self.deconv2(h))) + h2)
+        out = self.deconv5(relu(self.deconv4(h))).astype(jnp.float32) + image
+        return relu(out) if self.final_relu else out

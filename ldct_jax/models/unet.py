@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, upsample_bilinear
+from ldct_jax.models.layers import Conv, check_images, relu, upsample_bilinear
 from ldct_jax.models.norm import instance_norm
 
 
@@ -47,7 +47,7 @@ class UNet(nn.Module):
         h, skips = x_bhw1, []
         for i, width in enumerate(self.widths, start=1):
             h = self._conv(f"down{i}", h, width, stride=2)
-            h = nn.relu(h if h.shape[1:3] == (1, 1) else instance_norm(h))
+            h = relu(h if h.shape[1:3] == (1, 1) else instance_norm(h))
             skips.append(h)
         # Level i of the decoder has half the side that the encoder's level i - 1 had, and ends
         # with the width of that level; the last one ends with the image.
@@ -55,8 +55,8 @@ class UNet(nn.Module):
             h = upsample_bilinear(h, 2 * h.shape[1], 2 * h.shape[2])
             if i == 1:
                 h = self._conv("up1", h, 1, last=True).astype(jnp.float32)
-                return nn.relu(h) if self.final_relu else h
-            h = nn.relu(instance_norm(self._conv(f"up{i}", h, self._decoder_width(i))))
+                return relu(h) if self.final_relu else h
+            h = relu(instance_norm(self._conv(f"up{i}", h, self._decoder_width(i))))
             h = jnp.concatenate([h, skips[i - 2]], axis=-1)
 
     def _decoder_width(self, level: int) -> int:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, max_pool2
+from ldct_jax.models.layers import Conv, max_pool2, relu
 from ldct_jax.models.tensor_files import FileTensors, read_tensors
 from ldct_jax.system.accelerator import cache_folder
 
@@ -98,7 +98,7 @@ class VGG(nn.Module):
                 h, block = max_pool2(h), name[5]
             features = CHANNELS[int(block) - 1]
             conv = Conv(h.shape[-1], features, padding="same", dtype=self.dtype, name=name)
-            h = outputs[name] = nn.relu(conv(h))
+            h = outputs[name] = relu(conv(h))
         return tuple(outputs[name] for name in self.layers)
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images
+from ldct_jax.models.layers import Conv, check_images, relu
 
 DEPTH = 8
 
@@ -57,8 +57,8 @@ class WGANVGG(nn.Module):
                 dtype=self.dtype,
                 name=f"conv{i}",
             )(h)
-            h = nn.relu(h) if i < DEPTH else h.astype(jnp.float32)
-        return nn.relu(h) if self.final_relu else h
+            h = relu(h) if i < DEPTH else h.astype(jnp.float32)
+        return relu(h) if self.final_relu else h
 
 
 class CNNL1(WGANVGG):

@@ -1,5 +1,7 @@
 """Layers: paddings, strides and their gradients, pooling, enlargement, normalisations."""
 
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -8,53 +10,92 @@ import pytest
 from jax import lax
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models import layers
-from ldct_jax.models.layers import Conv, check_images, conv_valid, max_pool2, upsample_bilinear
+from ldct_jax.models import convolution, cpu_conv, layers
+from ldct_jax.models.convolution import NHWC
+from ldct_jax.models.layers import Conv, check_images, max_pool2, upsample_bilinear
 from ldct_jax.models.norm import PReLU, batch_norm, instance_norm
 
 pytestmark = pytest.mark.core
 RNG = np.random.default_rng(0)
 
 
-def reference_conv(x, kernel, stride, dilation):
+# (image, kernel, padding before and after, stride, dilation): every kind of layer of the networks
+# (valid, same, full, a critic's, a dilated one), even kernels and odd borders.
+KINDS = [
+    ((9, 8), 3, (0, 0), 1, 1),
+    ((9, 8), 3, (1, 1), 1, 1),
+    ((7, 6), 3, (2, 2), 1, 1),
+    ((6, 7), 5, (4, 4), 1, 1),
+    ((6, 5), 1, (0, 0), 1, 1),
+    ((7, 8), 4, (1, 2), 1, 1),
+    ((10, 11), 3, (2, 2), 1, 2),
+    ((12, 11), 3, (0, 0), 1, 3),
+    ((10, 11), 3, (1, 1), 2, 1),
+    ((9, 8), 3, (0, 0), 2, 1),
+    ((4, 3), 3, (0, 0), 2, 1),
+    ((10, 9), 4, (1, 2), 2, 1),
+    ((11, 10), 3, (1, 1), 3, 1),
+    ((11, 12), 3, (1, 1), 2, 2),
+]
+
+
+def reference(x, kernel, padding, stride, dilation):
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        "VALID",
+        (padding, padding),
         rhs_dilation=(dilation, dilation),
-        dimension_numbers=layers.NHWC,
+        dimension_numbers=NHWC,
     )
 
 
-def loss(conv):
-    return lambda x, kernel: jnp.sum(conv(x, kernel) ** 3)
+def as_on(monkeypatch, platform: str) -> None:
+    """Take the forms of one platform, whatever the tests run on."""
+
+    def chosen(*args, default, **forms):
+        return forms.get(platform, default)(*args)
+
+    monkeypatch.setattr(lax, "platform_dependent", chosen)
 
 
-@pytest.mark.parametrize(
-    ("h", "w", "k", "stride", "dilation"),
-    [(9, 8, 3, 1, 1), (12, 11, 3, 1, 3), (10, 11, 3, 2, 1), (9, 8, 3, 2, 1), (4, 3, 3, 2, 1),
-     (12, 13, 5, 2, 1), (10, 9, 1, 2, 1), (9, 9, 2, 2, 1)],
-)  # fmt: skip
-def test_gradients_of_first_and_second_order_are_those_of_autodiff(h, w, k, stride, dilation):
-    x = RNG.normal(size=(2, h, w, 3)).astype(np.float32)
-    kernel = RNG.normal(size=(k, k, 3, 4)).astype(np.float32)
+@pytest.mark.parametrize(("size", "k", "padding", "stride", "dilation"), KINDS)
+def test_values_and_gradients_to_third_order_are_those_of_autodiff(
+    monkeypatch, size, k, padding, stride, dilation
+):
+    def ours(x, kernel):
+        return convolution.conv(x, kernel, padding=padding, stride=stride, dilation=dilation)
 
-    def all_orders(conv):
-        def penalty(x, kernel):
-            return jnp.sum(jnp.sin(jax.grad(loss(conv))(x, kernel) * 1e-2))
+    def theirs(x, kernel):
+        return reference(x, kernel, padding, stride, dilation)
 
-        def orders(x, kernel):
-            first = jax.grad(loss(conv), (0, 1))(x, kernel)
-            return conv(x, kernel), first, jax.grad(penalty, (0, 1))(x, kernel)
+    def orders(convolve, x, kernel):
+        def zeroth(x, kernel):
+            return jnp.sum(jnp.sin(convolve(x, kernel)))
+
+        def first(x, kernel):
+            return sum(jnp.sum(jnp.sin(g)) for g in jax.grad(zeroth, (0, 1))(x, kernel))
+
+        def second(x, kernel):
+            return sum(jnp.sum(jnp.sin(g)) for g in jax.grad(first, (0, 1))(x, kernel))
+
+        def everything(x, kernel):
+            gradients = [jax.grad(f, (0, 1))(x, kernel) for f in (zeroth, first, second)]
+            return [convolve(x, kernel), *jax.tree.leaves(gradients)]
 
         quick = {"xla_backend_optimization_level": 0}
-        return jax.tree.leaves(jax.jit(orders, compiler_options=quick)(x, kernel))
+        return jax.jit(everything, compiler_options=quick)(x, kernel)
 
-    ours = all_orders(lambda x, kernel: conv_valid(x, kernel, stride=stride, dilation=dilation))
-    theirs = all_orders(lambda x, kernel: reference_conv(x, kernel, stride, dilation))
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()))
+    # Other accelerators than CUDA differ in dilated weight gradients alone.
+    platforms = ("cpu", "cuda", "tpu") if dilation > 1 else ("cpu", "cuda")
+    with jax.enable_x64(True):
+        operands = RNG.normal(size=(3, *size, 2)), 0.3 * RNG.normal(size=(k, k, 2, 3))
+        operands = [jnp.asarray(a, jnp.float64) for a in operands]
+        expected = orders(theirs, *operands)
+        for platform in platforms:
+            as_on(monkeypatch, platform)
+            for a, b in zip(orders(ours, *operands), expected, strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-12 * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16, 17, 40])
@@ -63,43 +104,152 @@ def test_the_weight_gradient_by_groups_of_images_is_that_of_all_at_once(batch, d
     """Whatever the batch divides into, and with few convolutions to compile."""
     x = RNG.normal(size=(batch, 11, 9, 2)).astype(np.float32)
     g = RNG.normal(size=(batch, 11 - 2 * dilation, 9 - 2 * dilation, 3)).astype(np.float32)
-    whole = layers._weight_gradient(dilation, x, g)
-    grouped = jax.jit(layers._weight_gradient_in_groups, static_argnums=0)
+    geometry = convolution.Geometry((11, 9), (3, 3), dilation=dilation)
+    whole = convolution.strided_weight_gradient(x, g, geometry)
+    grouped = jax.jit(cpu_conv.weight_gradient_in_groups, static_argnums=0)
     np.testing.assert_allclose(grouped(dilation, x, g), whole, rtol=1e-4, atol=1e-4)
     text = grouped.lower(dilation, x, g).as_text()
     assert text.count("stablehlo.convolution") == {1: 1, 3: 2, 16: 8, 17: 6, 40: 8}[batch]
 
 
-def test_other_devices_take_the_weight_gradient_in_one():
-    """Their libraries have a kernel for it."""
-    x, kernel = jnp.ones((6, 9, 9, 3)), jnp.ones((3, 3, 3, 4))
-    gradient = jax.jit(jax.grad(lambda k: jnp.sum(conv_valid(x, k) ** 2)))
-    count = {
-        platform: jax.export.export(gradient, platforms=[platform])(kernel)
-        .mlir_module()
-        .count("stablehlo.convolution")
-        for platform in ("cpu", "cuda", "tpu")
-    }
-    assert count == {"cpu": 1 + 3, "cuda": 1 + 1, "tpu": 1 + 1}
+def gradients(order: int, **kind):
+    """A program with the gradients of that order of one layer with 4 channels."""
+    layer = Conv(4, 4, use_bias=False, **kind)
+
+    def first(x, kernel):
+        y, back = jax.vjp(layer.convolve, x, kernel)
+        return back(jnp.sin(y))
+
+    def second(x, kernel):
+        return jax.grad(lambda k: jnp.sum(first(x, k)[0] ** 2))(kernel)
+
+    k = layer.kernel_size
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((6, 20, 20, 4), (k, k, 4, 4))]
+    return jax.jit(first if order == 1 else second), shapes
+
+
+def convolutions(order: int, platform: str, **kind) -> list[str]:
+    program, shapes = gradients(order, **kind)
+    text = jax.export.export(program, platforms=[platform])(*shapes).mlir_module()
+    return [line for line in text.splitlines() if "stablehlo.convolution" in line]
+
+
+LAYERS = {
+    "valid": dict(padding="valid"),
+    "same": dict(padding="same"),
+    "full": dict(padding="full"),
+    "5x5 full": dict(padding="full", kernel_size=5),
+    "stride 2": dict(padding="same", stride=2),
+    "dilation 2": dict(padding="same", dilation=2),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_on_accelerators_padding_is_built_in_and_no_image_slides_over_a_smaller_one(kind, order):
+    """What XLA:GPU would make a window as large as the image of: see models/convolution.py.
+
+    A weight gradient has the batch as its channels, here 6 or, by phases, 6·2·2: its window, the
+    second operand, must not be larger than the padded image, and hardly any padding may be needed.
+    """
+    counts = {"cuda": set(), "tpu": set()}
+    for platform, count in counts.items():
+        lines = convolutions(order, platform, **LAYERS[kind])
+        count.add(len(lines))
+        assert not any("reverse = [true" in line for line in lines)
+        for line in lines:
+            operands = re.findall(r"tensor<(\d+)x(\d+)x(\d+)x(\d+)xf32>", line)
+            is_weight_gradient = "[f, 0, 1, b]x[i, 0, 1, o]" in line
+            if is_weight_gradient:
+                (_, rows, _, _), (_, window, _, _) = (map(int, o) for o in operands[:2])
+                assert window <= rows
+    assert counts["cuda"] == counts["tpu"]
+    program, shapes = gradients(order, **LAYERS[kind])
+    for platform in counts:
+        text = jax.export.export(program, platforms=[platform])(*shapes).mlir_module()
+        by_phases = kind == "dilation 2" and platform == "cuda"
+        assert ("stablehlo.pad" in text) == by_phases
+
+
+def test_cudnn_gets_no_weight_gradient_with_gaps_between_its_taps():
+    (line,) = (x for x in convolutions(1, "cuda", padding="same", dilation=2) if "[f, 0" in x)
+    assert "stride = [2" not in line and "tensor<24x" in line  # 6 images of 2x2 phases
+    (line,) = (x for x in convolutions(1, "tpu", padding="same", dilation=2) if "[f, 0" in x)
+    assert "stride = [2" in line
+
+
+def test_one_export_for_several_platforms_holds_the_form_of_each():
+    program, shapes = gradients(1, padding="same")
+    exported = jax.export.export(program, platforms=["cpu", "cuda", "tpu"])(*shapes)
+    x, kernel = (RNG.normal(size=s.shape).astype(np.float32) for s in shapes)
+    for a, b in zip(exported.call(x, kernel), program(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_no_gradient_needs_a_dilated_or_padded_convolution_on_the_cpu(stride):
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_no_gradient_on_the_cpu_has_gaps_or_a_padded_weight_gradient(stride, padding):
     """What XLA:CPU has no fast kernel for inside a loop."""
-    x, kernel = jnp.ones((2, 9, 9, 3)), jnp.ones((3, 3, 3, 4))
-
-    def lines(conv):
-        grad = jax.jit(jax.grad(loss(conv), (0, 1)))
-        text = grad.lower(x, kernel).as_text()
-        return [line for line in text.splitlines() if "stablehlo.convolution" in line]
 
     def is_plain(line):
-        pad_free = "pad = [[0, 0], [0, 0]]" in line or "pad" not in line.split("window")[1]
-        return pad_free and "lhs_dilate = [2" not in line and "rhs_dilate = [2" not in line
+        gaps = "lhs_dilate = [2" in line or "rhs_dilate = [2" in line
+        labels = line.split("dim_numbers = ")[1].split(",  window")[0].split(", window")[0]
+        return not gaps and labels.startswith("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]")
 
-    assert not all(map(is_plain, lines(lambda x, k: reference_conv(x, k, stride, 1))))
-    found = lines(lambda x, k: conv_valid(x, k, stride=stride))
-    assert len(found) >= 3 and all(map(is_plain, found))
+    lines = convolutions(1, "cpu", padding=padding, stride=stride)
+    assert len(lines) >= 3 and all(map(is_plain, lines))
+    assert not all(map(is_plain, convolutions(1, "tpu", padding=padding, stride=stride)))
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_images_enter_the_first_layer_at_full_precision(platform):
+    """TPUs round float32 operands to bfloat16 where nothing else is said, GPUs to TF32."""
+
+    def lines(channels, dtype):
+        layer = Conv(channels, 8, padding="same", use_bias=False, dtype=dtype)
+        x = jax.ShapeDtypeStruct((2, 9, 9, channels), jnp.float32)
+        kernel = jax.ShapeDtypeStruct((3, 3, channels, 8), jnp.float32)
+
+        def both(x, kernel):
+            y, back = jax.vjp(layer.convolve, x, kernel)
+            return back(jnp.sin(y))
+
+        text = jax.export.export(jax.jit(both), platforms=[platform])(x, kernel).mlir_module()
+        return [line for line in text.splitlines() if "stablehlo.convolution" in line]
+
+    highest = "precision_config = [#stablehlo<precision HIGHEST>, #stablehlo<precision HIGHEST>]"
+    for channels in (1, 2, 3):
+        assert len(lines(channels, jnp.float32)) == 3
+        assert all(highest in line for line in lines(channels, jnp.float32))
+    assert not any(highest in line for line in lines(8, jnp.float32))
+    # In bfloat16 the image's high and low parts are three channels.
+    assert all(f"x{3 * 2}x" in line for line in lines(2, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_relu_and_its_gradient_are_jaxs_bit_for_bit(monkeypatch, platform):
+    as_on(monkeypatch, platform)
+    x = jnp.asarray([-np.inf, -1.0, -0.0, 0.0, 1e-40, 2.0, np.inf, np.nan], jnp.float32)
+
+    def orders(relu):
+        def once(x):
+            return jnp.sum(jnp.sin(relu(x) ** 2))
+
+        return [relu(x), jax.grad(once)(x), jax.grad(lambda x: jnp.sum(jax.grad(once)(x)))(x)]
+
+    for a, b in zip(orders(layers.relu), orders(jax.nn.relu), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_relu_keeps_no_mask_of_the_convolutions_output_on_accelerators():
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(layers.relu(jnp.cos(x))))))
+
+    def text(platform):
+        x = jax.ShapeDtypeStruct((8,), jnp.float32)
+        return jax.export.export(gradient, platforms=[platform])(x).mlir_module()
+
+    assert "optimization_barrier" in text("cuda") and "optimization_barrier" in text("tpu")
+    assert "optimization_barrier" not in text("cpu")
 
 
 def test_paddings_are_those_of_the_papers():
