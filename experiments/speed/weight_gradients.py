@@ -3,7 +3,7 @@
     python experiments/speed/weight_gradients.py --out docs/results/speed
 
 The weight gradient is the slowest part of a step on the CPU. The form in use is the last one
-(ldct_jax/models/layers.py); what else was tried is kept here, so that it need not be tried again,
+(ldct_jax/models/cpu_conv.py); what else was tried is kept here, so that it need not be tried again,
 and can be on another machine or another jax. 3x3, 48 to 48 channels, 16 images of 51x51 pixels,
 float32. Then what the forms with channels as batch make of a whole step of the PCN, where operands
 come from and go to other layers. About two minutes.
@@ -22,8 +22,9 @@ import numpy as np
 from jax import lax
 
 from ldct_jax.losses import every_clone, mse
-from ldct_jax.models import layers
+from ldct_jax.models import cpu_conv
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.convolution import Geometry, strided_weight_gradient
 from ldct_jax.report import tables
 from ldct_jax.system import provenance, xla_flags
 
@@ -129,12 +130,12 @@ def one_by_one(x, g):
 
 def one_above_the_other(x, g):
     """channels as batch, all images one above the other with rows of zeros between"""
-    return layers._weight_gradient_in_groups(1, x, g, most_groups=1)
+    return cpu_conv.weight_gradient_in_groups(1, x, g, max_groups=1)
 
 
 def in_pairs(x, g):
     """channels as batch, two images at a time, one above the other: what the package does"""
-    return layers._weight_gradient_in_groups(1, x, g)
+    return cpu_conv.weight_gradient_in_groups(1, x, g)
 
 
 FORMS = (
@@ -206,27 +207,33 @@ def as_table(found: dict) -> tables.Table:
     )
 
 
+def all_at_once(dilation, x, g):
+    """The form of other devices: one convolution with channels as batch."""
+    geometry = Geometry(x.shape[1:3], (KERNEL, KERNEL), dilation=dilation)
+    return strided_weight_gradient(x, g, geometry)
+
+
 # (words, weight gradient of (dilation, x, g)) of the package's convolution.
 IN_A_STEP = {
-    "all images at once": layers._weight_gradient,
+    "all images at once": all_at_once,
     "all images one above the other": functools.partial(
-        layers._weight_gradient_in_groups, most_groups=1
+        cpu_conv.weight_gradient_in_groups, max_groups=1
     ),
     "four images one above the other": functools.partial(
-        layers._weight_gradient_in_groups, most_groups=4
+        cpu_conv.weight_gradient_in_groups, max_groups=4
     ),
-    "in pairs: what the package does": layers._weight_gradient_in_groups,
+    "in pairs: what the package does": cpu_conv.weight_gradient_in_groups,
 }
 
 
 @contextlib.contextmanager
 def weight_gradient(form):
-    kept, layers._weight_gradient_in_groups = layers._weight_gradient_in_groups, form
+    kept, cpu_conv.weight_gradient_in_groups = cpu_conv.weight_gradient_in_groups, form
     jax.clear_caches()
     try:
         yield
     finally:
-        layers._weight_gradient_in_groups = kept
+        cpu_conv.weight_gradient_in_groups = kept
 
 
 def in_a_step() -> tables.Table:

@@ -18,8 +18,8 @@ from ldct_jax.bench.prepare import build, nominal_flops
 from ldct_jax.bench.run import Request, run
 from ldct_jax.errors import UsageError
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.convolution import conv
 from ldct_jax.models.flops import flops
-from ldct_jax.models.layers import conv_valid
 from tests import tiny
 
 pytestmark = pytest.mark.core
@@ -86,12 +86,12 @@ def test_a_steps_convolutions_are_all_of_them():
 def test_of_branches_for_platforms_the_one_of_this_device_counts():
     x = jnp.zeros((4, 16, 16, 1))
     kernel = jnp.zeros((3, 3, 1, 2))
-    grad = jax.grad(lambda k: jnp.sum(conv_valid(x, k) ** 2))
+    grad = jax.grad(lambda k: jnp.sum(conv(x, k) ** 2))
     text = jax.jit(grad).lower(kernel).as_text()
     assert convolutions(grad, kernel).total() == text.count("stablehlo.convolution")
 
     def either(k):
-        return jax.lax.cond(k[0, 0, 0, 0] > 0, lambda: conv_valid(x, k), lambda: x[:, 2:, 2:])
+        return jax.lax.cond(k[0, 0, 0, 0] > 0, lambda: conv(x, k), lambda: x[:, 2:, 2:])
 
     with pytest.raises(UsageError, match="through a cond"):
         convolutions(lambda k: jnp.sum(either(k)), jnp.zeros((3, 3, 1, 1)))
