@@ -27,6 +27,7 @@ COLOURS = (
     "#7F7F7F",
 )
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+HATCHES = ("", "//", "..", "xx", "\\\\", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -79,6 +80,15 @@ class Point:
     x: float
     y: float
     sd: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """One bar: its height, the half height of its whisker, and a mark above it (``*``)."""
+
+    y: float
+    sd: float = 0.0
+    mark: str = ""
 
 
 @contextlib.contextmanager
@@ -170,20 +180,46 @@ def lines(
         return finish(fig, name, title, caption)
 
 
-def convergence(
+def bars(
     name: str,
     title: str,
-    curves: Sequence[Curve],
+    groups: Sequence[str],
+    values: Mapping[str, Sequence[Bar]],
+    x_label: str,
     y_label: str,
     *,
     caption: str = "",
-    references: Mapping[str, float] | None = None,
-    log_y: bool = False,
 ) -> Figure:
-    """Training or test curves against the epoch (pcn Fig 4 and 5)."""
-    return lines(
-        name, title, curves, "epoch", y_label, caption=caption, references=references, log_y=log_y
-    )
+    """Groups of bars, label → one bar a group (dncnn_dose Fig 6 and 7). The axis begins below the
+    lowest bar, not at zero, for the differences are small; its numbers say so."""
+    if not values or any(len(v) != len(groups) for v in values.values()):
+        raise UsageError(f"figure {name!r} needs a bar of every row in each of {len(groups)} groups")
+    width = 0.8 / len(values)
+    low = min(b.y - b.sd for row in values.values() for b in row)
+    high = max(b.y + b.sd for row in values.values() for b in row)
+    room = 0.15 * (high - low) or 0.1
+    with style():
+        fig = canvas(8.4, 3.8)
+        axes = fig.add_subplot()
+        for i, (label, row) in enumerate(values.items()):
+            x = np.arange(len(groups)) + (i - (len(values) - 1) / 2) * width
+            axes.bar(
+                x,
+                [b.y for b in row],
+                width,
+                yerr=[b.sd for b in row],
+                capsize=2,
+                color=COLOURS[i % len(COLOURS)],
+                hatch=HATCHES[i % len(HATCHES)],
+                edgecolor="white",
+                label=label,
+            )
+            for place, bar in zip(x, row, strict=True):
+                axes.annotate(bar.mark, (place, bar.y + bar.sd), ha="center", va="bottom")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label, ylim=(low - room, high + room))
+        axes.set_xticks(range(len(groups)), groups)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return finish(fig, name, title, caption)
 
 
 def by_clone(

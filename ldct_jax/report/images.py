@@ -10,7 +10,7 @@ import numpy as np
 from ldct_jax import hu
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.noise import NoiseAnalysis
-from ldct_jax.report.figures import COLOURS, DASHES, Figure, canvas, finish, style
+from ldct_jax.report.figures import COLOURS, Figure, canvas, finish, style
 
 BOX = "#FFD400"
 ARROW = "#56B4E9"
@@ -123,44 +123,50 @@ def _magnify(axes, detail, image, window, zoom, arrows) -> None:
 def profiles(
     name: str,
     title: str,
+    reference: np.ndarray,
+    low: np.ndarray,
     images: Mapping[str, np.ndarray],
     *,
-    row: int | None = None,
-    column: int | None = None,
+    column: int,
     pixel_mm: float,
     window: hu.Window = hu.ABDOMEN,
     caption: str = "",
 ) -> Figure:
-    """HU along one row or one column of several images (dncnn_dose Fig 5), with its place.
+    """HU along one column, one plot for each of ``images`` (dncnn_dose Fig 4), and the place.
 
-    The place is drawn on the last of ``images``, which should be the reference.
+    reference, low: the normal and the low dose, drawn in every plot; all images (H, W) HU.
     """
-    _check(name, images)
-    if (row is None) == (column is None):
-        raise UsageError(f"figure {name!r}: give either a row or a column")
-    reference = list(images.values())[-1]
-    index, limit = (row, reference.shape[0]) if column is None else (column, reference.shape[1])
-    if not 0 <= index < limit:
-        raise UsageError(f"figure {name!r}: line {index} lies outside the image of {limit}")
+    _check(name, {"reference": reference, "low": low, **images})
+    if not 0 <= column < reference.shape[1]:
+        raise UsageError(
+            f"figure {name!r}: column {column} lies outside the image of {reference.shape[1]}"
+        )
+    columns = min(3, len(images) + 1)
+    rows = math.ceil((len(images) + 1) / columns)
     with style():
-        fig = canvas(8.4, 3.6)
-        place, plot = fig.subplots(1, 2, width_ratios=[1, 2])
+        fig = canvas(3.1 * columns, 2.4 * rows + 0.4)
+        fig.suptitle(title, fontsize=10)
+        place, *plots = fig.subplots(rows, columns, squeeze=False).flat
         _show(place, reference, window)
-        (place.axhline if column is None else place.axvline)(index, color=BOX, linewidth=1.2)
-        for i, (label, image) in enumerate(images.items()):
-            line = image[index] if column is None else image[:, index]
-            plot.plot(
-                pixel_mm * np.arange(len(line)),
-                line,
-                label=label,
-                color=COLOURS[i % len(COLOURS)],
-                linestyle=DASHES[i % len(DASHES)],
-                linewidth=1.2,
-            )
-        along = "row" if column is None else "column"
-        place.set_title(f"{along} {index}", fontsize=8.5)
-        plot.set(title=title, xlabel=f"position along the {along} [mm]", ylabel="CT number [HU]")
-        plot.legend(fontsize=8)
+        place.axvline(column, color=BOX, linewidth=1.2)
+        place.set_title(f"normal dose, column {column}", fontsize=8.5)
+        for axes, (label, image) in zip(plots, images.items(), strict=False):
+            position = pixel_mm * np.arange(len(reference))
+            for what, values, colour, width in (
+                ("low dose", low, COLOURS[4], 0.7),
+                ("normal dose", reference, COLOURS[1], 1.1),
+                ("result", image, "black", 0.9),
+            ):
+                axes.plot(position, values[:, column], label=what, color=colour, linewidth=width)
+            axes.set_title(label, fontsize=8.5)
+            # The low dose may swing far beyond what the comparison is about.
+            axes.set_ylim(window.low - 100, window.high + 100)
+        for axes in plots[len(images) :]:
+            axes.set_axis_off()
+        if images:
+            plots[0].legend(fontsize=7)
+        fig.supxlabel("position along the column [mm]", fontsize=8.5)
+        fig.supylabel("CT number [HU]", fontsize=8.5)
         return finish(fig, name, title, caption)
 
 

@@ -1,26 +1,7 @@
 """One self-contained HTML page an experiment, and its tables and figures as files beside it.
 
-Everything is plain data; nothing here trains, evaluates or loads a model.
-
-    from ldct_jax.report import claims, figures, images, page, tables
-
-    table = tables.Table(
-        name="table_1", title="Table I: test images",
-        columns=[tables.Column("model"), tables.Column("PSNR", "dB", 2),
-                 tables.Column("PSNR, paper", "dB", 2, paper=True)],
-        rows=[["undenoised", summary.psnr_db, None], ["PCN", other.psnr_db, MeanSD(45.4, 1.1, 1)]],
-        protocol=str(summary.protocol), data=pairs.source + "; " + pairs.attribution)
-    page.Report(
-        title="PCN ablation", intro="What it reproduces and at which scale.",
-        sections=[page.Section("Image quality", "Mean ± SD over patients.", tables=[table],
-                               figures=[figures.convergence(...), images.panels(...)])],
-        claims=[claims.judge("FT helps (Table I)", "PSNR, FT+PO minus SCN+PO", [0.3], "dB")],
-        provenance=page.Provenance(
-            data="…", protocol="…", scale="demo", commands=["make train EXP=pcn_ablation"],
-            versions={"jax": "0.10.2"}, device="2 CPU cores",
-            wall_seconds={"compile": 31.0, "train": 240.0}),
-        viewer=page.Viewer({"low dose": low_hu, "PCN": out_hu, "normal dose": full_hu}, "…"),
-    ).write(folder)      # → folder/report.html, folder/tables/*.md|csv|json, folder/figures/*.png
+Everything here is plain data: nothing trains, evaluates or loads a model, and nothing reads a run.
+:mod:`ldct_jax.report.make` puts it together.
 """
 
 from __future__ import annotations
@@ -34,10 +15,9 @@ import numpy as np
 
 from ldct_jax import hu
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.report import claims as paper_claims
-from ldct_jax.report.claims import Claim
 from ldct_jax.report.figures import Figure
-from ldct_jax.report.tables import Table
+from ldct_jax.report.tables import Column, Table
+from ldct_jax.study.claims import Claim
 from ldct_jax.system.files import write_bytes
 
 PRESETS = {
@@ -136,7 +116,7 @@ class Viewer:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A report; see the module's text for an example."""
+    """A report: ``sections``, the paper's claims, ``further`` sections, the viewer, provenance."""
 
     title: str
     intro: str
@@ -144,6 +124,7 @@ class Report:
     claims: Sequence[Claim]
     provenance: Provenance
     viewer: Viewer | None = None
+    further: Sequence[Section] = ()
 
     def html(self) -> str:
         """The whole page; it needs no network and no file beside it."""
@@ -184,14 +165,28 @@ class Report:
     @property
     def claims_table(self) -> Table:
         """The claims as a table, for its files."""
-        return paper_claims.table(
-            self.claims, protocol=self.provenance.protocol, data=self.provenance.data
+        heads = ("claim", "measured", "number", "95 % low", "95 % high", "seeds", "unit")
+        rows = [
+            [
+                *(c.claim, c.measured, c.number, *(c.interval or (None, None))),
+                *(len(c.values), c.unit, c.limits_text, c.verdict_text, c.reason),
+            ]
+            for c in self.claims
+        ]
+        return Table(
+            name="claims",
+            title="Claims of the paper",
+            columns=[Column(h) for h in (*heads, "holds", "verdict", "reason")],
+            rows=rows,
+            protocol=self.provenance.protocol,
+            data=self.provenance.data,
         )
 
     def _files(self, folder: Path) -> list[tuple[Path, bytes]]:
-        tables = [t for section in self.sections for t in section.tables]
+        sections = [*self.sections, *self.further]
+        tables = [t for section in sections for t in section.tables]
         tables += [self.claims_table] if self.claims else []
-        figures = [f for section in self.sections for f in section.figures]
+        figures = [f for section in sections for f in section.figures]
         for kind, items in (("tables", tables), ("figures", figures)):
             names = [item.name for item in items]
             if len(set(names)) < len(names):

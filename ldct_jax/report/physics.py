@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from ldct_jax.metrics.quality_phantom import BODY_HU, DISCS
 from ldct_jax.record import from_record
 from ldct_jax.report import figures, page, tables
+from ldct_jax.report.found import Found
 from ldct_jax.study.results import Results
 
 MATERIALS = {"soft tissue": BODY_HU, **{name: hu for name, (hu, _, _) in DISCS.items()}}
-MOST_CURVES = 8
+MAX_CURVES = 8
 """More can't be told apart."""
 
 
-def section(results: Results, shown: Collection[str]) -> page.Section:
-    """Every row of a study on the quality phantom: one table, spectra, transfer functions.
-
-    shown: the variants that the report shows as images too; their curves are drawn.
-    """
-    labels = [*results.references, *results.variants]
+def section(given: Found) -> page.Section:
+    """Every row of a study on the quality phantom: one table, spectra, transfer functions."""
+    results, labels = given.results, given.rows
     found = {label: results.quality(label) for label in labels}
-    drawn = _drawn(results.references, [v for v in results.variants if v in shown])
+    room = max(0, MAX_CURVES - len(results.references))
+    drawn = [*results.references, *spread(results.variants, room)]
     phantom = found[labels[0]][0]["phantom"]
     lesion_hu = phantom["contrast"] * phantom["noise_hu"]
     words = (
@@ -42,11 +41,10 @@ def section(results: Results, shown: Collection[str]) -> page.Section:
     )
 
 
-def _drawn(references: Sequence[str], variants: Sequence[str]) -> list[str]:
-    """Which rows get a curve: all that aren't trained, and of the variants evenly spread ones."""
-    room = max(0, MOST_CURVES - len(references))
-    places = np.linspace(0, len(variants) - 1, min(room, len(variants))).round().astype(int)
-    return [*references, *(variants[i] for i in places)]
+def spread(rows: Sequence[str], count: int) -> list[str]:
+    """At most ``count`` of the rows, evenly spread, first and last included."""
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[i] for i in places]
 
 
 def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables.Table:

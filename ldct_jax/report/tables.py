@@ -12,6 +12,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 
 from ldct_jax.errors import UsageError
@@ -151,6 +152,11 @@ class Table:
             f"{self.name}.csv": self.csv(),
             f"{self.name}.json": self.json(),
         }
+
+
+def stem(title: str) -> str:
+    """A file's stem from a title up to its colon: ``Table I: …`` is ``table_i``."""
+    return re.sub(r"[^a-z0-9]+", "_", title.partition(":")[0].lower()).strip("_")
 
 
 def _text(cell: Cell, column: Column) -> str:

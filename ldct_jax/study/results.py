@@ -31,28 +31,15 @@ class Run:
     repeat: int
     result: dict
 
-    @cached_property
-    def history(self) -> list[dict]:
-        """The evaluations during training: rows with ``step``, ``epoch`` and numbers."""
-        rows = read_log(self.folder / "metrics.jsonl")
-        return [
-            {"step": r["step"], "epoch": r["epoch"], **r["evaluation"]}
-            for r in rows
-            if "evaluation" in r
-        ]
-
-    @cached_property
-    def training_rmse(self) -> dict[int, float]:
-        """RMSE of the final image on the training patches, network units, mean by epoch from 1."""
-        return self.training_mean("rmse")
-
-    def training_mean(self, metric: str) -> dict[int, float]:
-        """The mean of a metric of the steps by epoch, counted from 1; empty where it is none."""
-        by_epoch: dict[int, list[float]] = {}
+    def curve(self, metric: str) -> dict[int, float]:
+        """A number by training step, counted from 1: one of the steps (``rmse``, ``wasserstein``)
+        or one that was monitored on whole slices (``test_rmse`` …); empty where there is none."""
+        found = {}
         for row in read_log(self.folder / "metrics.jsonl"):
-            if metric in row:
-                by_epoch.setdefault(row["epoch"] + 1, []).append(row[metric])
-        return {e: float(np.mean(v)) for e, v in by_epoch.items()}
+            value = row.get("evaluation", row).get(metric)
+            if value is not None:
+                found[row["step"]] = value
+        return found
 
     @cached_property
     def samples(self) -> dict[str, np.ndarray]:
@@ -134,16 +121,22 @@ class Results:
             return self._references("reference_numbers", label, repeats)
         return [r.result["numbers"] for r in self.of(label, repeats)]
 
-    def paired_numbers(self, a: str, b: str) -> list[tuple[dict, dict]]:
-        """:meth:`numbers` of two rows, side by side for every repeat that both have."""
-        shared = self.shared_repeats(a, b)
-        return list(zip(self.numbers(a, shared), self.numbers(b, shared), strict=True))
-
-    def quality(self, label: str) -> list[dict]:
+    def quality(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
         """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
         if label in self.references:
-            return self._references("reference_quality", label, None)
-        return [r.result["quality"] for r in self.of(label)]
+            return self._references("reference_quality", label, repeats)
+        return [r.result["quality"] for r in self.of(label, repeats)]
+
+    def tissue_noise(
+        self, label: str, repeats: Collection[int] | None = None
+    ) -> list[dict[str, float | None]]:
+        """Noise in flat tissue of the test slices, HU, by repeat and dose (``0.1``; the empty
+        string where there is one dose alone); None where there is no flat tissue."""
+        if label in self.references:
+            if "reference_tissue_noise_hu" not in self.study:  # runs from before it was measured
+                return [{} for _ in self._references("references", label, repeats)]
+            return self._references("reference_tissue_noise_hu", label, repeats)
+        return [r.result.get("tissue_noise_hu", {}) for r in self.of(label, repeats)]
 
     def _references(self, what: str, label: str, repeats: Collection[int] | None) -> list:
         return [

@@ -41,6 +41,7 @@ def run_study(
 ) -> Path:
     """Train what is missing, evaluate it, and write the report; returns the report's path.
 
+    report: writes a study's report from a folder, ldct_jax.report.write.
     Finished runs are not run again. A variant whose numbers fail doesn't keep the others from
     running: the report is written without it, and NumericsError names it at the end.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,8 @@ class Study:
 
     ``variants``: the runs by name, or a function of the scale's name that gives them. The same runs
     at every scale take what they leave at its default from :data:`ldct_jax.study.experiment.SIZES`.
-    ``report``: what the page shows (see :mod:`ldct_jax.report`); empty for a table, curves, images.
+    ``report``: the blocks of the page (:mod:`ldct_jax.report.blocks`); without any it shows a table,
+    curves and images.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
     rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measure``: what the
     test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,
@@ -67,7 +68,7 @@ class Study:
     title: str = ""
     reproduces: str = ""
     scales: Mapping[str, Scale] = dataclasses.field(default_factory=lambda: scales(DEMO, PAPER))
-    report: Any = ()
+    report: Sequence[Any] = ()
     protocol: Callable[[Any], Protocol] = pcn
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
     measure: Callable[[Tested], Measured] | None = None

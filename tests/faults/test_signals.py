@@ -53,7 +53,7 @@ PHASES = {
     "evaluation": "ldct_jax.models.whole_slices:WholeSlices.__call__",
     "data preparation": "ldct_jax.data.prepare:write_array",
     "export": "ldct_jax.export.source:Source.open",
-    "report": "ldct_jax.study.run:write_report",
+    "report": "ldct_jax.report.make:write",
 }
 
 

@@ -1,0 +1,140 @@
+"""Blocks that show CT images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldct_jax import hu
+from ldct_jax.denoise.filters import Gaussian
+from ldct_jax.metrics.noise import HRNET_BAND, band_mask, noise_analysis
+from ldct_jax.report import images, tables
+from ldct_jax.report.figures import Figure
+from ldct_jax.report.found import Found
+
+# A quarter of the image's side around its centre, a little to the left: the liver, mostly.
+ZOOM = (0.36, 0.22, 0.25, 0.25)
+BLUR = {"Gaussian blur": Gaussian(1.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """A test slice: normal and low dose, ``filters`` of the latter, and what the rows made of it,
+    with a magnified region.
+
+    rows: row → label, or names alone; None for all. dose: of the tested doses, this one. kept:
+    label → name of an array that the study's ``measure`` kept, in place of the test slice; with
+    ``{row}`` in the name, one image a row. window: HU.
+    """
+
+    title: str = "A test slice"
+    rows: Mapping[str, str] | Sequence[str] | None = None
+    window: hu.Window = hu.ABDOMEN
+    filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: BLUR)
+    dose: float | None = None
+    kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    zoom: tuple[float, float, float, float] = ZOOM
+
+    def render(self, found: Found) -> list[Figure]:
+        if self.dose is not None and self.dose not in found.doses:
+            return []
+        labels = self.rows if isinstance(self.rows, Mapping) else {}
+        rows = found.ran(None if self.rows is None else list(self.rows))
+        if self.kept:
+            shown = self._kept(found, rows)
+        else:
+            shown = found.slices(rows, self.filters, self.dose)
+        if not shown:
+            return []
+        shown = {labels.get(k, k): v for k, v in shown.items()}
+        reference = next(iter(shown.values()))
+        height, width = reference.shape
+        zoom = tuple(round(p * s) for p, s in zip(self.zoom, (height, width) * 2, strict=True))
+        arrows = images.landmarks(reference, zoom)
+        return [
+            images.panels(
+                tables.stem(self.title),
+                self.title,
+                shown,
+                window=self.window,
+                zoom=zoom,
+                arrows=arrows,
+                caption=f"{'A' if self.kept else 'The middle'} test slice at {self.window}. "
+                "Arrows: the small structures that stand out most in the first image. Data: "
+                f"{found.data}.",
+            )
+        ]
+
+    def _kept(self, found: Found, rows: Sequence[str]) -> dict[str, np.ndarray]:
+        first = found.results.runs[0].samples
+        shown = {}
+        for label, name in self.kept.items():
+            if "{row}" in name:
+                key = name.replace("{row}", "").strip("_")
+                for row in rows:
+                    samples = found.results.of(row)[0].samples
+                    if key in samples:
+                        shown[label.format(row=row)] = samples[key]
+            elif name in first:
+                shown[label] = first[name]
+        return shown
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """CT numbers along the middle column of the test slice, one plot an image (dncnn_dose Fig 4):
+    the normal dose, the low dose and one result in each."""
+
+    title: str
+    rows: Sequence[str] | None = None
+    filters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dose: float | None = None
+
+    def render(self, found: Found) -> list[Figure]:
+        if self.dose is not None and self.dose not in found.doses:
+            return []
+        shown = found.slices(self.rows, self.filters, self.dose)
+        reference, low = shown.pop("normal dose"), shown.pop("low dose")
+        return [
+            images.profiles(
+                tables.stem(self.title),
+                self.title,
+                reference,
+                low,
+                shown,
+                column=reference.shape[1] // 2,
+                pixel_mm=found.results.study["data"]["pixel_mm"],
+                caption=f"The middle test slice. Data: {found.data}.",
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseAnalysis:
+    """What the removed noise of each row is made of, on one slice (hrnet Fig 8)."""
+
+    title: str
+    rows: Sequence[str] | None = None
+
+    def render(self, found: Found) -> list[Figure]:
+        made = []
+        for row in found.ran(self.rows):
+            s = found.sample(found.results.of(row)[0])
+            low, out, full = (
+                np.asarray(a, float)[None] for a in (s["low"], s["clones"][-1], s["full"])
+            )
+            made.append(
+                images.noise_analysis(
+                    f"{tables.stem(self.title)}_{tables.stem(row)}",
+                    f"{self.title}, {row}",
+                    low,
+                    out,
+                    noise_analysis(low, out, full),
+                    band_mask(low.shape[1:], HRNET_BAND),
+                    caption=f"One test slice. Data: {found.data}.",
+                )
+            )
+        return made

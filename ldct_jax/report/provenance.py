@@ -1,0 +1,58 @@
+"""How a report's numbers were made: data, splits, settings, versions, wall time."""
+
+from __future__ import annotations
+
+from ldct_jax.report import page
+from ldct_jax.study.results import Results
+
+
+def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
+    """Data, protocol, scale, versions, and where the wall time went; two captions are given."""
+    study = results.study
+    wall = {"data and set-up": study["wall_s"].get("data", 0.0)}
+    for section in ("compile", "train", "evaluate", "save", "other"):
+        wall[section] = sum(r.result["seconds"].get(section, 0.0) for r in results.runs)
+    wall["report"] = study["wall_s"].get("report", 0.0)
+    device = study["device"]
+    every_split = (
+        f"test {', '.join(s['test'])}, validation {', '.join(s['validation']) or 'none'}, "
+        f"training {', '.join(s['train'])}"
+        for s in study["splits"]
+    )
+    splits = "; ".join(dict.fromkeys(every_split))  # several seeds share one
+    experiment = results.runs[0].result["record"]["experiment"]
+    optimizer, patches = experiment["optimizer"], experiment["patches"]
+    return page.Provenance(
+        data=data,
+        protocol=protocol,
+        scale=f"{study['scale']['name']}: {study['scale']['words']}",
+        commands=[study["command"]],
+        versions={**study["versions"], "source revision": study["revision"]},
+        device=(
+            f"{device['count']} × {device['kind']} ({device['backend']}), {device['cpu']}, "
+            f"{device['cores']} cores"
+        ),
+        wall_seconds=wall,
+        extra={
+            "split by patient": splits,
+            "training": (
+                f"{experiment['epochs']} epochs, batch {patches['batch']}, patches of "
+                f"{patches['size']}x{patches['size']} at stride {patches['stride']}, "
+                f"{_call(optimizer)}, {_seeds(results)}, tables use the "
+                f"{experiment['select']} checkpoint"
+            ),
+        },
+    )
+
+
+def _seeds(results: Results) -> str:
+    seeds = sorted({run.result["record"]["experiment"]["seed"] for run in results.runs})
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _call(record) -> str:
+    """A record as the constructor call it stands for."""
+    if not isinstance(record, dict):
+        return repr(record)
+    parts = ", ".join(f"{k}={_call(v)}" for k, v in record.items() if k != "type")
+    return f"{record.get('type', '')}({parts})"
