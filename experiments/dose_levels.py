@@ -2,58 +2,55 @@
 al. 2021, "Quantitative evaluation of deep convolutional neural network-based image denoising for
 low-dose computed tomography").
 
-Reproduces: Fig 3 (images), Fig 4 (vertical profiles), Fig 5, Fig 6 (SSIM), Fig 7 (PSNR) with its
-paired t-tests.
+Reproduces: Fig 2 (MTF), Fig 3 and 5 (images), Fig 4 (vertical profiles), Fig 6 (SSIM) and Fig 7
+(PSNR) with their paired t-tests.
 
     make train EXP=dose_levels                              # demo: embedded phantoms
     make train EXP=dose_levels DATA=/path/to/dicom SCALE=paper
     make train EXP=dose_levels SCALE=demo_physics           # noise as independent quanta demand
 
-Expected time: demo, two CPU cores, jax 0.12: 3 minutes, measured on a machine that did other work
-too. paper: on a GPU not measured, on a CPU out of reach.
+Expected time: demo, two CPU cores, jax 0.12: 8 minutes. paper: 150 epochs of 15,000 patches, twice,
+and of the photographs.
 
 The paper shows bars without numbers: fine-tuning improves SSIM by about 10 % at 5 and 10 % of the
 dose, and lowers SSIM and PSNR at 50 and 75 %; at 10 % the network of photographs alone shows CT
 numbers too high.
 """
 
+import dataclasses
+
 import numpy as np
 
+from ldct_jax import hu
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.natural import NaturalImages
 from ldct_jax.denoise.filters import Gaussian, Identity, Median, Wiener
-from ldct_jax.hu import FULL
 from ldct_jax.losses import mse
 from ldct_jax.metrics import protocols
 from ldct_jax.metrics.contrast import hu_bias
 from ldct_jax.models.dncnn import DnCNN
-from ldct_jax.optim import Adam, Constant
-from ldct_jax.report import claims, comparisons, doses, figures, images, page
-from ldct_jax.report import from_results as parts
+from ldct_jax.optim import Adam, Constant, Cosine
+from ldct_jax.report import blocks
+from ldct_jax.study import study
 from ldct_jax.study.experiment import DEMO, PAPER, SMOKE, Experiment, scales
-from ldct_jax.study.study import Measured, Study, Tested
 
 DOSES = (0.75, 0.5, 0.1, 0.05)
 # Ten equal steps from the original dose to 1/100.
 TRAINING_DOSES = tuple(round(float(d), 2) for d in np.linspace(1.0, 0.01, 10))
-FILTERS = {
-    "undenoised": Identity(),
-    "median": Median(3),
-    "gaussian": Gaussian(1.0),
-    "wiener": Wiener(5),
-}
+FILTERS = {"median": Median(3), "gaussian": Gaussian(1.0), "wiener": Wiener(5)}
 PLAIN, LAST, ALL = "DnCNN (photographs)", "DnCNN, last layer tuned", "DnCNN, all layers tuned"
 
+# The paper names no window. Here σ = 25 of 255 grey levels is 39 HU, between the noise at 75 % and
+# at 10 % of the dose; in the full range it would be 402 HU, which no dose has.
+WINDOW = hu.ABDOMEN
 # The protocol scores the central 350x250 pixels, so the slices must hold them. A normal dose with
 # 12 HU of noise.
-SIZES = dict(
-    doses=DOSES, training_doses=TRAINING_DOSES, dose_rule="paper", training_crop=(250, 350)
-)
-NOISE = dict(dose=0.5, added_sd_hu=12.0, slice_mm=3.0)
+SIZES = dict(doses=DOSES, training_doses=TRAINING_DOSES, dose_rule="paper")
+NOISE = dict(dose=0.5, added_sd_hu=12.0, slice_mm=3.0, training_crop=(250, 350))
 DEMO_SCALE = DEMO.but(
-    words="DnCNN with 8 layers of 16 filters instead of 20 of 64, a few hundred steps on tiles of "
-    "eleven photographs (the paper: 400), then on three patients at ten doses; noise grows as "
-    "1/dose, as in the paper",
+    words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 1,500 steps on eleven "
+    "photographs (the paper: 400), then 600 on three patients at ten doses; noise grows as 1/dose, "
+    "as in the paper",
     **SIZES,
     **NOISE,
     patients=7,
@@ -63,18 +60,18 @@ DEMO_SCALE = DEMO.but(
     most_slices=8,
     test_patients=3,
     test_slices=1,
-    monitor_every=4,
 )
 PAPER_SCALE = PAPER.but(
-    words="the paper's protocol: DnCNN of 20 layers, Adam 1e-3, 150 epochs, 50x50 patches, 15 of "
-    "the central 350x250 pixels of each of 100 slices at ten doses, random rotation and flip; 10 "
-    "test slices. Here the slices come from four training and five test patients, and validation "
-    "from one more; the photographs are eleven in place of 400; noise grows as 1/dose",
+    words="the paper's protocol: DnCNN of 20 layers, Adam 1e-3, 150 epochs, 50x50 patches, 15 at "
+    "random places of the central 350x250 pixels of each of 100 slices at ten doses, random "
+    "rotation and flip; 10 test slices. Here the slices come from five training and five test "
+    "patients; the photographs are eleven in place of 400; noise grows as 1/dose",
     **SIZES,
     **NOISE,
-    slices=25,
-    most_slices=25,
+    slices=20,
+    most_slices=20,
     test_patients=5,
+    validation_patients=0,
     test_slices=2,
 )
 SMOKE_SCALE = SMOKE.but(
@@ -99,47 +96,46 @@ def physics(scale):
     )
 
 
-SCALES = scales(DEMO_SCALE, PAPER_SCALE, SMOKE_SCALE, physics(DEMO_SCALE), physics(PAPER_SCALE))
 MODEL = {
     "paper": DnCNN(20),
-    "demo": DnCNN(8, 16, initialization="zero_last"),
+    "demo": DnCNN(10, 24, initialization="zero_last"),
     "smoke": DnCNN(3, 2, initialization="zero_last"),
 }
-NATURAL = {
-    "paper": (Patches(50, stride=10, batch=128, slices_per_patient=None), 150),
-    "demo": (Patches(50, stride=68, batch=16, slices_per_patient=None), 12),
-    "smoke": (Patches(50, stride=206, batch=16, slices_per_patient=1), 1),
-}
-# In the central 350x250 pixels stride 75 has 5 x 3 places: the paper's 15 patches an image.
-CT = {
-    "paper": (Patches(50, 75, 128, slices_per_patient=25, augment="rotate_flip"), 150),
-    "demo": (Patches(50, 75, 16, slices_per_patient=1, augment="rotate_flip"), 8),
-    "smoke": (Patches(32, 32, 8, slices_per_patient=1, augment="rotate_flip"), 1),
+BATCH = {"paper": 128, "demo": 16, "smoke": 8}
+# On photographs; the last layer; all layers.
+LENGTHS = {
+    "paper": (dict(epochs=150),) * 3,
+    "demo": (dict(steps=1500), dict(steps=600), dict(steps=600)),
+    "smoke": (dict(steps=4), dict(steps=2), dict(steps=2)),
 }
 
 
 def variants(scale: str) -> dict[str, Experiment]:
     """DnCNN on photographs with σ = 25, and that network tuned on CT: last layer, all layers."""
     size = scale.removesuffix("_physics")
-    (natural, epochs), (ct, tuning) = NATURAL[size], CT[size]
+    rate = Constant(1e-3) if size == "paper" else Cosine(1e-3, to=2e-5, warmup=0.05)
+    pieces = Patches(50, batch=BATCH[size], slices_per_patient=None, per_slice=15)
+    natural, last, all_layers = LENGTHS[size]
     plain = Experiment(
         model=MODEL[size],
         loss=mse,
-        optimizer=Adam(Constant(1e-3)),
-        patches=natural,
-        window=FULL,
-        epochs=epochs,
+        optimizer=Adam(rate),
+        patches=dataclasses.replace(pieces, augment="noise_25"),
+        window=WINDOW,
         images=NaturalImages(sigma=25.0),
+        **natural,
     )
-    tuned = plain.but(patches=ct, epochs=tuning, images=None, starts_from=PLAIN)
+    tuned = plain.but(
+        patches=dataclasses.replace(pieces, augment="rotate_flip"), images=None, starts_from=PLAIN
+    )
     return {
         PLAIN: plain,
-        LAST: tuned.but(optimizer=Adam(Constant(1e-3), trainable="last_conv")),
-        ALL: tuned,
+        LAST: tuned.but(optimizer=Adam(rate, trainable="last_conv"), **last),
+        ALL: tuned.but(**all_layers),
     }
 
 
-def measure(tested: Tested) -> Measured:
+def measure(tested: study.Tested) -> study.Measured:
     """The bias of CT numbers in soft tissue, HU, at each dose."""
     bias = {}
     for dose in tested.pairs.dose_levels:
@@ -148,158 +144,71 @@ def measure(tested: Tested) -> Measured:
         reference = Gaussian(2.0)(tested.pairs.full_hu[own][..., None])[..., 0]
         found = hu_bias(tested.denoised[own], reference)["soft tissue"]
         bias[f"{dose:g}"] = None if found is None else found.mean_hu
-    return Measured({"bias_hu": bias})
+    return study.Measured({"bias_hu": bias})
 
 
-def report(results) -> page.Report:
-    levels = results.study["data"]["doses"]
-    shown = {v: v for v in results.variants}
-    shown_filters = {k: FILTERS[k] for k in ("median", "gaussian", "wiener")}
-    sections = [
-        page.Section(
-            "Image quality by dose",
-            "The paper prints no numbers. It tested ten slices; the tests here are over patients.",
-            tables=[
-                table
-                for dose in levels
-                for table in (
-                    parts.quality_table(
-                        results,
-                        name=f"dose_{dose * 100:g}",
-                        title=f"{dose:.0%} of the dose",
-                        paper={},
-                        where={"dose": dose},
-                    ),
-                    doses.paired_tests(results, dose, PLAIN),
-                )
-            ],
-            figures=[
-                doses.by_dose(results, "fig_6", "Fig 6: SSIM by dose", "ssim", "SSIM"),
-                doses.by_dose(results, "fig_7", "Fig 7: PSNR by dose", "psnr_db", "PSNR [dB]"),
-                doses.bias_by_dose(results, "hu_bias", "Bias of CT numbers in flat soft tissue"),
-                *parts.training_figures(
-                    results, results.variants, "training", "photographs, then CT at ten doses"
-                ),
-            ],
-        ),
-        page.Section(
-            "Images and profiles",
-            figures=[
-                figure
-                for dose in levels
-                for figure in (
-                    parts.panel(
-                        results,
-                        shown,
-                        name=f"fig_3_dose_{dose * 100:g}",
-                        title=f"Fig 3, 5: {dose:.0%} of the dose",
-                        filters=shown_filters,
-                        dose=dose,
-                    ),
-                    _profile(results, dose, shown),
-                )
-            ],
-        ),
-    ]
-    return parts.standard(results, sections, _claims(results), shown=shown)
-
-
-def _profile(results, dose: float, shown) -> figures.Figure:
-    found = parts.slice_images(results, shown, dose=dose)
-    reference = found.pop("normal dose")
-    found.pop("Gaussian blur")
-    return images.profiles(
-        f"fig_4_dose_{dose * 100:g}",
-        f"Fig 4: vertical profile at {dose:.0%} of the dose",
-        {**found, "normal dose": reference},
-        column=reference.shape[1] // 2,
-        pixel_mm=results.study["data"]["pixel_mm"],
-        caption=f"The middle test slice. Data: {parts.data_words(results)}.",
-    )
-
-
-# "About 10 %" counts from here on.
-ABOUT_TEN_PERCENT = 0.05
-
-
-def _claims(results) -> list[claims.Claim]:
-    learnt = {"dose": min(results.study["data"]["doses"])}
+def claims() -> list:
+    """What the paper says of each dose, asked there."""
     made = []
     for dose in (0.05, 0.1):
-        made.append(_gain(results, dose, learnt))
-        for label in ("median", "gaussian", "wiener"):
-            made.append(
-                comparisons.compare(
-                    results,
-                    f"the tuned network beats the {label} filter in SSIM at {dose:.0%} (Fig 6)",
-                    LAST,
-                    label,
-                    metric="ssim",
-                    where={"dose": dose},
-                    learnt_where=learnt,
-                )
-            )
+        at = f"{dose:.0%} (Fig 6)"
+        gain = f"tuning the last layer gains about 10 % SSIM at {at}"
+        made.append(blocks.Gain(LAST, PLAIN, gain, "ssim", 0.05, 0.15, dose))
+        for label in FILTERS:
+            beats = f"the tuned network beats the {label} filter in SSIM at {at}"
+            made.append(blocks.Better(LAST, label, beats, metrics=["ssim"], dose=dose))
     for dose in (0.5, 0.75):
-        for words, metric in (("SSIM", "ssim"), ("PSNR", "psnr_db")):
-            made.append(
-                comparisons.compare(
-                    results,
-                    f"tuning loses {words} at {dose:.0%} (Fig 6, 7)",
-                    PLAIN,
-                    LAST,
-                    metric=metric,
-                    where={"dose": dose},
-                    learnt_where=learnt,
-                )
-            )
-        made.append(
-            comparisons.compare(
-                results,
-                f"before tuning it beats the Gaussian filter in PSNR at {dose:.0%} (Fig 7)",
-                PLAIN,
-                "gaussian",
-                where={"dose": dose},
-                learnt_where=learnt,
-            )
-        )
-    return [*made, _upward(results, learnt)]
+        for name, metric in (("SSIM", "ssim"), ("PSNR", "psnr_db")):
+            loses = f"tuning loses {name} at {dose:.0%} (Fig 6, 7)"
+            made.append(blocks.Better(PLAIN, LAST, loses, metrics=[metric], dose=dose))
+        beats = f"before tuning it beats the Gaussian filter in PSNR at {dose:.0%} (Fig 7)"
+        made.append(blocks.Better(PLAIN, "gaussian", beats, dose=dose))
+    return made
 
 
-def _gain(results, dose: float, learnt) -> claims.Claim:
-    claim = f"tuning the last layer gains about 10 % SSIM at {dose:.0%} (Fig 6)"
-    if dose not in results.study["data"]["doses"]:
-        return claims.untested(claim, f"{dose:.0%} was not simulated at this scale")
-    if reason := comparisons.unlearnt(results, (LAST, PLAIN), where=learnt):
-        return claims.untested(claim, reason)
-    protocol, where = parts.protocol_of(results), {"dose": dose}
-    gains = []
-    for r in results.shared_repeats(LAST, PLAIN):
-        tuned, plain = (
-            results.summary(v, protocol, repeats=[r], where=where).ssim.mean for v in (LAST, PLAIN)
-        )
-        gains.append(tuned / plain - 1)
-    measured = f"relative gain of SSIM (held from {ABOUT_TEN_PERCENT:.0%})"
-    return claims.judge(claim, measured, gains, "", threshold=ABOUT_TEN_PERCENT)
-
-
-def _upward(results, learnt) -> claims.Claim:
-    claim = "the network of photographs shows CT numbers too high at 10 % (Fig 4j)"
-    if reason := comparisons.unlearnt(results, (PLAIN,), where=learnt):
-        return claims.untested(claim, reason)
-    found = [n["bias_hu"].get("0.1") for n in results.numbers(PLAIN)]
-    if None in found:
-        return claims.untested(claim, "no flat soft tissue was measured at 10 %")
-    return claims.judge(claim, "bias in flat soft tissue", found, "HU")
-
-
-STUDY = Study(
+STUDY = study.Study(
     name="dose_levels",
     title="DnCNN at several doses, before and after fine-tuning",
-    reproduces="dncnn_dose Fig 3-7",
-    scales=SCALES,
+    reproduces="dncnn_dose Fig 2-7",
+    scales=scales(DEMO_SCALE, PAPER_SCALE, SMOKE_SCALE, physics(DEMO_SCALE), physics(PAPER_SCALE)),
     variants=variants,
-    report=report,
-    protocol=lambda window: protocols.DNCNN_DOSE,
-    filters=FILTERS,
+    protocol=lambda window: dataclasses.replace(
+        protocols.DNCNN_DOSE, name=f"dncnn_dose {window}", window=window
+    ),
+    filters={"undenoised": Identity(), **FILTERS},
     measure=measure,
+    report=[
+        *(blocks.Table(f"{dose:.0%} of the dose", dose=dose) for dose in DOSES),
+        *(blocks.PairedTests(PLAIN, dose) for dose in DOSES),
+        blocks.MTF("Fig 2: the MTF that shapes the simulated noise"),
+        blocks.ByDose("Fig 6: SSIM by dose", "ssim", against=PLAIN),
+        blocks.ByDose("Fig 7: PSNR by dose", "psnr_db", against=PLAIN),
+        blocks.BiasByDose("Bias of CT numbers in flat soft tissue"),
+        *(
+            blocks.Panel(f"Fig 3, 5, {dose:.0%}: a test slice", dose=dose, filters=FILTERS)
+            for dose in DOSES
+        ),
+        *(
+            blocks.Profile(f"Fig 4, {dose:.0%}: vertical profiles", filters=FILTERS, dose=dose)
+            for dose in (0.5, 0.1)
+        ),
+        blocks.Convergence("Training RMSE: photographs, then CT at ten doses"),
+        *claims(),
+        blocks.Measured(
+            [PLAIN],
+            lambda n: n["bias_hu"].get("0.1"),
+            "the network of photographs shows CT numbers too high at 10 % (Fig 4j)",
+            "bias in flat soft tissue",
+            "HU",
+            above=0.0,
+            dose=0.1,
+        ),
+        blocks.Note(
+            "The paper's equation 2 takes the maximum of the denoised image for PSNR's peak, so "
+            "that a brighter result has the higher PSNR at the same error; it is followed here. "
+            "The paper tested ten slices; the tests here are over patients. It trains on "
+            "photographs with σ = 25 and names no window; the one here was chosen so that this "
+            "noise lies within the tested range."
+        ),
+    ],
 )

@@ -19,16 +19,7 @@ from pcn import ONE_RANGE, PCN, pcn_scales
 
 from ldct_jax.losses import last_clone, mse
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.report.blocks import (
-    Better,
-    BetterByClone,
-    ByClone,
-    Convergence,
-    PairedTests,
-    Panel,
-    ReachesEarlier,
-    Table,
-)
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 
@@ -71,33 +62,37 @@ STUDY = Study(
     scales=pcn_scales(),
     variants=variants,
     report=[
-        Table("Table I: SCN and PCN with different options", PAPER),
-        PairedTests("full PCN"),
-        Convergence("Fig 4a: training RMSE, image transfer", IMAGE),
-        Convergence("Fig 4b: training RMSE, feature transfer", FEATURE),
-        Convergence("Fig 5a: RMSE on whole test slices, image transfer", IMAGE, "test_rmse"),
-        Convergence("Fig 5b: RMSE on whole test slices, feature transfer", FEATURE, "test_rmse"),
-        ByClone("Fig 7: PSNR by clone index"),
-        Panel("Fig 6: a test slice", FIG_6),
-        ReachesEarlier(
+        blocks.Table("Table I: SCN and PCN with different options", PAPER),
+        blocks.PairedTests("full PCN"),
+        blocks.Convergence("Fig 4a: training RMSE, image transfer", IMAGE),
+        blocks.Convergence("Fig 4b: training RMSE, feature transfer", FEATURE),
+        blocks.Convergence("Fig 5a: RMSE on whole test slices, image transfer", IMAGE, "test_rmse"),
+        blocks.Convergence(
+            "Fig 5b: RMSE on whole test slices, feature transfer", FEATURE, "test_rmse"
+        ),
+        blocks.ByClone("Fig 7: PSNR by clone index"),
+        blocks.Panel("Fig 6: a test slice", FIG_6),
+        blocks.ReachesEarlier(
             "full PCN",
             "SCN",
             "full PCN reaches SCN's final training RMSE in about a tenth of the steps (Fig 4b)",
             share=ABOUT_A_TENTH,
         ),
-        Better("SCN+PO", "SCN", "PO helps on image transfer (Fig 4a, 5a)"),
-        Better("SCN+PO+CI", "SCN+PO", "coupled input adds to it (Fig 4a, 5a)"),
-        Better("PCN (image)", "SCN+PO+CI", "the brute-force residual adds to both (Fig 4a, 5a)"),
-        Better("SCN+FT", "SCN", "feature transfer helps (Fig 4b, 5b)"),
-        Better("FT+PO", "SCN+FT", "PO helps on feature transfer (Fig 4b)"),
-        Better("FT+PI", "SCN+FT", "PI helps on feature transfer (Fig 4b)"),
-        Better("FT+PI", "FT+PO", "PI helps more than PO (Fig 4b, Table I)", "+0.01 dB"),
-        Better("FT+PO", "SCN", "PO with feature transfer beats SCN (Table I)", "+0.44 dB"),
-        Better("FT+PI", "SCN", "PI with feature transfer beats SCN (Table I)", "+0.44 dB"),
-        Better("full PCN", "SCN", "full PCN beats SCN (Table I)", "+1.84 dB"),
-        Better("full PCN", "FT+PO", "full PCN beats PO alone (Table I)", "+1.41 dB"),
-        Better("full PCN", "FT+PI", "full PCN beats PI alone (Table I)", "+1.40 dB"),
-        BetterByClone("full PCN", "SCN", "full PCN beats SCN at every clone index (Fig 7)"),
+        blocks.Better("SCN+PO", "SCN", "PO helps on image transfer (Fig 4a, 5a)"),
+        blocks.Better("SCN+PO+CI", "SCN+PO", "coupled input adds to it (Fig 4a, 5a)"),
+        blocks.Better(
+            "PCN (image)", "SCN+PO+CI", "the brute-force residual adds to both (Fig 4a, 5a)"
+        ),
+        blocks.Better("SCN+FT", "SCN", "feature transfer helps (Fig 4b, 5b)"),
+        blocks.Better("FT+PO", "SCN+FT", "PO helps on feature transfer (Fig 4b)"),
+        blocks.Better("FT+PI", "SCN+FT", "PI helps on feature transfer (Fig 4b)"),
+        blocks.Better("FT+PI", "FT+PO", "PI helps more than PO (Fig 4b, Table I)", "+0.01 dB"),
+        blocks.Better("FT+PO", "SCN", "PO with feature transfer beats SCN (Table I)", "+0.44 dB"),
+        blocks.Better("FT+PI", "SCN", "PI with feature transfer beats SCN (Table I)", "+0.44 dB"),
+        blocks.Better("full PCN", "SCN", "full PCN beats SCN (Table I)", "+1.84 dB"),
+        blocks.Better("full PCN", "FT+PO", "full PCN beats PO alone (Table I)", "+1.41 dB"),
+        blocks.Better("full PCN", "FT+PI", "full PCN beats PI alone (Table I)", "+1.40 dB"),
+        blocks.BetterByClone("full PCN", "SCN", "full PCN beats SCN at every clone index (Fig 7)"),
         ONE_RANGE,
     ],
 )

@@ -15,7 +15,7 @@ The paper's Table II (PSNR, SSIM, RMSE): CPCE 44.6365/0.9782/0.0056, RED-CNN 45.
 from pcn import ONE_RANGE, PCN, pcn_scales
 
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.report.blocks import Better, Convergence, Note, PairedTests, Panel, Table
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 
@@ -40,12 +40,12 @@ STUDY = Study(
     scales=pcn_scales(),
     variants=variants,
     report=[
-        Table("Table II: basic CNN module of the PCN", PAPER),
-        PairedTests("RED-CNN"),
-        Convergence("Training RMSE: both backbones"),
-        Panel("A test slice", {"CPCE": "PCN of CPCE", "RED-CNN": "PCN of RED-CNN"}),
-        Better("RED-CNN", "CPCE", "RED-CNN beats CPCE as backbone (Table II)", "+0.79 dB"),
-        Note(
+        blocks.Table("Table II: basic CNN module of the PCN", PAPER),
+        blocks.PairedTests("RED-CNN"),
+        blocks.Convergence("Training RMSE: both backbones"),
+        blocks.Panel("A test slice", {"CPCE": "PCN of CPCE", "RED-CNN": "PCN of RED-CNN"}),
+        blocks.Better("RED-CNN", "CPCE", "RED-CNN beats CPCE as backbone (Table II)", "+0.79 dB"),
+        blocks.Note(
             "CPCE concatenates and projects what RED-CNN adds; the paper doesn't say how it was "
             "built into the clone, so this is our reading (206,545 parameters with 48 filters)."
         ),

@@ -16,15 +16,7 @@ the last clone is best with three, and three, four and five differ little (ten l
 
 from pcn import PCN, pcn_scales
 
-from ldct_jax.report.blocks import (
-    Best,
-    ByClone,
-    MoreWithClones,
-    PairedTests,
-    Panel,
-    Similar,
-    Table,
-)
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 
@@ -52,17 +44,17 @@ STUDY = Study(
     scales=pcn_scales(),
     variants=variants,
     report=[
-        Table("Last clones: number of clones"),
-        PairedTests(name(3)),
-        ByClone("Fig 8b: PSNR by clone index"),
-        Panel("A test slice"),
-        MoreWithClones(NAMES, "the first clone improves with the number of clones (Fig 8b)"),
-        Best(
+        blocks.Table("Last clones: number of clones"),
+        blocks.PairedTests(name(3)),
+        blocks.ByClone("Fig 8b: PSNR by clone index"),
+        blocks.Panel("A test slice"),
+        blocks.MoreWithClones(NAMES, "the first clone improves with the number of clones (Fig 8b)"),
+        blocks.Best(
             name(3),
             [n for n in NAMES if n != name(3)],
             "the last clone is best with three clones (Fig 8b)",
         ),
-        Similar(
+        blocks.Similar(
             [name(3), name(4), name(5)],
             "3, 4 and 5 clones differ little (Fig 8b)",
             limit_db=LITTLE_DB,

@@ -25,17 +25,7 @@ from ldct_jax.models.critic import Critic
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.optim import Adam, Constant, InverseSqrtEpoch
-from ldct_jax.report.blocks import (
-    ALL_METRICS,
-    AddsLittle,
-    Better,
-    BySize,
-    Convergence,
-    Note,
-    PairedTests,
-    Panel,
-    Table,
-)
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 from ldct_jax.train.gan import WassersteinGAN
@@ -124,23 +114,51 @@ STUDY = Study(
     ),
     variants=variants,
     report=[
-        Table("Table III: PCN and other networks", PAPER),
-        PairedTests("PCN"),
-        BySize("Fig 9: PSNR by number of parameters", with_critic=["MAP-NN"]),
-        Panel("Fig 10: a test slice", COMPARISON),
-        Convergence("Training RMSE: all rows"),
-        Convergence("Critic: estimate of the Wasserstein distance", metric="wasserstein"),
-        Better("PCN", "DnCNN", "PCN beats DnCNN in all metrics (Table III)", "+1.65 dB", ALL_METRICS),
-        Better("PCN", "RED-CNN", "PCN beats RED-CNN in all metrics (Table III)", "+1.25 dB", ALL_METRICS),
-        Better("PCN", "MAP-NN, MSE", "PCN beats MAP-NN trained by MSE in all metrics (Table III)", "+2.41 dB", ALL_METRICS),
-        Better("PCN", "MAP-NN", "PCN beats MAP-NN in all metrics (Table III)", "+0.32 dB", ALL_METRICS),
-        Better("MAP-NN", "MAP-NN, MSE", "MAP-NN's own loss beats MSE (Table III)", "+2.09 dB"),
-        Better("RED-CNN", "SCN", "RED-CNN beats SCN, its sequential clones (Fig 9)"),
+        blocks.Table("Table III: PCN and other networks", PAPER),
+        blocks.PairedTests("PCN"),
+        blocks.BySize("Fig 9: PSNR by number of parameters", with_critic=["MAP-NN"]),
+        blocks.Panel("Fig 10: a test slice", COMPARISON),
+        blocks.Convergence("Training RMSE: all rows"),
+        blocks.Convergence("Critic: estimate of the Wasserstein distance", metric="wasserstein"),
+        blocks.Better(
+            "PCN",
+            "DnCNN",
+            "PCN beats DnCNN in all metrics (Table III)",
+            "+1.65 dB",
+            blocks.ALL_METRICS,
+        ),
+        blocks.Better(
+            "PCN",
+            "RED-CNN",
+            "PCN beats RED-CNN in all metrics (Table III)",
+            "+1.25 dB",
+            blocks.ALL_METRICS,
+        ),
+        blocks.Better(
+            "PCN",
+            "MAP-NN, MSE",
+            "PCN beats MAP-NN trained by MSE in all metrics (Table III)",
+            "+2.41 dB",
+            blocks.ALL_METRICS,
+        ),
+        blocks.Better(
+            "PCN",
+            "MAP-NN",
+            "PCN beats MAP-NN in all metrics (Table III)",
+            "+0.32 dB",
+            blocks.ALL_METRICS,
+        ),
+        blocks.Better(
+            "MAP-NN", "MAP-NN, MSE", "MAP-NN's own loss beats MSE (Table III)", "+2.09 dB"
+        ),
+        blocks.Better("RED-CNN", "SCN", "RED-CNN beats SCN, its sequential clones (Fig 9)"),
         *(
-            AddsLittle(f"PCN, {n} filters", "PCN", f"{n} kernels add little to 48 (Fig 9)", LITTLE_DB)
+            blocks.AddsLittle(
+                f"PCN, {n} filters", "PCN", f"{n} kernels add little to 48 (Fig 9)", LITTLE_DB
+            )
             for n in MORE
         ),
-        Note(
+        blocks.Note(
             "MAP-NN is trained in PCN's window here, so that all rows share one protocol; its own "
             "code trains on [-160, 240] HU. Its critic is flattened."
         ),

@@ -15,7 +15,7 @@ didn't improve the performance significantly (four clones).
 
 from pcn import PCN, pcn_scales
 
-from ldct_jax.report.blocks import AddsLittle, Better, PairedTests, Panel, Sweep, Table
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 
@@ -36,17 +36,19 @@ STUDY = Study(
     scales=pcn_scales(),
     variants=variants,
     report=[
-        Table("PSNR: layers of a clone"),
-        PairedTests("10 layers"),
-        Sweep(
+        blocks.Table("PSNR: layers of a clone"),
+        blocks.PairedTests("10 layers"),
+        blocks.Sweep(
             "Fig 8a: PSNR by number of layers",
             "layers of a clone",
             {f"{n} layers": n for n in LAYERS["paper"]},
         ),
-        Panel("A test slice"),
-        Better("10 layers", "4 layers", "10 layers beat 4 (Fig 8a)"),
+        blocks.Panel("A test slice"),
+        blocks.Better("10 layers", "4 layers", "10 layers beat 4 (Fig 8a)"),
         *(
-            AddsLittle(f"{n} layers", "10 layers", f"{n} layers add little to 10 (Fig 8a)", LITTLE_DB)
+            blocks.AddsLittle(
+                f"{n} layers", "10 layers", f"{n} layers add little to 10 (Fig 8a)", LITTLE_DB
+            )
             for n in (12, 14, 16)
         ),
     ],

@@ -46,8 +46,7 @@ from ldct_jax.losses import LogMSE, MultiScale, every_clone
 from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine
-from ldct_jax.report import figures, page
-from ldct_jax.report import from_results as parts
+from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment, Scale
 from ldct_jax.study.study import Study
 from ldct_jax.system.accelerator import cache_folder
@@ -206,44 +205,20 @@ def variants(scale: str) -> dict[str, Experiment]:
     }
 
 
-def report(results) -> page.Report:
-    """What the training itself shows; the phantom and the viewer would want HU."""
-    protocol = parts.protocol_of(results)
-    table = parts.quality_table(
-        results,
-        name="quality",
-        title="Held-out patients, each slice at a dose of its own",
-        paper={},
-        note=f"What is called HU here is a {NOISE}th of each low dose's noise.",
-    )
-    curves = parts.monitored_curves(results, ["pcn3"], "validation_rmse")
-    shown = figures.convergence(
-        "convergence",
-        "RMSE on whole slices of the validation patient",
-        curves,
-        f"RMSE [{protocol.window.width / NOISE:g} times the noise]",
-        caption=parts.data_words(results),
-    )
-    return page.Report(
-        title=results.study["title"],
-        intro="The network inside the model that ships, in units of each slice's noise. How good "
-        "the model is in HU, and beside filters, says experiments/shipped/held_out.py.",
-        sections=[
-            page.Section("Quality", "", tables=[table]),
-            page.Section("Convergence", "", figures=[shown] if curves else []),
-        ],
-        claims=[],
-        provenance=parts.provenance(results),
-    )
-
-
 STUDY = Study(
     name="shipped",
     title="The model that ships: a PCN of three clones for any dose",
     reproduces="nothing of the papers",
     scales=SCALES,
     variants=variants,
-    report=report,
+    report=[
+        blocks.Table(
+            "Quality: held-out patients, each slice at a dose of its own",
+            note=f"What is called HU on this page is a {NOISE}th of each low dose's noise. How "
+            "good the model is in HU, and beside filters, says experiments/shipped/held_out.py.",
+        ),
+        blocks.Convergence("Convergence", metric="validation_rmse"),
+    ],
     data=mixed_pairs,
     split=split,
     protocol=lambda window: UNITS,

@@ -193,7 +193,9 @@ def bars(
     """Groups of bars, label → one bar a group (dncnn_dose Fig 6 and 7). The axis begins below the
     lowest bar, not at zero, for the differences are small; its numbers say so."""
     if not values or any(len(v) != len(groups) for v in values.values()):
-        raise UsageError(f"figure {name!r} needs a bar of every row in each of {len(groups)} groups")
+        raise UsageError(
+            f"figure {name!r} needs a bar of every row in each of {len(groups)} groups"
+        )
     width = 0.8 / len(values)
     low = min(b.y - b.sd for row in values.values() for b in row)
     high = max(b.y + b.sd for row in values.values() for b in row)

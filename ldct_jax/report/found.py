@@ -103,15 +103,24 @@ class Found:
         rows: Sequence[str] | None = None,
         filters: Mapping[str, Any] | None = None,
         dose: float | None = None,
+        at: int | None = None,
     ) -> dict[str, np.ndarray]:
         """One test slice, (H, W) HU each: normal dose, low dose, ``filters`` (label → filter) of
-        it, and what ``rows`` made of it."""
-        first = self.sample(self.results.runs[0], dose)
+        it, and what ``rows`` made of it. at: of the slices of the interactive comparison."""
+
+        def sample(run: Run) -> dict[str, np.ndarray]:
+            if at is None:
+                return self.sample(run, dose)
+            names = {"full": "scrolled_full", "low": "scrolled_low", "clones": "scrolled"}
+            found = {k: run.samples[v][at] for k, v in names.items()}
+            return found | {"clones": found["clones"][None]}
+
+        first = sample(self.results.runs[0])
         shown = {"normal dose": first["full"], "low dose": first["low"]}
         low = first["low"].astype(np.float32)[None, ..., None]
         shown |= {label: f(low)[0, ..., 0] for label, f in (filters or {}).items()}
         for row in self.ran(rows):
-            shown[row] = self.sample(self.results.of(row)[0], dose)["clones"][-1]
+            shown[row] = sample(self.results.of(row)[0])["clones"][-1]
         return shown
 
 

@@ -22,7 +22,7 @@ from ldct_jax.system.files import write_bytes
 
 PRESETS = {
     "abdomen": (hu.ABDOMEN.low, hu.ABDOMEN.high),
-    "lung": (-1350.0, 150.0),
+    "lung": (hu.LUNG.low, hu.LUNG.high),
     "bone": (-550.0, 1450.0),
     "liver": (0.0, 150.0),
     "full": (-1024.0, 1500.0),

@@ -82,4 +82,3 @@ def _at(results: Results, row: str, protocol: Protocol, dose: float | None) -> T
         rival=rival,
         noise_left=sum(left) / len(left) if left else None,
     )
-

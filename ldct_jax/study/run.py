@@ -199,7 +199,10 @@ class _Session:
             title = name if len(self.splits) == 1 else f"{name}, repeat {repeat + 1}"
             title = f"[{i + 1}/{len(jobs)}] {title}"
             folder = self.request.out / _run_name(name, repeat)
-            own = experiment.but(seed=experiment.seed + repeat)
+            own = experiment.but(
+                seed=experiment.seed + repeat,
+                patches=experiment.patches.fit(*self.pairs.low_hu.shape[1:]),
+            )
             try:
                 self._run(title, folder, name, repeat, split, own)
             except NumericsError as error:

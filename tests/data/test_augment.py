@@ -12,7 +12,7 @@ pytestmark = pytest.mark.core
 KEY = jax.random.key(0)
 INDEX = np.arange(6)
 LOW = np.random.default_rng(0).normal(size=(6, 16, 16)).astype(np.float32)
-NAMES = [n for n in AUGMENTATIONS if n != "none"]
+NAMES = [n for n in AUGMENTATIONS if n not in ("none", "noise_25")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,6 +51,25 @@ def test_hrnets_shift_stays_below_a_quarter_and_its_tilt_below_ten_degrees():
     mass = np.asarray(moved).sum((1, 2))
     rows = (np.asarray(moved).sum(2) * np.arange(32)).sum(1) / mass - 15.5
     assert np.abs(rows).max() <= 8.2 and np.abs(rows).max() > 5
+
+
+def test_a_shift_by_whole_pixels_keeps_the_values():
+    dot = np.zeros((40, 32, 32), np.float32)
+    dot[:, 15, 15] = 1.0
+    moved = np.asarray(augment("shift", KEY, 0, np.arange(40), dot, dot)[0])
+    assert set(np.unique(moved)) == {0.0, 1.0} and (moved.sum((1, 2)) == 1).all()
+    places = np.argwhere(moved)[:, 1:] - 15
+    assert np.abs(places).max() == 8 and np.abs(places).min() == 0
+
+
+def test_photographs_get_fresh_noise_in_every_epoch():
+    clean = np.full((6, 64, 64), 0.5, np.float32)
+    first, full = augment("noise_25", KEY, 0, INDEX, clean, clean)
+    assert np.asarray(first).std() == pytest.approx(25 / 255, rel=0.02)
+    np.testing.assert_array_equal(full, clean)
+    second, _ = augment("noise_25", KEY, 1, INDEX, clean, clean)
+    noise = [np.asarray(x).ravel() - 0.5 for x in (first, second)]
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.05
 
 
 def test_an_unknown_augmentation_is_refused_early():

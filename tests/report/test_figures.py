@@ -9,7 +9,7 @@ from ldct_jax import hu
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics import noise
 from ldct_jax.report import figures, images
-from ldct_jax.report.figures import Curve, Point
+from ldct_jax.report.figures import Bar, Curve, Point
 
 
 def pixels(figure: figures.Figure) -> np.ndarray:
@@ -31,16 +31,27 @@ def every_figure():
     low, full = (np.stack([a, a[::-1]]) for a in pair.values())
     analysis = noise.noise_analysis(low, (low + full) / 2, full)
     mask = noise.band_mask((64, 64), noise.HRNET_BAND)
+    bar = {"a": [Bar(1.0, 0.1), Bar(2.0, 0.1, "*")]}
     return [
         figures.lines("lines", "Lines", curves[:2], "x [mm]", "y [HU]", log_y=True, log_x=True),
-        figures.convergence("conv", "Test PSNR", curves, "PSNR [dB]", references={"low": 39.0}),
+        figures.lines("conv", "PSNR", curves, "step", "PSNR [dB]", references={"low": 39.0}),
+        figures.bars(
+            "bars",
+            "By dose",
+            ["5%", "10%"],
+            bar,
+            "dose",
+            "SSIM",
+        ),
         figures.by_clone("clones", "By clone", {"SCN": [1.0, 2.0], "PCN": [2.0, 2.5]}),
         figures.per_slice("slices", "RMSE", {"HRNet": [3.0, np.nan, 4.0]}, "RMSE [HU]"),
         figures.points(
             "points", "Size", [Point("a", 1e5, 40.0, 0.2), Point("b", 2e5, 41.0)], "n", "y"
         ),
         images.panels("panels", "Slice", pair, zoom=(10, 20, 16, 24), arrows=[(15, 30)]),
-        images.profiles("profile", "HU", pair, column=32, pixel_mm=0.7),
+        images.profiles(
+            "profile", "HU", pair["normal dose"], pair["low dose"], pair, column=32, pixel_mm=0.7
+        ),
         images.noise_analysis("noise", "Noise", low, (low + full) / 2, analysis, mask),
     ]
 
@@ -56,10 +67,10 @@ def test_every_figure_is_a_png_of_the_same_bytes_each_time():
 def test_the_users_matplotlibrc_changes_nothing():
     import matplotlib
 
-    args = ("conv", "Test PSNR", [Curve("a", [1, 2], [3.0, 4.0])], "PSNR [dB]")
-    plain = figures.convergence(*args)
+    args = ("conv", "Test PSNR", [Curve("a", [1, 2], [3.0, 4.0])], "step", "PSNR [dB]")
+    plain = figures.lines(*args)
     with matplotlib.rc_context({"lines.linewidth": 9, "axes.facecolor": "red", "font.size": 20}):
-        assert figures.convergence(*args) == plain
+        assert figures.lines(*args) == plain
 
 
 def test_panels_show_hu_at_their_window():
@@ -95,7 +106,7 @@ def test_what_figures_refuse():
         images.panels("n", "t", pair, arrows=[(1, 1)])
     with pytest.raises(UsageError, match="one shape"):
         images.panels("n", "t", {"a": np.zeros((4, 4)), "b": np.zeros((5, 4))})
-    with pytest.raises(UsageError, match="either a row or a column"):
-        images.profiles("n", "t", pair, pixel_mm=1.0)
     with pytest.raises(UsageError, match="lies outside"):
-        images.profiles("n", "t", pair, row=64, pixel_mm=1.0)
+        images.profiles("n", "t", *pair.values(), pair, column=64, pixel_mm=1.0)
+    with pytest.raises(UsageError, match="a bar of every row in each of 2"):
+        figures.bars("n", "t", ["5%", "10%"], {"a": [Bar(1.0)]}, "dose", "SSIM")

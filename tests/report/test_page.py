@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from ldct_jax.errors import DataError, LdctError, UsageError
-from ldct_jax.report import claims, figures, page, tables
+from ldct_jax.report import figures, page, tables
+from ldct_jax.study import claims
 from tests.conftest import require
 
 LOW, HIGH = 40, 240
@@ -32,7 +33,10 @@ def report(**changes) -> page.Report:
         "title": "PCN <ablation>",
         "intro": "First & foremost.\n\nSecond.",
         "sections": [page.Section("Quality", "One.\n\nTwo.", [table], [figure])],
-        "claims": [claims.judge("FT helps", "gain", 0.3, "dB"), claims.untested("PO", "no row")],
+        "claims": [
+            claims.judge("FT helps", "gain", [0.3, 0.31, 0.32], "dB", above=0.0),
+            claims.untested("PO", "no row"),
+        ],
         "provenance": page.Provenance(
             data="phantoms",
             protocol="pcn",
@@ -87,7 +91,7 @@ def test_everything_it_was_given_stands_on_it():
         "cap &amp; tion",
         'class="verdict held">held<',
         'class="verdict untested">untested</span> <small>no row</small>',
-        "0.3 dB (1 seed)",
+        "0.31 dB, 95% interval 0.285 to 0.335 (3 seeds)",
         "make train EXP=pcn_ablation",
         "jax 0.10.2, numpy 2.4",
         "<dt>seeds</dt><dd>0, 1, 2</dd>",

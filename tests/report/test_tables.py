@@ -1,4 +1,4 @@
-"""Tables and claims: formats, bytes, refusals."""
+"""Tables: formats, bytes, refusals."""
 
 import csv
 import io
@@ -8,7 +8,6 @@ import pytest
 
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.report import claims
 from ldct_jax.report.tables import Column, Table
 
 
@@ -77,42 +76,3 @@ def test_misshaped_tables_are_refused():
         example(rows=[["a", 1.0, 1.0, 1], ["b", 2.0]])
     with pytest.raises(UsageError, match="different heads"):
         example(columns=[Column("a"), Column("a")], rows=[])
-
-
-@pytest.mark.core
-def test_claims_are_judged_by_numbers():
-    judge = claims.judge
-    assert judge("c", "m", 0.3, "dB").verdict == claims.HELD
-    assert judge("c", "m", -0.3, "dB").verdict == claims.NOT_HELD
-    assert judge("c", "m", 0.0, "dB").verdict == claims.NOT_HELD
-    assert judge("c", "m", 6, "epochs", threshold=10, above=False).verdict == claims.HELD
-    assert judge("c", "m", 60, "epochs", threshold=10, above=False).verdict == claims.NOT_HELD
-    steady = judge("c", "m", [0.3, 0.35, 0.4], "dB")
-    assert steady.verdict == claims.HELD and steady.number_text == "0.35 ± 0.05 dB (3 seeds)"
-
-
-def test_not_testable_needs_three_seeds_that_disagree():
-    assert claims.judge("c", "m", [0.5, -0.3, 0.2], "dB").verdict == claims.NOT_TESTABLE
-    assert claims.judge("c", "m", [0.5, -0.3], "dB").verdict == claims.HELD, "two don't suffice"
-    with pytest.raises(UsageError, match="at least 3 seeds"):
-        claims.Claim("c", "m", 0.1, "dB", claims.NOT_TESTABLE, sd=0.5, n_seeds=2)
-    with pytest.raises(UsageError, match="exceeds"):
-        claims.Claim("c", "m", 0.1, "dB", claims.NOT_TESTABLE, sd=0.05, n_seeds=3)
-
-
-def test_what_claims_refuse():
-    with pytest.raises(UsageError, match="without a number"):
-        claims.Claim("c", "m", None, "dB", claims.HELD)
-    with pytest.raises(UsageError, match="without a reason"):
-        claims.untested("c", "")
-    with pytest.raises(UsageError, match="held, not held"):
-        claims.Claim("c", "m", 1.0, "dB", "proved")
-    with pytest.raises(UsageError, match="can't be judged"):
-        claims.judge("c", "m", [float("nan")], "dB")
-
-
-def test_the_claims_table():
-    rows = [claims.judge("a", "m", 0.3, "dB"), claims.untested("b", "the row failed to learn")]
-    text = claims.table(rows, protocol="pcn", data="phantoms").markdown()
-    assert "| a | m | 0.3000 | – | 1 | dB | 0.0000 | held |" in text
-    assert "untested | the row failed to learn |" in text

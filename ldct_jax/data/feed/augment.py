@@ -1,7 +1,7 @@
 """Augmentations inside the compiled step, each patch from its own key.
 
 A patch's key is a function of (seed, epoch, index): the same patch turns the same way whatever
-the batch, the number of devices, or the feeder. Both images of a pair are changed alike.
+the batch, the number of devices, or the feeder. Both images of a pair are changed alike, but for ``noise_25``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from jax.scipy.ndimage import map_coordinates
 
 from ldct_jax.errors import UsageError
 
-MOST_SHIFT = 0.25  # of the side: 128 of 512 pixels
-MOST_TILT = 10.0  # degrees
+MAX_SHIFT = 0.25  # of the side: 128 of 512 pixels
+MAX_TILT = 10.0  # degrees
 
 
 def _dihedral(key, images_khw):
@@ -34,17 +34,35 @@ def _rotate_flip(key, images_khw):
     return jnp.where(jax.random.bernoulli(flip_key), images[:, :, ::-1], images)
 
 
+def _shift(key, images_khw):
+    """Shift by whole pixels, up to a quarter of the side along each axis, as in
+    :func:`_shift_rotate`: without interpolation the noise keeps its texture."""
+    most = int(MAX_SHIFT * images_khw.shape[-1])
+    rows, columns = jax.random.randint(key, (2,), 0, 2 * most + 1)
+    padded = jnp.pad(images_khw, ((0, 0), (most, most), (most, most)))
+    return jax.lax.dynamic_slice(padded, (0, rows, columns), images_khw.shape)
+
+
 def _shift_rotate(key, images_khw):
     """hrnet: shift by up to 128 of 512 pixels along each axis and rotation by up to ±10 degrees.
 
     What leaves the frame is cropped, what enters is zero (the window's lower end, air).
     """
     shift_key, angle_key = jax.random.split(key)
-    most = MOST_SHIFT * images_khw.shape[-1]
+    most = MAX_SHIFT * images_khw.shape[-1]
     shift = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most))
-    tilt = jnp.deg2rad(MOST_TILT)
+    tilt = jnp.deg2rad(MAX_TILT)
     angle = jax.random.uniform(angle_key, minval=-tilt, maxval=tilt)
     return _moved(images_khw, angle, shift, mode="constant")
+
+
+def _noise_25(key, images_khw):
+    """Fresh Gaussian noise of σ = 25 of 255 grey levels on the second, clean image.
+
+    dncnn_dose's training on photographs: no patch is seen twice with the same noise.
+    """
+    full = images_khw[1]
+    return jnp.stack([full + 25 / 255 * jax.random.normal(key, full.shape, full.dtype), full])
 
 
 def _moved(images_khw, angle, shift, *, mode: str):
@@ -66,7 +84,9 @@ AUGMENTATIONS = {
     "none": None,
     "dihedral": _dihedral,
     "rotate_flip": _rotate_flip,
+    "shift": _shift,
     "shift_rotate": _shift_rotate,
+    "noise_25": _noise_25,
 }
 
 

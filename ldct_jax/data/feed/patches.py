@@ -22,7 +22,8 @@ class Patches:
     """How training images are cut.
 
     Args:
-      size: side of a square patch, pixels (pcn: 55).
+      size: side of a square patch, pixels (pcn: 55); None for whole slices (hrnet), whose side
+        :meth:`fit` fills in.
       stride: interval of the grid, pixels (pcn: 4).
       batch: patches a step, over all devices (pcn: 128).
       slices_per_patient: random slices of each training patient, None for all (pcn: 10).
@@ -31,7 +32,7 @@ class Patches:
       augment: ``none``, or a name in :data:`ldct_jax.data.feed.augment.AUGMENTATIONS`.
     """
 
-    size: int = 55
+    size: int | None = 55
     stride: int = 4
     batch: int = 128
     slices_per_patient: int | None = 10
@@ -39,9 +40,23 @@ class Patches:
     per_slice: int | None = None
 
     def __post_init__(self):
-        if min(self.size, self.stride, self.batch, self.per_slice or 1) < 1:
+        if (
+            min(1 if self.size is None else self.size, self.stride, self.batch, self.per_slice or 1)
+            < 1
+        ):
             raise UsageError("patch size, stride, batch and per_slice must be at least 1")
         augment.check(self.augment)
+
+    def fit(self, height: int, width: int) -> Patches:
+        """The same for slices of that matrix: whole slices get its side.
+
+        Raises DataError where whole slices aren't square.
+        """
+        if self.size is not None:
+            return self
+        if height != width:
+            raise DataError(f"whole slices of {height}x{width} pixels aren't square: cut patches")
+        return dataclasses.replace(self, size=height)
 
 
 @dataclasses.dataclass(frozen=True)

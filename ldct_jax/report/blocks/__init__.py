@@ -11,6 +11,8 @@ from ldct_jax.report.blocks.claims import (
     Best,
     Better,
     BetterByClone,
+    Gain,
+    LessSmooth,
     Measured,
     MoreWithClones,
     ReachesEarlier,
@@ -20,6 +22,7 @@ from ldct_jax.report.blocks.claims import (
     SliceBySlice,
 )
 from ldct_jax.report.blocks.curves import (
+    MTF,
     BiasByDose,
     ByClone,
     ByDose,
@@ -33,6 +36,7 @@ from ldct_jax.report.blocks.tables import Note, Numbers, PairedTests, Table
 
 __all__ = [
     "ALL_METRICS",
+    "MTF",
     "AddsLittle",
     "Best",
     "Better",
@@ -43,6 +47,8 @@ __all__ = [
     "BySize",
     "BySlice",
     "Convergence",
+    "Gain",
+    "LessSmooth",
     "Measured",
     "MoreWithClones",
     "NoiseAnalysis",

@@ -69,6 +69,27 @@ class Better:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gain:
+    """A row's relative gain over another in a metric lies between two bounds ("about 10 %")."""
+
+    row: str
+    over: str
+    claim: str
+    metric: str
+    low: float
+    high: float
+    dose: float | None = None
+
+    def render(self, found: Found) -> list[Claim]:
+        if reason := found.untestable((self.row, self.over), self.dose):
+            return [untested(self.claim, reason)]
+        shared = found.results.shared_repeats(self.row, self.over)
+        a, b = (found.by_repeat(v, self.metric, shared, self.dose) for v in (self.row, self.over))
+        measured = f"relative gain in {METRICS[self.metric][0]} of {self.row} over {self.over}"
+        return [judge(self.claim, measured, a / b - 1, above=self.low, below=self.high)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Best:
     """One row is the best of several in a metric."""
 
@@ -178,9 +199,7 @@ class MoreWithClones:
             return [untested(self.claim, reason)]
         steps = zip(self.rows[1:], self.rows[:-1], strict=True)
         parts = [
-            _difference(
-                found, self.claim, more, fewer, "psnr_db", {"above": 0.0}, clone=self.clone
-            )
+            _difference(found, self.claim, more, fewer, "psnr_db", {"above": 0.0}, clone=self.clone)
             for more, fewer in steps
         ]
         return [all_of(self.claim, parts)]
@@ -282,6 +301,29 @@ class Measured:
         return [
             judge(self.claim, self.measured, values, self.unit, above=self.above, below=self.below)
         ]
+
+
+@dataclasses.dataclass(frozen=True)
+class LessSmooth:
+    """One row leaves more noise in flat tissue than another: what texture needs, and a blur
+    removes."""
+
+    row: str
+    than: str
+    claim: str
+
+    def render(self, found: Found) -> list[Claim]:
+        if reason := found.untestable((self.row, self.than)):
+            return [untested(self.claim, reason)]
+        shared = found.results.shared_repeats(self.row, self.than)
+        pairs = zip(
+            *(found.results.tissue_noise(v, shared) for v in (self.row, self.than)), strict=True
+        )
+        values = [(a.get(""), b.get("")) for a, b in pairs]
+        if any(None in pair for pair in values):
+            return [untested(self.claim, "the test slices hold no flat tissue")]
+        measured = f"noise left in flat tissue, {self.row} minus {self.than}"
+        return [judge(self.claim, measured, [a - b for a, b in values], "HU", above=0.0)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ldct_jax.ct.dose import mtf
 from ldct_jax.models.catalogue import parameter_count
 from ldct_jax.record import from_record
 from ldct_jax.report import figures, tables
@@ -113,7 +114,9 @@ class Sweep:
         rows = found.ran(list(self.x))
         by_row = [found.by_repeat(r, "psnr_db", found.results.shared_repeats(r)) for r in rows]
         sd = [float(v.std(ddof=1)) if v.size > 1 else 0.0 for v in by_row]
-        curve = Curve("last clone", [self.x[r] for r in rows], [float(v.mean()) for v in by_row], sd)
+        curve = Curve(
+            "last clone", [self.x[r] for r in rows], [float(v.mean()) for v in by_row], sd
+        )
         undenoised = found.results.summary(INPUT, found.protocol).psnr_db.mean
         seeds = max(v.size for v in by_row)
         return [
@@ -233,6 +236,27 @@ class ByDose:
                 caption=f"Mean and SD over patients; * p < {SIGNIFICANT:g} against {self.against} "
                 f"(paired two-tailed t-test over patients). Protocol {protocol.name}; "
                 f"{found.data}.",
+            )
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class MTF:
+    """The modulation transfer function that shapes noise inserted in the image domain."""
+
+    title: str
+
+    def render(self, found: Found) -> list[Figure]:
+        frequencies = np.linspace(0, 1, 101)
+        return [
+            figures.lines(
+                tables.stem(self.title),
+                self.title,
+                [Curve("MTF", frequencies.tolist(), mtf(frequencies).tolist())],
+                "spatial frequency [1/mm]",
+                "MTF",
+                caption="The simulated noise has the spectrum f · MTF², as filtered back "
+                "projection leaves it.",
             )
         ]
 

@@ -25,16 +25,18 @@ class Panel:
     """A test slice: normal and low dose, ``filters`` of the latter, and what the rows made of it,
     with a magnified region.
 
-    rows: row → label, or names alone; None for all. dose: of the tested doses, this one. kept:
-    label → name of an array that the study's ``measure`` kept, in place of the test slice; with
-    ``{row}`` in the name, one image a row. window: HU.
+    rows: row → label, or names alone; None for all. at: which of the slices of the interactive
+    comparison, None for the middle test slice. dose: of the tested doses, this one. kept: label →
+    name of an array in the run's samples, in place of those; a label with ``{row}`` stands for one
+    image a row. window: HU.
     """
 
     title: str = "A test slice"
     rows: Mapping[str, str] | Sequence[str] | None = None
+    at: int | None = None
+    dose: float | None = None
     window: hu.Window = hu.ABDOMEN
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: BLUR)
-    dose: float | None = None
     kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zoom: tuple[float, float, float, float] = ZOOM
 
@@ -46,7 +48,7 @@ class Panel:
         if self.kept:
             shown = self._kept(found, rows)
         else:
-            shown = found.slices(rows, self.filters, self.dose)
+            shown = found.slices(rows, self.filters, self.dose, self.at)
         if not shown:
             return []
         shown = {labels.get(k, k): v for k, v in shown.items()}
@@ -62,24 +64,19 @@ class Panel:
                 window=self.window,
                 zoom=zoom,
                 arrows=arrows,
-                caption=f"{'A' if self.kept else 'The middle'} test slice at {self.window}. "
+                caption=f"A test slice at {self.window}. "
                 "Arrows: the small structures that stand out most in the first image. Data: "
                 f"{found.data}.",
             )
         ]
 
     def _kept(self, found: Found, rows: Sequence[str]) -> dict[str, np.ndarray]:
-        first = found.results.runs[0].samples
         shown = {}
         for label, name in self.kept.items():
-            if "{row}" in name:
-                key = name.replace("{row}", "").strip("_")
-                for row in rows:
-                    samples = found.results.of(row)[0].samples
-                    if key in samples:
-                        shown[label.format(row=row)] = samples[key]
-            elif name in first:
-                shown[label] = first[name]
+            for row in rows if "{row}" in label else rows[:1]:
+                samples = found.results.of(row)[0].samples
+                if name in samples:
+                    shown[label.format(row=row)] = samples[name]
         return shown
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ldct_jax.metrics import statistics
@@ -97,31 +97,45 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A table of what the study's ``measure`` found, by row or by quantity.
+    """A table of what the study's ``measure`` found: numbers of every row, mean over repeats.
 
-    columns: heads, the first one that of the rows' names. rows: (found) → rows of cells.
+    columns: head → key of the number. paper: row → what the paper prints, column by column; it
+    stands in a row of its own. further: name → (row, suffix of its keys), for what a record holds
+    beside its own row (``cnr_normal`` of the undenoised one).
     """
 
     title: str
-    columns: Sequence[Column]
-    rows: Callable[[Found], Sequence[Sequence[Any]]]
+    columns: Mapping[str, str]
+    paper: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
+    further: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    digits: int = 2
     note: str = ""
 
     def render(self, found: Found) -> list[tables.Table]:
-        made = self.rows(found)
-        if not made:
-            return []
+        rows = []
+        named = {row: (row, "") for row in found.rows} | dict(self.further)
+        for name, (row, suffix) in named.items():
+            records = found.results.numbers(row)
+            means = [_mean([r.get(k + suffix) for r in records]) for k in self.columns.values()]
+            if any(x is not None for x in means):
+                rows.append([found.name(name), *means])
+            if name in self.paper:
+                rows.append([f"{found.name(name)}, the paper", *self.paper[name]])
         return [
             tables.Table(
                 name=tables.stem(self.title),
                 title=self.title,
-                columns=self.columns,
-                rows=made,
+                columns=[Column("row"), *(Column(h, digits=self.digits) for h in self.columns)],
+                rows=rows,
                 protocol=str(found.protocol),
-                data=found.data,
+                data=f"mean over repeats; {found.data}",
                 note=self.note,
             )
         ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else sum(values) / len(values)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,274 @@
+"""Blocks on made-up results: which rows count as trained, what becomes of claims, what opens."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from ldct_jax.report import answer, blocks
+from ldct_jax.study.claims import HELD, NOT_HELD, SIGN_ONLY, UNDECIDED, UNTESTED
+from tests.report.made_up import found, steady
+
+pytestmark = pytest.mark.core
+GOOD = {"A": steady(35.0), "B": steady(34.0)}
+
+
+def verdict(block, given) -> str:
+    (claim,) = block.render(given)
+    return claim.verdict
+
+
+# ---- the rule "counts as trained" ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("psnr", "noise", "reason"),
+    [
+        (30.6, 79.0, ""),
+        (30.4, 20.0, "from its input"),
+        (32.3, 20.0, "from the median filter"),
+        (32.6, 81.0, "of its input's noise"),
+    ],
+)
+def test_a_row_counts_as_trained(psnr, noise, reason):
+    references = {"undenoised": 30.0, "median": 32.0 if psnr > 32 else 29.0}
+    given = found({"A": [psnr]}, references, noise={"A": noise})
+    assert bool(given.training["A"].reason) == bool(reason)
+    assert reason in given.training["A"].reason
+
+
+def test_with_several_doses_the_best_one_speaks_for_a_row():
+    doses = (0.5, 0.1)
+    references = {"undenoised": {0.5: 40.0, 0.1: 30.0}, "gaussian": {0.5: 38.0, 0.1: 33.0}}
+    good = found({"A": [{0.5: 39.0, 0.1: 33.6}]}, references, doses=doses)
+    assert not good.training["A"].reason and good.training["A"].dose == 0.1
+    bad = found({"A": [{0.5: 39.0, 0.1: 33.4}]}, references, doses=doses)
+    assert bad.training["A"].reason
+
+
+def test_an_untrained_row_makes_its_claims_untested():
+    given = found(GOOD | {"B": steady(30.1)})
+    (claim,) = blocks.Better("A", "B", "A beats B").render(given)
+    assert claim.verdict == UNTESTED and "B ended +0.10 dB from its input" in claim.reason
+    (claim,) = blocks.Better("A", "C", "A beats C").render(given)
+    assert claim.reason == "C was not run"
+    assert verdict(blocks.Better("A", "gaussian", "A beats a blur"), given) == HELD
+
+
+# ---- claims -------------------------------------------------------------------------------------
+
+
+def test_better_needs_seeds():
+    assert verdict(blocks.Better("A", "B", "c"), found(GOOD)) == HELD
+    assert verdict(blocks.Better("B", "A", "c"), found(GOOD)) == NOT_HELD
+    assert verdict(blocks.Better("A", "B", "c"), found({k: v[:2] for k, v in GOOD.items()})) == (
+        SIGN_ONLY
+    )
+    scattered = found(GOOD | {"B": [33.0, 36.0, 34.0]})
+    assert verdict(blocks.Better("A", "B", "c"), scattered) == UNDECIDED
+
+
+def test_in_all_metrics_means_all():
+    given = found(GOOD)
+    assert verdict(blocks.Better("A", "B", "c", metrics=blocks.ALL_METRICS), given) == HELD
+    for run in given.results.of("A"):
+        for row in run.result["test"][-1]:
+            row["ssim"] = 0.1
+    assert verdict(blocks.Better("A", "B", "c", metrics=blocks.ALL_METRICS), given) == NOT_HELD
+
+
+def test_a_better_rmse_is_the_lower_one():
+    (claim,) = blocks.Better("A", "B", "c", metrics=["rmse"]).render(found(GOOD))
+    assert claim.verdict == HELD and claim.measured.startswith("RMSE of B minus A")
+
+
+def test_only_seeds_that_both_have_are_compared():
+    given = found({"A": [35.0, 35.0, 35.0], "B": [34.0]})
+    (claim,) = blocks.Better("A", "B", "c").render(given)
+    assert claim.verdict == SIGN_ONLY and len(claim.values) == 1
+
+
+def test_second_is_below_the_best_and_above_the_rest():
+    rows = {"A": steady(36.0), "B": steady(35.0), "C": steady(34.0)}
+    assert verdict(blocks.Second("B", "A", ["C"], "c"), found(rows)) == HELD
+    assert verdict(blocks.Second("A", "B", ["C"], "c"), found(rows)) == NOT_HELD, "it is the best"
+    assert verdict(blocks.Second("C", "A", ["B"], "c"), found(rows)) == NOT_HELD
+    assert verdict(blocks.Best("A", ["B", "C"], "c"), found(rows)) == HELD
+    assert verdict(blocks.Best("B", ["A", "C"], "c"), found(rows)) == NOT_HELD
+
+
+def test_adding_little_is_one_sided_and_similarity_is_not():
+    near = found({"A": steady(35.0), "B": steady(35.1)})
+    worse = found({"A": steady(35.0), "B": steady(34.0)})
+    more = found({"A": steady(35.0), "B": steady(35.5)})
+    assert [verdict(blocks.AddsLittle("B", "A", "c"), g) for g in (near, worse, more)] == [
+        HELD,
+        HELD,
+        NOT_HELD,
+    ]
+    assert [verdict(blocks.Similar(["A", "B"], "c"), g) for g in (near, worse, more)] == [
+        HELD,
+        NOT_HELD,
+        NOT_HELD,
+    ]
+
+
+def test_a_gain_of_about_a_tenth_has_two_bounds():
+    def gain(better):
+        block = blocks.Gain("A", "B", "c", "ssim", 0.05, 0.15)
+        return verdict(block, found({"A": steady(better), "B": steady(34.0)}))
+
+    assert gain(1.10 * 34) == HELD
+    assert gain(1.02 * 34) == NOT_HELD and gain(1.30 * 34) == NOT_HELD
+
+
+def test_clone_by_clone():
+    rows = {"A": [[34.0, x] for x in steady(36.0)], "B": [[33.0, x] for x in steady(35.0)]}
+    assert verdict(blocks.BetterByClone("A", "B", "c"), found(rows)) == HELD
+    rows["B"] = [[34.5, x] for x in steady(35.0)]
+    assert verdict(blocks.BetterByClone("A", "B", "c"), found(rows)) == NOT_HELD
+    more = {n: [[first, 36.0]] * 3 for n, first in (("1", 33.0), ("2", 34.0), ("3", 35.0))}
+    assert verdict(blocks.MoreWithClones(["1", "2", "3"], "c"), found(more)) == HELD
+    assert verdict(blocks.MoreWithClones(["1", "3", "2"], "c"), found(more)) == NOT_HELD
+
+
+def test_a_claim_is_asked_at_its_own_dose():
+    doses = (0.5, 0.1)
+    references = {"undenoised": {0.5: 40.0, 0.1: 30.0}}
+    rows = {
+        "A": [{0.5: a, 0.1: 35.0} for a in steady(40.0)],
+        "B": [{0.5: b, 0.1: 34.0} for b in steady(41.0)],
+    }
+    given = found(rows, references, doses=doses)
+    assert verdict(blocks.Better("A", "B", "c", dose=0.1), given) == HELD
+    assert verdict(blocks.Better("A", "B", "c", dose=0.5), given) == NOT_HELD
+    (claim,) = blocks.Better("A", "B", "c", dose=0.05).render(given)
+    assert claim.reason == "5% of the dose was not tested"
+
+
+def curve(values):
+    return {i + 1: float(v) for i, v in enumerate(values)}
+
+
+def test_reaching_earlier_counts_steps_of_a_running_mean(monkeypatch):
+    given = found(GOOD)
+    slow, fast = np.linspace(2.0, 1.0, 1000), np.linspace(2.0, 1.0, 1000) ** 8
+    fast[40] = 0.0  # one lucky batch is not a level
+    curves = {"A": curve(np.minimum(2, 0.5 + 15 * np.exp(-np.arange(1000) / 30))), "B": curve(slow)}
+    monkeypatch.setattr("ldct_jax.study.results.Run.curve", lambda run, m: curves[run.variant])
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.verdict == HELD and 0.1 < claim.number < 0.13
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.05).render(given)
+    assert claim.verdict == NOT_HELD
+    curves["A"] = curve(np.full(1000, 3.0))
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number == 1.0 and "not reached by 3 of 3" in claim.measured
+    curves["A"] = curve(np.where(np.arange(1000) == 40, 0.0, 3.0))
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number == 1.0, "a single step reached it"
+
+
+def test_slice_by_slice():
+    def slices(*psnr):
+        return {"a": list(psnr)}
+
+    rows = {"A": [slices(*[35.0] * 10)] * 3, "B": [slices(*[34.0] * 9, 36.0)] * 3}
+    given = found(rows, {"undenoised": 30.0})
+    (claim,) = blocks.SliceBySlice("A", "B", "c", ["rmse"], share=0.85).render(given)
+    assert claim.verdict == HELD and claim.number == pytest.approx(0.9)
+    assert verdict(blocks.SliceBySlice("A", "B", "c", share=0.95), given) == NOT_HELD
+
+
+def test_a_measured_number_decides_or_is_undefined():
+    numbers = {"A": [{"cnr": 2.0}] * 3, "B": [{"cnr": 1.0}] * 3}
+
+    def difference(a, b):
+        return None if None in (a["cnr"], b["cnr"]) else a["cnr"] - b["cnr"]
+
+    block = blocks.Measured(["A", "B"], difference, "c", "CNR", above=0.0)
+    assert verdict(block, found(GOOD, numbers=numbers)) == HELD
+    numbers["B"] = [{"cnr": None}] * 3
+    assert verdict(block, found(GOOD, numbers=numbers)) == UNTESTED
+
+
+def quality(f50, noise):
+    return [{"ttf": {"low contrast": {"f50_per_mm": f50}}, "noise_hu": noise}] * 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "verdict_"),
+    [
+        ((0.5, 10.0), (0.4, 10.0), HELD),
+        ((0.5, 5.0), (0.4, 10.0), HELD),  # sharper and less noisy
+        ((0.5, 15.0), (0.4, 10.0), UNTESTED),  # sharper, but noisier
+        ((0.4, 10.0), (0.5, 10.0), NOT_HELD),
+        ((0.4, 5.0), (0.5, 10.0), UNTESTED),
+    ],
+)
+def test_sharpness_is_compared_at_equal_noise(ours, theirs, verdict_):
+    given = found(GOOD, quality={"A": quality(*ours), "B": quality(*theirs)})
+    assert verdict(blocks.Sharper("A", "B", "c"), given) == verdict_
+
+
+def test_texture_is_noise_that_stays():
+    assert verdict(blocks.LessSmooth("A", "B", "c"), found(GOOD, noise={"A": 30.0})) == HELD
+    assert verdict(blocks.LessSmooth("B", "A", "c"), found(GOOD, noise={"A": 30.0})) == NOT_HELD
+
+
+# ---- the answer ---------------------------------------------------------------------------------
+
+
+def test_the_report_opens_with_who_is_first_and_what_was_trained():
+    given = found({"A": steady(35.0), "B": steady(34.0), "C": steady(30.2)})
+    claims = [
+        *blocks.Better("A", "B", "c").render(given),
+        *blocks.Better("A", "C", "c").render(given),
+    ]
+    text = answer.answer(given, claims)
+    assert "Only 2 of 3 rows count as trained: C ended +0.20 dB from its input" in text
+    assert "A has the highest PSNR, 35.00 dB: 5.00 dB above the low dose (30.00 dB)" in text
+    assert "6.00 dB above the best classical filter (gaussian)" in text
+    assert "B follows 1.00 dB behind; all 2 trained rows lie within 1.00 dB" in text
+    assert "Of the paper's 2 claims 1 held, 0 did not, 1 could not be tested" in text
+    cells = {row[0]: row[-1] for row in answer.training_table(given).rows}
+    assert cells == {"A": "yes", "B": "yes", "C": "no"}
+
+
+# ---- tests over patients ------------------------------------------------------------------------
+
+OURS = {"a": [40.0, 42.0], "b": [39.0, 39.5], "c": [41.0, 44.0]}
+THEIRS = {"a": [39.0, 40.0], "b": [39.5, 39.5], "c": [38.0, 40.0]}
+
+
+def paired(rows, undenoised):
+    given = found(rows, {"undenoised": undenoised})
+    return {r[0]: r for t in blocks.PairedTests("net").render(given) for r in t.rows}
+
+
+def test_every_row_is_tested_over_patients():
+    row = paired({"net": [OURS]}, THEIRS)["low dose, undenoised"]
+    ours, theirs = ([np.mean(v) for v in rows.values()] for rows in (OURS, THEIRS))
+    difference = np.subtract(theirs, ours)
+    assert row[-1] == 3  # patients, not six slices
+    np.testing.assert_allclose(row[1], difference.mean())
+    p = stats.ttest_rel(ours, theirs).pvalue
+    assert row[3] == f"{p:.3f}" + " *" * bool(p < 0.05)
+    low, high = (float(x) for x in row[2].split(" to "))
+    assert difference.min() - 0.01 <= low < difference.mean() < high <= difference.max() + 0.01
+
+
+def test_rows_meet_in_the_seeds_that_both_have():
+    """A second seed of one row alone is not compared with the first of the other."""
+    far = {p: [x + 10 for x in values] for p, values in OURS.items()}
+    rows = paired({"net": [OURS, far], "other": [THEIRS]}, THEIRS)
+    mean = np.mean([np.mean(THEIRS[p]) - np.mean(OURS[p]) for p in OURS])
+    np.testing.assert_allclose(rows["other"][1], mean)
+    np.testing.assert_allclose(rows["low dose, undenoised"][1], mean - 5)
+
+
+def test_an_image_equal_to_its_reference_does_not_fail_the_report():
+    rows = paired({"net": [{**OURS, "a": [np.inf, np.inf]}]}, THEIRS)
+    assert rows["low dose, undenoised"][-1] == 2
+
+
+def test_one_patient_is_no_statistic():
+    assert paired({"net": [{"a": OURS["a"]}]}, {"a": THEIRS["a"]}) == {}
