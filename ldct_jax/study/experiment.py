@@ -12,8 +12,7 @@ from ldct_jax.data.natural import NaturalImages
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import FULL, Window
 from ldct_jax.losses import every_clone, mse
-from ldct_jax.models.clones import ClonesNet
-from ldct_jax.optim import Adam, Cosine, Exponential
+from ldct_jax.optim import Adam, Cosine
 from ldct_jax.record import to_record
 from ldct_jax.study.settings import override
 from ldct_jax.train.gan import WassersteinGAN
@@ -191,46 +190,3 @@ SMOKE = Scale(
 def scales(*several: Scale) -> dict[str, Scale]:
     """Scales by name: those given, and :data:`SMOKE` where none of them is called so."""
     return {scale.name: scale for scale in (*several, SMOKE)} | {s.name: s for s in several}
-
-
-# The clone networks' paper, for all experiments that reproduce a part of it.
-PCN = {
-    "paper": Experiment(
-        model=ClonesNet(n_filters=48, n_clones=4, n_layers=10),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(1e-4, to=1e-5)),
-        patches=Patches(size=55, stride=4, batch=128, slices_per_patient=10),
-        epochs=60,
-    ),
-    "demo": Experiment(
-        model=ClonesNet(n_filters=16, n_clones=4, n_layers=10, initialization="zero_last"),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(2e-3, to=2e-4)),
-        patches=Patches(size=55, stride=25, batch=16, slices_per_patient=1),
-        epochs=8,
-    ),
-    "smoke": Experiment(
-        model=ClonesNet(n_filters=4, n_clones=2, n_layers=4, initialization="zero_last"),
-        loss=every_clone(mse),
-        optimizer=Adam(Exponential(1e-3, to=1e-4)),
-        patches=Patches(size=24, stride=24, batch=8, slices_per_patient=1),
-        epochs=2,
-    ),
-}
-
-
-def pcn_scales(demo: str = "16 filters instead of 48") -> dict[str, Scale]:
-    """The scales of :data:`PCN`; ``demo``: how much smaller the networks are, in words."""
-    return scales(
-        DEMO.but(
-            words=f"{demo}, a few hundred steps instead of hundreds of thousands, initial learning "
-            "rate 2e-3 instead of 1e-4: it shows the machinery and the first minutes of learning, "
-            "not the paper's converged numbers"
-        ),
-        PAPER.but(
-            words="the paper's protocol: 55x55 patches at stride 4 from ten slices a training "
-            "patient, batch 128, Adam 1e-4 to 1e-5, 60 epochs, one test patient, three repeats; "
-            "one of the paper's nine training patients is held out for validation",
-            repeats=3,
-        ),
-    )

@@ -53,9 +53,9 @@ class Study:
     """A table or figure of a paper as runs and a report.
 
     ``variants``: the runs by name, or a function of the scale's name that gives them. The same runs
-    at every scale take what they leave at its default from :data:`ldct_jax.study.experiment.SIZES`.
-    ``report``: the blocks of the page (:mod:`ldct_jax.report.blocks`); without any it shows a table,
-    curves and images.
+    at every scale take what they leave at its default from
+    :data:`ldct_jax.study.experiment.SIZES`. ``report``: the blocks of the page
+    (:mod:`ldct_jax.report.blocks`); without any it shows a table, curves and images.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
     rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measure``: what the
     test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,

@@ -1,7 +1,8 @@
 """Augmentations inside the compiled step, each patch from its own key.
 
 A patch's key is a function of (seed, epoch, index): the same patch turns the same way whatever
-the batch, the number of devices, or the feeder. Both images of a pair are changed alike, but for ``noise_25``.
+the batch, the number of devices, or the feeder. Both images of a pair
+are changed alike; ``noise_25`` alone changes one of them.
 """
 
 from __future__ import annotations
