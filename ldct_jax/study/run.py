@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data import vgg as fetched
-from ldct_jax.data.feed.choose import make_feeder
+from ldct_jax.data.feed.choose import make_feed
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split, random_split
 from ldct_jax.errors import CheckpointError, NumericsError
@@ -29,7 +29,7 @@ from ldct_jax.system import provenance
 from ldct_jax.system.files import locked
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
-from ldct_jax.train.run import Job, train
+from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
 
 
@@ -174,7 +174,9 @@ class _Session:
         if experiment.gan is not None:
             # The critic's steps share one large batch, see ldct_jax.train.gan.
             patches = dataclasses.replace(patches, batch=patches.batch * experiment.gan.n_critic)
-        key = (repeat, patches, experiment.seed, experiment.images)
+        # Photographs get their HU from the window; CT has its own.
+        window = None if experiment.images is None else experiment.window
+        key = (repeat, patches, experiment.seed, experiment.images, window)
         if key not in self._feeders:
             if experiment.images is None:
                 train_pairs = self._trained(self.pairs.of(split.train))
@@ -185,7 +187,14 @@ class _Session:
             if experiment.images is None and self.scale.training_crop is not None:
                 train_pairs = train_pairs.central(*self.scale.training_crop)
             columns = self.parallel.columns(patches.batch)
-            feeder = make_feeder(self.request.feed, train_pairs, patches, experiment.seed, columns)
+            feeder = make_feed(
+                self.request.feed,
+                train_pairs,
+                patches,
+                experiment.seed,
+                columns,
+                self.parallel.agree,
+            )
             self._feeders = {key: feeder}
         return self._feeders[key]
 
@@ -217,24 +226,12 @@ class _Session:
         feeder = self._feeder(repeat, split, experiment)
         slices = WholeSlices(experiment.model, experiment.window)
         outcome = train(
-            Job(
-                model=experiment.model,
-                loss=experiment.loss,
-                optimizer=experiment.optimizer,
-                window=experiment.window,
-                epochs=experiment.epochs,
-                steps=experiment.steps,
-                seed=experiment.seed,
-                patch_size=experiment.patches.size,
-                augment=experiment.patches.augment,
-                record=record,
-                ema_decay=experiment.ema_decay,
-                gan=experiment.gan,
-                init_from=self._init(experiment, repeat),
-            ),
+            experiment,
             feeder,
             folder,
+            record=record,
             parallel=self.parallel,
+            init_from=self._init(experiment, repeat),
             monitor=self.examiner.monitor(slices, split),
             monitor_every=self.scale.monitor_every,
             looks=self.scale.looks,
