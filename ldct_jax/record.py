@@ -58,11 +58,13 @@ BARE_NAMES = {
     "LogMSE": "ldct_jax.losses",
     "MultiScale": "ldct_jax.losses",
     "l1": "ldct_jax.losses",
+    "charbonnier": "ldct_jax.losses",
     "EveryClone": "ldct_jax.losses",
     "LastClone": "ldct_jax.losses",
     "edge_incoherence": "ldct_jax.losses",
     "Central": "ldct_jax.losses",
     "Weighted": "ldct_jax.losses",
+    "SSIMTerm": "ldct_jax.losses",
     "Perceptual": "ldct_jax.losses",
     "WassersteinGAN": "ldct_jax.train.gan",
     "NaturalImages": "ldct_jax.data.natural",
@@ -344,7 +346,11 @@ def difference(found: Any, wanted: Any) -> str:
 
 def _differences(found, wanted, path):
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in {**found, **wanted}:
+        # What an older version didn't write down yet (of objects, canonical adds the defaults).
+        newer = set() if "type" in found else set(wanted) - set(found)
+        for key in dict.fromkeys([*found, *wanted]):
+            if key in newer:
+                continue
             yield from _differences(found.get(key), wanted.get(key), f"{path}.{key}".strip("."))
     elif found != wanted:
         yield f"{path} is {found} there, {wanted} here"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -14,11 +15,19 @@ from ldct_jax.cli.options import code_option
 @click.option("--data", metavar="DATA", help="DICOM folders, a store, or 'sample' [embedded data].")
 @click.option("--scale", metavar="SCALE", default="demo", show_default=True, help="demo or paper.")
 @click.option("--variant", "variants", multiple=True, help="Only this variant (repeatable).")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting: steps=200, model.n_filters=32, scale.test_slices=3.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the runs [runs/EXP].")
 @click.option("--init", type=click.Path(path_type=Path), help="Start from this checkpoint or run.")
-@click.option("--dose", type=float, default=0.25, show_default=True, help="Simulated dose.")
-@click.option("--domain", default="projection", show_default=True, help="... or image: faster.")
+@click.option("--thickness", type=float, help="Only reconstructions of DATA of so many mm.")
+@click.option("--kernel", help="Only reconstructions of DATA with this kernel.")
+@click.option("--dose", type=float, help="Simulated dose [0.25].")
+@click.option("--domain", help="Where it is simulated: projection, or image, faster [projection].")
 @click.option("--added-sd", type=float, help="Noise that the simulated low dose adds, HU.")
 @click.option("--seeds", type=int, default=1, show_default=True, help="Trainings of each variant.")
 @click.option("--feed", default="auto", show_default=True, help="auto, resident or grain.")
@@ -28,8 +37,13 @@ from ldct_jax.cli.options import code_option
     is_flag=True,
     help="One of several processes (SLURM, Open MPI, Kubernetes, TPU pods; docs/many_devices.md).",
 )
+@click.option("--dry-run", is_flag=True, help="Say what would run, and how long, and stop.")
+@click.option("--rate", type=float, metavar="TFLOP/S", help="For the hours of --dry-run.")
+@click.option("--json", "as_json", is_flag=True, help="--dry-run for programs.")
 @code_option
+@click.pass_context
 def train(
+    context,
     experiment,
     data,
     scale,
@@ -37,6 +51,8 @@ def train(
     settings,
     out,
     init,
+    thickness,
+    kernel,
     dose,
     domain,
     added_sd,
@@ -44,91 +60,87 @@ def train(
     feed,
     profile,
     distributed,
+    dry_run,
+    rate,
+    as_json,
 ):
     """Train the variants of EXP, evaluate them, and write a report.
 
     EXP is an experiment's name (see `ldct experiments`) or a Python file that defines STUDY.
-    A run that was interrupted goes on where it stopped; finished ones are kept.
+    Run the same command again to resume; finished runs are kept.
 
     \b
     Example:
-      ldct train pcn_ablation --set epochs=4 --variant "full PCN"
+      ldct train pcn_ablation --set steps=200 --variant "full PCN"
+      ldct train pcn_ablation --scale paper --data /path/to/mayo --dry-run
     """
-    from ldct_jax.data.simulate import LowDose
     from ldct_jax.errors import UsageError
     from ldct_jax.study.scripts import load_study
     from ldct_jax.system import accelerator
 
     study = load_study(experiment)
+    from ldct_jax.data.simulate import LowDose
     from ldct_jax.report import write
+    from ldct_jax.study.plan import chosen
     from ldct_jax.study.run import run_study
-    from ldct_jax.study.study import Request, chosen_variants
+    from ldct_jax.study.study import Request
 
-    low = LowDose(fraction=dose, domain=domain, added_sd_hu=added_sd)
+    settings = [s for setting in settings for s in setting.split()]
+    for key, value in (("thickness_mm", thickness), ("kernel", kernel)):
+        if value is not None and (data is None or study.data is not None):
+            raise UsageError("--thickness and --kernel select among the series of --data")
+        settings += [] if value is None else [f"scale.{key}={value}"]
+    if (rate is not None or as_json) and not dry_run:
+        raise UsageError("--rate and --json belong to --dry-run")
+    simulated = {"fraction": dose, "domain": domain, "added_sd_hu": added_sd}
+    simulated = {k: v for k, v in simulated.items() if v is not None}
     request = Request(
         scale=scale,
-        out=out or Path("runs") / study.name,
+        out=out,
+        data=data,
+        low=LowDose(**simulated) if simulated else None,
         variants=variants,
-        settings=tuple(s for setting in settings for s in setting.split()),
+        settings=tuple(settings),
         init=init,
-        profile=profile,
-        feed=feed,
         seeds=seeds,
-        command=_command(study.name, data, scale, variants, settings, seeds, low),
+        feed=feed,
+        profile=profile,
+        command=_command(context),
     )
-    chosen_variants(study, request)  # wrong names fail before anything is loaded
+    chosen(study, request)  # wrong names fail before anything is loaded
     if init is not None and not init.exists():
         raise UsageError(f"INIT={init} doesn't exist: name a run folder or a checkpoint in it")
     accelerator.start(distributed=distributed)
-    path = run_study(study, request, _loader(study, data, low), write)
+    if dry_run:
+        from ldct_jax.study import dry_run as dry
+
+        rows = dry.rows(study, request, rate)
+        click.echo(dry.as_json(rows) if as_json else dry.text(rows))
+        return
+    folder = run_study(study, request, report=write)
     if accelerator.is_first():
-        click.echo(f"report: {path}")
+        click.echo(f"report: {folder / 'report.html'}")
 
 
-def _loader(study, data: str | None, low):
-    """A function of the scale that loads the data, late: after the settings were checked."""
-    if study.data is not None:
-        return lambda scale: study.data(scale, data)
-
-    def embedded(scale):
-        from ldct_jax.data.embedded import phantom_pairs
-
-        if scale.all_doses:
-            return phantom_pairs(scale.phantoms, scale.all_doses, scale.dose_rule)
-        return phantom_pairs(scale.phantoms)
-
-    def given(scale):
-        from ldct_jax.data.source import load_doses, load_pairs
-        from ldct_jax.system.accelerator import cache_folder
-
-        cache = cache_folder() / "stores"
-        if scale.all_doses:
-            return load_doses(
-                data,
-                doses=scale.all_doses,
-                rule=scale.dose_rule,
-                most_slices=scale.most_slices,
-                cache=cache,
-            )
-        return load_pairs(data, low=low, cache=cache)
-
-    return embedded if data is None else given
-
-
-def _command(name: str, data, scale, variants, settings, seeds: int, low) -> str:
-    """The command as it goes into reports: a path the user named is not repeated there."""
-    words = ["make", "train", f"EXP={name}"]
-    if data is not None:
-        words.append("DATA=" + (data if data == "sample" else "…"))
-    if scale != "demo":
-        words.append(f"SCALE={scale}")
-    words += [f"VARIANT={v!r}" for v in variants]
-    if settings:
-        words.append(f'SET="{" ".join(settings)}"')
-    if seeds > 1:
-        words.append(f"SEEDS={seeds}")
-    if data is not None and low != type(low)():
-        options = {"--dose": low.fraction, "--domain": low.domain, "--added-sd": low.added_sd_hu}
-        given = " ".join(f"{k} {v}" for k, v in options.items() if v is not None)
-        words.append(f"ARGS='{given}'")
+def _command(context: click.Context) -> str:
+    """The command as it goes into reports, whole; where the user's files lie stays out of it."""
+    words = ["ldct", "train"]
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name)
+        if parameter.name is None or source is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        value = context.params.get(parameter.name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(parameter, click.Option):
+                words.append(parameter.opts[0])
+            if one is not True:
+                words.append(shlex.quote(_shown(parameter.name, one)))
     return " ".join(words)
+
+
+def _shown(name: str, value) -> str:
+    path = Path(str(value))
+    if name == "experiment":
+        return path.name
+    private = path.is_absolute() or ".." in path.parts or (name == "data" and value != "sample")
+    return "…" if name in ("data", "out", "init", "code") and private else str(value)

@@ -30,7 +30,7 @@ IN_MEMORY_SHARE = 0.3
 
 
 def open_store(
-    data: str | Path,
+    data: str | Path | Store,
     *,
     cache: Path,
     selection: Selection = EVERYTHING,
@@ -40,19 +40,21 @@ def open_store(
 
     Args:
       data: ``sample``; the folder of a store; or a folder of DICOM series, paired or normal dose
-        only. A folder called ``sample`` is given as ``./sample``.
+        only. A folder called ``sample`` is given as ``./sample``. An opened store is itself.
       cache: folder for prepared stores, keyed by the DICOM files' names, sizes and times and by
         the options; a second call finds them finished.
-      selection: which series of a DICOM folder.
+      selection: which series.
       attribution: whom to cite, for DICOM folders.
     """
+    if isinstance(data, Store):
+        return _selected(data, selection)
     if str(data) == SAMPLE:
         from ldct_jax.data.public_ct import sample_store
 
-        return sample_store(Path(cache))
+        return _selected(sample_store(Path(cache)), selection)
     folder = Path(data)
     if is_store(folder):
-        return Store.open(folder)
+        return _selected(Store.open(folder), selection)
     if not folder.is_dir():
         raise DataError(
             f"data {str(data)!r} is no folder; give a folder of DICOM series, a store, or 'sample'"
@@ -65,8 +67,24 @@ def open_store(
     return store
 
 
+def _selected(store: Store, selection: Selection) -> Store:
+    """The series of a store that are of a thickness (±0.05 mm) and a kernel."""
+    mm, kernel = selection.thickness_mm, selection.kernel
+    kept = tuple(
+        s
+        for s in store.series
+        if (mm is None or (s.slice_mm is not None and abs(s.slice_mm - mm) <= 0.05))
+        and (kernel is None or s.kernel.lower().split("\\")[0] == kernel.lower().split("\\")[0])
+    )
+    if not kept:
+        have = sorted({f"{s.slice_mm or 0:g} mm {s.kernel}".strip() for s in store.series})
+        wanted = " ".join(filter(None, (mm and f"{mm:g} mm", kernel)))
+        raise DataError(f"no series is {wanted}: choose one of {', '.join(have)}")
+    return dataclasses.replace(store, series=kept)
+
+
 def load_store(
-    data: str | Path,
+    data: str | Path | Store,
     *,
     low: LowDose | None = None,
     cache: Path,
@@ -87,7 +105,7 @@ def load_store(
 
 
 def load_pairs(
-    data: str | Path,
+    data: str | Path | Store,
     *,
     low: LowDose | None = None,
     cache: Path,
@@ -106,7 +124,7 @@ def load_pairs(
 
 
 def load_doses(
-    data: str | Path,
+    data: str | Path | Store,
     *,
     doses: Sequence[float],
     rule: str = "physics",

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
+import json
 from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.plausible import no_data
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split
-from ldct_jax.denoise.filters import run
+from ldct_jax.denoise.filters import Gaussian, run
 from ldct_jax.errors import NumericsError
+from ldct_jax.metrics.noise import flat_mask, noise_sd
 from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.models.whole_slices import WholeSlices
+from ldct_jax.record import to_record
 from ldct_jax.study import results
 from ldct_jax.study.experiment import Scale
 from ldct_jax.study.study import Measured, Study, Tested
+from ldct_jax.system.files import sha256
 from ldct_jax.train.run import Monitor
+
+REFERENCES = (
+    "references",
+    "reference_numbers",
+    "reference_quality",
+    "reference_tissue_noise_hu",
+)
+"""Parts of study.json that hold the filters' rows, each by repeat and name."""
+
+SOFT_TISSUE = (0, 120)
+"""HU between which flat tissue counts for the noise that is left."""
 
 SCROLLED = 6
 """Test slices that a report's viewer scrolls through."""
@@ -31,41 +51,84 @@ class Examiner:
     scale: Scale
     pairs: PairedSlices
 
-    def references(self, splits: Sequence[Split], protocol: Protocol) -> dict:
-        """Scores and measurements of the filters, by repeat and name."""
-        rows: dict = {}
-        numbers: dict = {}
-        quality: dict = {}
-        for repeat, split in enumerate(splits):
-            if (first := splits.index(split)) < repeat:  # another seed on the same patients
-                for found in (rows, numbers, quality):
-                    if str(first) in found:
-                        found[str(repeat)] = found[str(first)]
-                continue
-            test = self.test(split)
-            for name, filtered in self.study.filters.items():
+    @cached_property
+    def data_digest(self) -> str:
+        """sha256 of all pixels."""
+        return self.pairs.digest()
 
-                def denoise(hu, filtered=filtered):
-                    return run(filtered, hu)
-
-                denoised = denoise(test.low_hu)
-                scores = protocol.score(denoised, test.full_hu)
-                rows.setdefault(str(repeat), {})[name] = results.score_rows(scores, test)
-                if self.study.measure is not None:
-                    measured = self.study.measure(Tested(test, denoised, denoise, protocol))
-                    numbers.setdefault(str(repeat), {})[name] = dict(measured.numbers)
-                quality.setdefault(str(repeat), {})[name] = self._quality(denoise, test)
-        return {
-            "references": rows,
-            "reference_numbers": numbers,
-            "reference_quality": quality,
+    def key(self, split: Split, protocol: Protocol) -> str:
+        """A digest of all that decides the scores of a row on a split beside the row itself."""
+        measure = self.study.measure
+        what = {
+            "data": self.data_digest,
+            "test": split.test,
+            "slices": self.scale.test_slices,
+            "doses": self.scale.doses,
+            "protocol": to_record(protocol),
+            # The whole file: a measure may call what stands beside it.
+            "measure": measure and sha256(Path(inspect.getfile(measure))),
         }
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+    def references(self, splits: Sequence[Split], protocol: Protocol, old: dict) -> dict:
+        """Scores and measurements of the filters, by repeat and name.
+
+        ``old``, an earlier result of this, is kept where nothing that decides a row has changed.
+        """
+        found: dict = {name: {} for name in (*REFERENCES, "reference_keys")}
+        for repeat, split in enumerate(splits):
+            keys = {n: f"{self.key(split, protocol)} {f!r}" for n, f in self.study.filters.items()}
+            found["reference_keys"][str(repeat)] = keys
+            for name, filtered in self.study.filters.items():
+                row = self._known(old, keys[name]) or self._known(found, keys[name])
+                row = row or self._reference(filtered, self.test(split), protocol)
+                for part, value in zip(REFERENCES, row, strict=True):
+                    found[part].setdefault(str(repeat), {})[name] = value
+        return found
+
+    @staticmethod
+    def _known(found: dict, key: str) -> list | None:
+        """The row that was made under ``key``, by part."""
+        for repeat, keys in found.get("reference_keys", {}).items():
+            for name, had in keys.items():
+                rows = [found[part].get(repeat, {}) for part in REFERENCES]
+                if had == key and all(name in row for row in rows):
+                    return [row[name] for row in rows]
+        return None
+
+    def _reference(self, filtered, test: PairedSlices, protocol: Protocol) -> list:
+        """One filter's part of each of :data:`REFERENCES`."""
+
+        def denoise(hu):
+            return run(filtered, hu)
+
+        denoised = denoise(test.low_hu)
+        numbers: dict = {}
+        if self.study.measure is not None:
+            numbers = dict(self.study.measure(Tested(test, denoised, denoise, protocol)).numbers)
+        return [
+            results.score_rows(_score(protocol, denoised, test), test),
+            numbers,
+            self._quality(denoise, test),
+            self._tissue_noise(denoised, test),
+        ]
+
+    def _tissue_noise(self, images: np.ndarray, test: PairedSlices) -> dict[str, float | None]:
+        """Noise left in flat tissue by dose, HU; one without a name where there is one dose."""
+        found = {}
+        for dose in self.scale.doses or (None,):
+            at = np.ones(len(test), bool) if dose is None else test.doses == dose
+            reference = Gaussian(2.0)(np.float32(test.full_hu[at])[..., None])[..., 0]
+            flat = flat_mask(reference, *SOFT_TISSUE, size=7)
+            enough = flat.sum(axis=(1, 2)).max(initial=0) > 1
+            key = "" if dose is None else f"{dose:g}"
+            found[key] = noise_sd(images[at], flat) if enough else None
+        return found
 
     def result(
-        self, variables: dict, slices: WholeSlices, split: Split
+        self, variables: dict, slices: WholeSlices, split: Split, protocol: Protocol
     ) -> tuple[dict, dict[str, np.ndarray]]:
         """A trained network's part of ``result.json``, and the arrays that figures need."""
-        protocol = self.study.protocol(slices.window)
         test = self.test(split)
         images = slices.clones(variables, test.low_hu)
         measured = Measured()
@@ -75,12 +138,12 @@ class Examiner:
             )
         found = {
             "protocol": protocol.name,
-            "test": [
-                results.score_rows(protocol.score(clone, test.full_hu), test) for clone in images
-            ],
+            "scored_by": self.key(split, protocol),
+            "test": [results.score_rows(_score(protocol, clone, test), test) for clone in images],
             "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
             "numbers": dict(measured.numbers),
             "quality": self._quality(lambda hu: slices(variables, hu), test),
+            "tissue_noise_hu": self._tissue_noise(images[-1], test),
         }
         return found, {**_samples(images, test), **measured.images}
 
@@ -96,7 +159,7 @@ class Examiner:
         undenoised = None
         if "validation" in parts:
             seen = parts["validation"]
-            undenoised = float(protocol.score(seen.low_hu, seen.full_hu).psnr_db.mean())
+            undenoised = float(_score(protocol, seen.low_hu, seen).psnr_db.mean())
 
         def monitor(variables: dict) -> Callable[[], dict]:
             begun = {name: slices.begin(variables, pairs.low_hu) for name, pairs in parts.items()}
@@ -105,7 +168,7 @@ class Examiner:
                 found = {}
                 for name, denoised in begun.items():
                     try:
-                        scores = protocol.score(denoised(), parts[name].full_hu)
+                        scores = _score(protocol, denoised(), parts[name])
                     except NumericsError:
                         continue  # the training itself counts and stops; nothing to score
                     found[f"{name}_psnr"] = float(scores.psnr_db.mean())
@@ -138,6 +201,11 @@ class Examiner:
     def _tested(self, pairs: PairedSlices) -> PairedSlices:
         """The slices at the doses that are tested."""
         return concatenate([pairs.at(d) for d in self.scale.doses or pairs.dose_levels])
+
+
+def _score(protocol: Protocol, images: np.ndarray, test: PairedSlices):
+    """Scores of each slice; pixels without data have no share in them."""
+    return protocol.score(images, test.full_hu, no_data=no_data(np.asarray(test.full_hu)))
 
 
 def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:

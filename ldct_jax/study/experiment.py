@@ -122,6 +122,10 @@ class Scale:
       phantoms: the embedded data where no ``DATA`` is given.
       repeats: random splits; each has other test patients, and each training its own seed.
       test_patients, validation_patients: how many of each split.
+      training_patients: at most so many of the others train; None for all of them.
+      leave_one_out: every patient is tested once, in a split of his own, in place of ``repeats``.
+      thickness_mm, kernel: only such reconstructions of ``DATA``; None for all.
+      one_reconstruction: refuse patients of whom the selection leaves several.
       test_slices: slices of a test patient that are scored, evenly spread; None for all.
       monitor_slices: slices of each validation and test patient looked at during training.
       monitor_every: epochs between such looks, where a training is counted in epochs.
@@ -142,6 +146,11 @@ class Scale:
     repeats: int = 1
     test_patients: int = 1
     validation_patients: int = 1
+    training_patients: int | None = None
+    leave_one_out: bool = False
+    thickness_mm: float | None = None
+    kernel: str | None = None
+    one_reconstruction: bool = False
     test_slices: int | None = None
     monitor_slices: int = 1
     monitor_every: int = 1
@@ -179,6 +188,8 @@ PAPER = Scale(
     "paper",
     "the paper's protocol",
     phantoms=Phantoms(patients=10, slices=20, size=512, pixel_mm=0.74),
+    validation_patients=0,
+    one_reconstruction=True,
 )
 SMOKE = Scale(
     "smoke",

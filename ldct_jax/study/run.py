@@ -1,4 +1,4 @@
-"""Run a study: its variants, one after the other, each resumable, and the report at the end."""
+"""Run a study: its variants, one after the other, each resumable."""
 
 from __future__ import annotations
 
@@ -7,98 +7,83 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ldct_jax.data import vgg as fetched
-from ldct_jax.data.feed.choose import make_feed
-from ldct_jax.data.pairs import PairedSlices, concatenate
-from ldct_jax.data.splits import Split, random_split
-from ldct_jax.errors import CheckpointError, NumericsError
+from ldct_jax.data.feed.choose import make_feeder
+from ldct_jax.data.pairs import concatenate
+from ldct_jax.data.splits import Split
+from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.models import vgg
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import check_code, difference, names_own, script_record, to_record
 from ldct_jax.study import results
 from ldct_jax.study.examine import Examiner
-from ldct_jax.study.experiment import Experiment, Scale
+from ldct_jax.study.experiment import Experiment
+from ldct_jax.study.plan import Plan, make_plan
 from ldct_jax.study.scripts import keep_script, own_record
-from ldct_jax.study.study import Request, Study, chosen_variants, slug
+from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.system import provenance
 from ldct_jax.system.files import locked
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
-from ldct_jax.train.run import train
+from ldct_jax.train.run import Job, train
 from ldct_jax.train.signals import StopRequest
 
+# What a finished run may differ in: the script's text, which is compared and said.
+SAID = {"code": None}
 
-def run_study(
-    study: Study,
-    request: Request,
-    data: Callable[[Scale], PairedSlices],
-    report: Callable[[Study, Path], Path],
-) -> Path:
-    """Train what is missing, evaluate it, and write the report; returns the report's path.
 
-    report: writes a study's report from a folder, ldct_jax.report.write.
-    Finished runs are not run again. A variant whose numbers fail doesn't keep the others from
-    running: the report is written without it, and NumericsError names it at the end.
+def run_study(study: Study, request: Request | None = None, *, report=None) -> Path:
+    """Train what is missing, evaluate it, and return the folder of the results.
+
+    Everything that can be known to go wrong is said before anything is simulated or trained.
+    Finished runs are not run again. A variant that fails doesn't keep the others from running;
+    an error names it at the end.
+
+    Args:
+      request: what is asked for; None for the demo scale on phantoms.
+      report: (study, folder) → the page, :func:`ldct_jax.report.write`; None for no page.
     """
     began = time.monotonic()
-    experiments = chosen_variants(study, request)
-    scale = study.scales[request.scale]
-    out = request.out
-
+    request = Request() if request is None else request
     # Of several processes all train, and the first alone writes what is not a checkpoint.
     parallel = DataParallel()
+    plan = parallel.in_turn(lambda: make_plan(study, request))
+    for experiment in plan.experiments.values():
+        parallel.check_batch(experiment.patches.batch)
     with contextlib.ExitStack() as stack, StopRequest().watching() as stop:
-        parallel.first(lambda: stack.enter_context(locked(out)))
-        if any(vgg.needs_fetched(experiment.loss) for experiment in experiments.values()):
+        parallel.first(lambda: stack.enter_context(locked(plan.folder)) and None)
+        if any(vgg.needs_fetched(experiment.loss) for experiment in plan.experiments.values()):
             parallel.in_turn(fetched.fetch)
-        for experiment in experiments.values():
-            parallel.check_batch(experiment.patches.batch)
-        pairs = parallel.in_turn(lambda: data(scale))
-        splits = _splits(study, scale, pairs) * request.seeds
+        session = _Session(plan, parallel, stop)
         wall = {"data": time.monotonic() - began}
-        session = _Session(study, request, scale, pairs, splits, parallel, stop)
         session.describe(wall)
-        failed = session.run_all(experiments)
-        began_report = time.monotonic()
-        parallel.first(lambda: report(study, out) and None)
-        session.describe({**wall, "report": time.monotonic() - began_report})
+        failed = session.run_all()
+        there = list(plan.folder.glob(f"*/{results.RESULT}"))
+        if report is not None and (there or not failed):
+            began = time.monotonic()
+            parallel.first(lambda: report(study, plan.folder) and None)
+            session.describe({**wall, "report": time.monotonic() - began})
     if failed:
-        raise NumericsError(f"{len(failed)} of {len(experiments)} runs failed: {'; '.join(failed)}")
-    return out / "report.html"
+        kind = type(failed[0]) if len(failed) == 1 else NumericsError
+        several = f"{len(failed)} of {session.n_jobs} runs failed: " if session.n_jobs > 1 else ""
+        raise kind(several + "; ".join(map(str, failed)))
+    return plan.folder
 
 
-def _splits(study: Study, scale: Scale, pairs: PairedSlices) -> list[Split]:
-    if study.split is not None:
-        return [study.split(pairs)]
-    return random_split(
-        pairs.patient_names,
-        n_test=scale.test_patients,
-        n_validation=scale.validation_patients,
-        repeats=scale.repeats,
-        seed=0,
-    )
-
-
-@dataclasses.dataclass
 class _Session:
-    study: Study
-    request: Request
-    scale: Scale
-    pairs: PairedSlices
-    splits: Sequence[Split]
-    parallel: DataParallel
-    stop: StopRequest
+    """A plan with its slices loaded."""
 
-    def __post_init__(self):
-        self.examiner = Examiner(self.study, self.scale, self.pairs)
+    def __init__(self, plan: Plan, parallel: DataParallel, stop: StopRequest):
+        self.plan, self.parallel, self.stop = plan, parallel, stop
+        self.pairs = parallel.in_turn(plan.cohort.load)
+        self.examiner = Examiner(plan.study, plan.scale, self.pairs)
+        self.n_jobs = len(plan.splits) * len(plan.experiments)
         self._feeders: dict = {}
-        self._data_digest = self.pairs.digest()
-        self.parallel.check_equal(int(self._data_digest[:7], 16), "data")
+        self.parallel.check_equal(int(self.examiner.data_digest[:7], 16), "data")
 
     # ---- what all runs share --------------------------------------------------------------------
 
@@ -107,55 +92,50 @@ class _Session:
         self.parallel.first(lambda: self._describe(wall))
 
     def _describe(self, wall: dict[str, float]) -> None:
-        path = self.request.out / results.STUDY
+        plan, pairs = self.plan, self.pairs
+        path = plan.folder / results.STUDY
         old = results.read_json(path) if path.exists() else {}
-        if old and old["data"]["sha256"] != self._data_digest:
+        if old and old["data"]["sha256"] != self.examiner.data_digest:
             raise CheckpointError(
-                f"{self.request.out} holds runs on other data ({old['data']['source']}): choose "
+                f"{plan.folder} holds runs on other data ({old['data']['source']}): choose "
                 "another OUT= folder, or remove it"
             )
-        splits = [dataclasses.asdict(s) for s in self.splits]
-        kept = json.loads(json.dumps(splits))  # as JSON has it, lists for tuples
-        if old and old["splits"][: len(kept)] == kept:
+        if old and difference(old["protocol_record"], to_record(plan.protocol)):
+            raise CheckpointError(
+                f"{plan.folder} holds runs scored by another protocol ({old['protocol']}): choose "
+                "another OUT= folder, or remove it"
+            )
+        splits = json.loads(json.dumps([dataclasses.asdict(s) for s in plan.splits]))
+        if old and old["splits"][: len(splits)] == splits:
             splits = old["splits"]  # runs with more seeds stay
-        else:
-            splits = kept
-        scale = json.loads(json.dumps(dataclasses.asdict(self.scale)))
-        # The same patients, slices and doses: what the filters gave stands.
-        known = "references" in old and old["splits"] == splits and old["scale"] == scale
-        every = self.study.rows(self.request.scale)
-        window = next(iter(every.values())).window
-        protocol = self.study.protocol(window)
-        keep_script(own_record(self.study), self.request.out)
+        code = own_record(plan.study)
+        keep_script(code, plan.folder)
         results.write_json(
             path,
             {
-                "study": self.study.name,
-                "title": self.study.title,
-                "reproduces": self.study.reproduces,
-                "scale": dataclasses.asdict(self.scale),
-                "variants": list(every),
-                "window": to_record(window),
-                "protocol": protocol.name,
-                "protocol_record": to_record(protocol),
+                "study": plan.study.name,
+                "title": plan.study.title,
+                "reproduces": plan.study.reproduces,
+                "scale": dataclasses.asdict(plan.scale),
+                "variants": list(plan.study.rows(plan.request.scale)),
+                "window": to_record(plan.window),
+                "protocol": plan.protocol.name,
+                "protocol_record": to_record(plan.protocol),
                 "data": {
-                    "source": self.pairs.source,
-                    "attribution": self.pairs.attribution,
-                    "patients": len(self.pairs.patient_names),
-                    "slices": len(self.pairs),
-                    "matrix": list(self.pairs.low_hu.shape[1:]),
-                    "pixel_mm": float(np.median(self.pairs.pixel_mm)),
-                    "doses": list(self.scale.doses),
-                    "sha256": self._data_digest,
+                    "source": pairs.source,
+                    "attribution": pairs.attribution,
+                    "patients": len(pairs.patient_names),
+                    "slices": len(pairs),
+                    "matrix": list(pairs.low_hu.shape[1:]),
+                    "pixel_mm": float(np.median(pairs.pixel_mm)),
+                    "doses": list(plan.scale.doses),
+                    "sha256": self.examiner.data_digest,
                 },
                 "splits": splits,
-                "code": own_record(self.study),
-                **(
-                    {k: old[k] for k in ("references", "reference_numbers", "reference_quality")}
-                    if known
-                    else self.examiner.references(self.splits, protocol)
-                ),
-                "command": self.request.command,
+                "init": plan.init,
+                "code": code,
+                **self.examiner.references([Split(**s) for s in splits], plan.protocol, old),
+                "command": plan.request.command,
                 "versions": provenance.versions(),
                 "device": provenance.device(),
                 "revision": provenance.revision(),
@@ -163,101 +143,140 @@ class _Session:
             },
         )
 
-    def _trained(self, pairs: PairedSlices) -> PairedSlices:
-        """The slices at the doses that are trained on."""
-        doses = self.scale.training_doses or self.scale.doses or pairs.dose_levels
-        return concatenate([pairs.at(d) for d in doses])
-
     def _feeder(self, repeat: int, split: Split, experiment: Experiment):
         """One feeder for all variants that see the same patches: its slices stay on the device."""
-        patches = experiment.patches
+        patches, scale = experiment.patches, self.plan.scale
         if experiment.gan is not None:
             # The critic's steps share one large batch, see ldct_jax.train.gan.
             patches = dataclasses.replace(patches, batch=patches.batch * experiment.gan.n_critic)
-        # Photographs get their HU from the window; CT has its own.
-        window = None if experiment.images is None else experiment.window
-        key = (repeat, patches, experiment.seed, experiment.images, window)
+        images = experiment.images
+        # Photographs are written as HU of the window, so other HU where it is another one.
+        key = (repeat, patches, experiment.seed, images, images and experiment.window)
         if key not in self._feeders:
-            if experiment.images is None:
-                train_pairs = self._trained(self.pairs.of(split.train))
+            if images is None:
+                pairs = self.pairs.of(split.train)
+                doses = scale.training_doses or scale.doses or pairs.dose_levels
+                pairs = concatenate([pairs.at(d) for d in doses])
             else:
-                train_pairs = experiment.images.pairs(experiment.window)
+                pairs = images.pairs(experiment.window)
             if patches.slices_per_patient is not None:
-                train_pairs = train_pairs.sample(patches.slices_per_patient, experiment.seed)
-            if experiment.images is None and self.scale.training_crop is not None:
-                train_pairs = train_pairs.central(*self.scale.training_crop)
+                pairs = pairs.sample(patches.slices_per_patient, experiment.seed)
+            if images is None and scale.training_crop is not None:
+                pairs = pairs.central(*scale.training_crop)
             columns = self.parallel.columns(patches.batch)
-            feeder = make_feed(
-                self.request.feed,
-                train_pairs,
-                patches,
-                experiment.seed,
-                columns,
-                self.parallel.agree,
-            )
+            feeder = make_feeder(self.plan.request.feed, pairs, patches, experiment.seed, columns)
             self._feeders = {key: feeder}
         return self._feeders[key]
 
     # ---- the runs -------------------------------------------------------------------------------
 
-    def run_all(self, experiments: dict[str, Experiment]) -> list[str]:
-        """Run every variant on every split; returns what failed, in words."""
-        jobs = [(r, s, n, e) for r, s in enumerate(self.splits) for n, e in experiments.items()]
+    def run_all(self) -> list[LdctError]:
+        """Run every variant on every split; returns the errors of those that failed."""
+        jobs = [
+            (repeat, split, name, dataclasses.replace(experiment, seed=experiment.seed + repeat))
+            for repeat, split in enumerate(self.plan.splits)
+            for name, experiment in self.plan.experiments.items()
+        ]
+        for repeat, _, name, experiment in jobs:
+            self.parallel.first(lambda r=repeat, n=name, e=experiment: self._check(r, n, e))
         failed = []
         for i, (repeat, split, name, experiment) in enumerate(jobs):
-            title = name if len(self.splits) == 1 else f"{name}, repeat {repeat + 1}"
-            title = f"[{i + 1}/{len(jobs)}] {title}"
-            folder = self.request.out / _run_name(name, repeat)
-            own = experiment.but(
-                seed=experiment.seed + repeat,
-                patches=experiment.patches.fit(*self.pairs.low_hu.shape[1:]),
-            )
+            title = name if len(self.plan.splits) == 1 else f"{name}, repeat {repeat + 1}"
             try:
-                self._run(title, folder, name, repeat, split, own)
-            except NumericsError as error:
+                self._run(f"[{i + 1}/{len(jobs)}] {title}", repeat, split, name, experiment)
+            except (NumericsError, CheckpointError) as error:
                 print(f"failed: {error}", file=sys.stderr)
-                failed.append(str(error))
+                failed.append(error)
         return failed
 
-    def _run(self, title, folder, name, repeat, split, experiment: Experiment) -> None:
-        record = self._record(experiment, repeat, folder)
-        if self.parallel.first(lambda: self._finished(title, folder, record)):
+    def _check(self, repeat: int, name: str, experiment: Experiment) -> None:
+        """Raise CheckpointError where the run's folder holds one with other settings."""
+        folder = self._folder(name, repeat)
+        for file in (results.RESULT, "config.json"):
+            if (folder / file).exists():
+                found = results.read_json(folder / file)["record"]
+                wanted = {**self._record(repeat, name, experiment), **SAID}
+                if experiment.starts_from is not None:
+                    found["init"] = None  # the digest of a row that may not be trained yet
+                elif name in (self.plan.init or {}).get("rows", ()):
+                    wanted["init"] = self.plan.init["sha256"]
+                if where := difference({**found, **SAID}, wanted):
+                    raise CheckpointError(
+                        f"{folder} was run with other settings ({where}): choose another OUT= "
+                        "folder, or remove it"
+                    )
+                return
+
+    def _run(self, title, repeat: int, split: Split, name: str, experiment: Experiment) -> None:
+        folder = self._folder(name, repeat)
+        record = {
+            **self._record(repeat, name, experiment),
+            "init": self._init_digest(repeat, name, experiment),
+        }
+        if self.parallel.first(lambda: self._finished(title, folder, record, repeat)):
             return
         feeder = self._feeder(repeat, split, experiment)
         slices = WholeSlices(experiment.model, experiment.window)
         outcome = train(
-            experiment,
+            Job(
+                model=experiment.model,
+                loss=experiment.loss,
+                optimizer=experiment.optimizer,
+                window=experiment.window,
+                epochs=experiment.epochs,
+                steps=experiment.steps,
+                seed=experiment.seed,
+                patch_size=experiment.patches.size,
+                augment=experiment.patches.augment,
+                record=record,
+                ema_decay=experiment.ema_decay,
+                gan=experiment.gan,
+                init_from=self._init(repeat, name, experiment),
+            ),
             feeder,
             folder,
-            record=record,
             parallel=self.parallel,
-            init_from=self._init(experiment, repeat),
             monitor=self.examiner.monitor(slices, split),
-            monitor_every=self.scale.monitor_every,
-            looks=self.scale.looks,
+            monitor_every=self.plan.scale.monitor_every,
+            looks=self.plan.scale.looks,
             stop=self.stop,
             name=title,
-            profile=self.request.profile,
+            profile=self.plan.request.profile,
         )
         self.stop.check()
-        variables = self.parallel.own(outcome.variables)
+        variables, step = self.parallel.own(outcome.variables), outcome.steps
         if experiment.select == "best":
-            best = folder / "checkpoints" / "best"
-            variables = self.parallel.in_turn(lambda: load_model(best)[1])
-        self.parallel.first(
-            lambda: self._evaluate(folder, name, repeat, split, record, slices, outcome, variables)
-        )
+            _, variables, _, meta = self.parallel.in_turn(lambda: load_model(folder))
+            step = meta["step"]
+        trained = {
+            "variant": name,
+            "repeat": repeat,
+            "record": record,
+            "steps": outcome.steps,
+            "skipped": outcome.skipped,
+            "best_validation_psnr": outcome.best,
+            "scored_step": step,
+            "seconds": outcome.seconds,
+        }
+        self.parallel.first(lambda: self._evaluate(folder, trained, slices, variables, repeat))
         self.stop.check()
 
-    def _finished(self, title: str, folder: Path, record: dict) -> bool:
+    def _finished(self, title: str, folder: Path, record: dict, repeat: int) -> bool:
         """Whether the run in ``folder`` is done; begins it by its ``config.json`` otherwise."""
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / results.RESULT).exists():
-            self._same(folder, results.read_json(folder / results.RESULT)["record"], record)
-            print(f"{title}: finished before, kept", file=sys.stderr)
+            result = results.read_json(folder / results.RESULT)
+            check_code(result["record"].get("code"))
+            key = self.examiner.key(self.plan.splits[repeat], self.plan.protocol)
+            if result.get("scored_by", key) == key:
+                print(f"{title}: finished before, kept", file=sys.stderr)
+                return True
+            print(f"{title}: trained before, scored again as the study says now", file=sys.stderr)
+            model, variables, window, _ = load_model(folder)
+            self._evaluate(folder, result, WholeSlices(model, window), variables, repeat)
             return True
         if (folder / "config.json").exists():
-            self._same(folder, results.read_json(folder / "config.json")["record"], record)
+            check_code(results.read_json(folder / "config.json")["record"].get("code"))
         keep_script(record.get("code"), folder)
         results.write_json(
             folder / "config.json",
@@ -266,77 +285,71 @@ class _Session:
                 "versions": provenance.versions(),
                 "device": provenance.device(),
                 "revision": provenance.revision(),
-                "command": self.request.command,
+                "command": self.plan.request.command,
             },
         )
         return False
 
-    def _evaluate(
-        self, folder, name, repeat, split, record, slices, outcome, variables: dict
-    ) -> None:
+    def _evaluate(self, folder: Path, trained: dict, slices, variables: dict, repeat: int) -> None:
         """Score the test slices and write the run's result."""
         began = time.monotonic()
-        found, samples = self.examiner.result(variables, slices, split)
+        split, protocol = self.plan.splits[repeat], self.plan.protocol
+        found, samples = self.examiner.result(variables, slices, split, protocol)
         np.savez_compressed(folder / results.SAMPLES, **samples)
-        seconds = dict(outcome.seconds)
+        seconds = dict(trained["seconds"])
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
         results.write_json(
             folder / results.RESULT,
             {
-                "variant": name,
-                "repeat": repeat,
-                "record": record,
+                **trained,
                 "parameters": sum(np.size(x) for x in _leaves(variables["params"])),
-                "steps": outcome.steps,
-                "skipped": outcome.skipped,
-                "best_validation_psnr": outcome.best,
                 **found,
                 "seconds": seconds,
             },
         )
 
-    def _init(self, experiment: Experiment, repeat: int) -> Path | None:
-        if self.request.init is not None or experiment.starts_from is None:
-            return self.request.init
-        source = self.request.out / _run_name(experiment.starts_from, repeat)
+    def _folder(self, name: str, repeat: int) -> Path:
+        return self.plan.folder / (
+            slug(name) if repeat == 0 else f"{slug(name)}.repeat{repeat + 1}"
+        )
+
+    def _init(self, repeat: int, name: str, experiment: Experiment) -> Path | None:
+        """The run or checkpoint that a row starts from: INIT where it fits, or another row."""
+        if self.plan.init is not None and name in self.plan.init["rows"]:
+            return self.plan.request.init
+        if experiment.starts_from is None:
+            return None
+        source = self._folder(experiment.starts_from, repeat)
         if not (source / results.RESULT).exists():
             raise NumericsError(
-                f"{experiment.starts_from} has to be trained first, and has no finished run"
+                f"{name}: {experiment.starts_from} has to be trained first, and has no finished run"
             )
-        return source / "checkpoints" / ("best" if experiment.select == "best" else "last")
+        return source
 
-    def _record(self, experiment: Experiment, repeat: int, folder: Path) -> dict:
-        init = self._init(experiment, repeat)
+    def _init_digest(self, repeat: int, name: str, experiment: Experiment) -> str | None:
+        path = self._init(repeat, name, experiment)
+        return None if path is None else load_model(path)[3]["digest"]
+
+    def _record(self, repeat: int, name: str, experiment: Experiment) -> dict:
+        """What defines a run, but for the digest of what it starts from."""
+        plan, split = self.plan, self.plan.splits[repeat]
+        doses = plan.scale.training_doses or plan.scale.doses
+        trained_on = None
+        if experiment.images is None:
+            trained_on = self.pairs.trained_on(split.train, doses)
         record = {
             "experiment": experiment.record(),
-            "study": self.study.name,
-            "scale": self.scale.name,
+            "study": plan.study.name,
+            "scale": plan.scale.name,
             "repeat": repeat,
-            "data": {"source": self.pairs.source, "sha256": self._data_digest},
-            "init": None if init is None else load_model(init)[3]["digest"],
+            "data": {"source": self.pairs.source, "sha256": self.examiner.data_digest},
+            "split": {"train": list(split.train), "validation": list(split.validation)},
+            "trained_on": trained_on,
+            "init": None,
         }
         if names_own(record["experiment"]):
             record["code"] = script_record()
-        begun = folder / "config.json"
-        if begun.exists() and "trained_on" not in results.read_json(begun)["record"]:
-            return record  # begun before ranges were recorded: it goes on as it began
-        trained_on = None
-        if experiment.images is None:
-            doses = self.scale.training_doses or self.scale.doses
-            trained_on = self.pairs.trained_on(self.splits[repeat].train, doses)
-        return {**record, "trained_on": trained_on}
-
-    def _same(self, folder: Path, found: dict, wanted: dict) -> None:
-        if where := difference({**found, "code": None}, {**wanted, "code": None}):
-            raise CheckpointError(
-                f"{folder} was run with other settings ({where}): choose another OUT= folder, or "
-                "remove it"
-            )
-        check_code(found.get("code"))
-
-
-def _run_name(variant: str, repeat: int) -> str:
-    return slug(variant) if repeat == 0 else f"{slug(variant)}.repeat{repeat + 1}"
+        return record
 
 
 def _leaves(tree):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.splits import Split
 from ldct_jax.denoise.filters import Gaussian, Identity
 from ldct_jax.errors import UsageError
@@ -95,37 +96,43 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asked for beside the study itself.
+    """What the user asks for beside the study itself; everything has a default.
 
-    ``seeds``: trainings of each variant on each split, every one with a seed of its own. More can
-    be asked for later in the same folder: those that are finished stay.
+    Args:
+      scale: one of the study's scales.
+      out: folder of the runs; None for ``runs/NAME``.
+      data: DICOM folders, a store, or ``sample``; None for the study's phantoms.
+      low: how to simulate the low dose of ``data``; None for LowDose().
+      variants: only these; empty for all.
+      settings: ``a.b=value`` for the experiments, ``scale.a=value`` for the scale.
+      init: a run or checkpoint that the rows it fits start from.
+      seeds: trainings of each variant on each split, every one with a seed of its own. More can be
+        asked for later in the same folder: those that are finished stay.
+      feed: see :mod:`ldct_jax.data.feed.choose`.
+      profile: write a jax.profiler trace into each run.
+      command: how this was asked for, for the report.
     """
 
-    scale: str
-    out: Path
+    scale: str = "demo"
+    out: Path | None = None
+    data: str | Path | None = None
+    low: LowDose | None = None
     variants: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     init: Path | None = None
-    profile: bool = False
-    feed: str = "auto"
     seeds: int = 1
-    command: str = ""
+    feed: str = "auto"
+    profile: bool = False
+    command: str = "run_study(...) in Python"
 
     def __post_init__(self):
         if self.seeds < 1:
             raise UsageError(f"seeds={self.seeds}: at least one training of each variant")
+        object.__setattr__(self, "out", None if self.out is None else Path(self.out))
 
-
-def chosen_variants(study: Study, request: Request) -> dict[str, Experiment]:
-    """The variants asked for, with the overrides applied. Raises UsageError for unknown names."""
-    every = study.rows(request.scale)
-    slugs = {slug(name): name for name in every}
-    wanted = []
-    for name in request.variants:
-        if slug(name) not in slugs:
-            raise UsageError(f"unknown variant {name!r}: use one of {', '.join(every)}")
-        wanted.append(slugs[slug(name)])
-    return {name: every[name].with_overrides(request.settings) for name in (wanted or list(every))}
+    def folder(self, study: Study) -> Path:
+        """Where the runs go."""
+        return self.out or Path("runs") / study.name
 
 
 def slug(name: str) -> str:

@@ -24,25 +24,16 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
     where the parameters belong to another window: to them the same image would be another one.
     """
     source, variables, theirs, meta = load_model(path)
-    if theirs != window:
-        raise CheckpointError(
-            f"{path} holds parameters for the window {theirs}, and {window} is to be trained: "
-            "choose the same window"
-        )
-    where = difference(to_record(source), to_record(model))
-    if not where:
+    if reason := why_not(model, window, source, theirs):
+        raise CheckpointError(f"{path} holds {reason}")
+    if not difference(to_record(source), to_record(model)):
         chosen = variables
-    elif isinstance(model, Cascade) and _begins_with(model, source):
+    else:
         old = split(variables) if isinstance(source, Cascade) else [variables]
         fresh = {"params": state.params}
         if state.batch_stats:
             fresh["batch_stats"] = state.batch_stats
         chosen = join([*old, *split(fresh)[len(old) :]])
-    else:
-        raise CheckpointError(
-            f"{path} holds another model than the one to be trained: {where}; start from a "
-            "checkpoint of the same model"
-        )
     chosen = jax.tree.map(np.asarray, chosen)
     ema = None if state.ema is None else jax.tree.map(np.copy, chosen["params"])
     started = state.replace(
@@ -52,6 +43,25 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
         ema_stats=None if ema is None else jax.tree.map(np.copy, chosen.get("batch_stats")),
     )
     return started, meta["digest"]
+
+
+def why_not(model, window: Window, source, theirs: Window) -> str:
+    """Why a training of ``model`` can't start from ``source``, trained at the window ``theirs``.
+
+    Empty where it can: the same model, or a single stage or shorter cascade that it begins with.
+    """
+    if theirs != window:
+        return (
+            f"parameters for the window {theirs}, and {window} is to be trained: choose the same "
+            "window"
+        )
+    where = difference(to_record(source), to_record(model))
+    if where and not (isinstance(model, Cascade) and _begins_with(model, source)):
+        return (
+            f"another model than the one to be trained: {where}; start from a checkpoint of the "
+            "same model"
+        )
+    return ""
 
 
 def _begins_with(model: Cascade, source) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,7 +10,9 @@ import ldct_jax
 from ldct_jax.errors import CheckpointError
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
-from tests.tiny import experiment, feeder, train
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.run import train
+from tests.tiny import feeder, job
 
 pytestmark = pytest.mark.core
 
@@ -17,7 +20,7 @@ pytestmark = pytest.mark.core
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train(experiment(epochs=1), feeder(), folder)
+    train(job(epochs=1), feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
     return folder
 
 
