@@ -145,7 +145,7 @@ STUDY = study.Study(
         ),
         blocks.PairedTests(C),
         blocks.Panel(
-            "Fig 2: a test slice, lung window",
+            "Fig 2: a lung",
             {
                 A: "A: DRL, MSE",
                 B: "B: DRL, perceptual",

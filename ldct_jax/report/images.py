@@ -26,7 +26,6 @@ def panels(
     zoom: tuple[int, int, int, int] | None = None,
     arrows: Sequence[tuple[float, float]] = (),
     notes: Mapping[str, str] | None = None,
-    columns: int = 4,
     caption: str = "",
 ) -> Figure:
     """Images of one slice beside each other at one window, with a magnified region below each.
@@ -47,7 +46,8 @@ def panels(
         or zoom[1] + zoom[3] > width
     ):
         raise UsageError(f"zoom {zoom} doesn't lie in the {width}x{height} image")
-    columns = min(columns, len(images))
+    # Rows of three where that leaves fewer places empty.
+    columns = min(3 if len(images) in (5, 6, 9) else 4, len(images))
     groups = math.ceil(len(images) / columns)
     side = 2.1
     ratios = [height / width] + ([zoom[2] / zoom[3]] if zoom else [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ldct_jax.record import short_name
 from ldct_jax.report import page
 from ldct_jax.study.results import Results
 
@@ -36,13 +37,24 @@ def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
         extra={
             "split by patient": splits,
             "training": (
-                f"{experiment['epochs']} epochs, batch {patches['batch']}, patches of "
-                f"{patches['size']}x{patches['size']} at stride {patches['stride']}, "
-                f"{_call(optimizer)}, {_seeds(results)}, tables use the "
+                f"first row: {_length(experiment)}, batch {patches['batch']}, patches of "
+                f"{patches['size']}x{patches['size']} {_places(patches)}, {_call(optimizer)}; "
+                f"{_seeds(results)}; tables use the "
                 f"{experiment['select']} checkpoint"
             ),
         },
     )
+
+
+def _length(experiment: dict) -> str:
+    # Runs from before trainings were counted in steps have no such key.
+    return next(f"{n} {unit}" for unit in ("steps", "epochs") if (n := experiment.get(unit)))
+
+
+def _places(patches: dict) -> str:
+    if per_slice := patches.get("per_slice"):
+        return f"at {per_slice} random places a slice"
+    return f"at stride {patches['stride']}"
 
 
 def _seeds(results: Results) -> str:
@@ -55,4 +67,4 @@ def _call(record) -> str:
     if not isinstance(record, dict):
         return repr(record)
     parts = ", ".join(f"{k}={_call(v)}" for k, v in record.items() if k != "type")
-    return f"{record.get('type', '')}({parts})"
+    return f"{short_name(record.get('type', ''))}({parts})"

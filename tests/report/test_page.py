@@ -1,6 +1,7 @@
 """The page: self-contained, complete, written whole; its viewer in a real browser."""
 
 import base64
+import dataclasses
 import errno
 import json
 import re
@@ -13,9 +14,14 @@ import numpy as np
 import pytest
 
 from ldct_jax.errors import DataError, LdctError, UsageError
-from ldct_jax.report import figures, page, tables
+from ldct_jax.hu import FULL
+from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
+from ldct_jax.metrics.statistics import MeanSD
+from ldct_jax.record import to_record
+from ldct_jax.report import figures, page, physics, tables
 from ldct_jax.study import claims
 from tests.conftest import require
+from tests.report.made_up import found
 
 LOW, HIGH = 40, 240
 
@@ -185,17 +191,47 @@ def browser() -> str:
     return found
 
 
-def test_the_viewer_in_a_browser(tmp_path):
+def in_browser(path: Path, script: str, width: int):
+    """What ``script`` writes as JSON into the page's #result."""
     command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,900"]
-    path = report().write(tmp_path)
-    script = f'<pre id="result"></pre><script>{ACTIONS.read_text()}</script></body>'
+    command += [f"--user-data-dir={path.parent / 'profile'}", f"--window-size={width},900"]
+    script = f'<pre id="result"></pre><script>{script}</script></body>'
     path.write_text(path.read_text().replace("</body>", script))
     command += ["--virtual-time-budget=3000", "--dump-dom", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     text = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.S)
     assert text and text[1], done.stderr[-2000:]
-    out = json.loads(text[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    return json.loads(text[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+WIDTHS = """document.getElementById("result").textContent = JSON.stringify(
+  [...document.querySelectorAll(".table")].map((d) => [d.scrollWidth, d.clientWidth]))"""
+
+
+def test_no_table_scrolls_sideways_at_1300_pixels(tmp_path):
+    phantom = QualityPhantom(size=64, pixel_mm=5.0, noise_hu=50.0)
+    record = dataclasses.asdict(measure(phantom, lambda x: x))
+    record["phantom"] = dataclasses.asdict(phantom)
+    row = "DnCNN, all layers tuned"
+    given = found({row: [35.0]}, quality={row: [record]})
+    rows = given.results.references
+    given.results.study["reference_quality"] = {"0": dict.fromkeys(rows, record)}
+    given.results.study["window"] = to_record(FULL)
+    spread = MeanSD(43.5824, 1.1476, 3)
+    columns = [tables.Column(f"{m}{p}") for p in ("", ", paper") for m in ("PSNR", "SSIM", "RMSE")]
+    row = ["MSE cascade A, A (D), 0.7 blended", 1_234_567, *[spread] * 6, 12.3]
+    heads = [tables.Column("model"), tables.Column("parameters"), *columns, tables.Column("time")]
+    wide = tables.Table("wide", "Table III", heads, [row], "pcn", "phantoms")
+    path = report(sections=[page.Section("All", tables=[wide]), physics.section(given)]).write(
+        tmp_path
+    )
+    sizes = in_browser(path, WIDTHS, width=1300)
+    assert len(sizes) == 4, "two tables, claims, wall time"
+    assert all(inner <= outer for inner, outer in sizes), sizes
+
+
+def test_the_viewer_in_a_browser(tmp_path):
+    out = in_browser(report().write(tmp_path), ACTIONS.read_text(), width=1000)
     assert "error" not in out, out
 
     def grey(hu, low, high):
