@@ -15,12 +15,14 @@ from collections.abc import Collection
 from typing import Any
 
 from ldct_jax import __version__
+from ldct_jax.dicom.enhanced import PER_FRAME, frame_of
+from ldct_jax.dicom.header import Header
+from ldct_jax.dicom.judge import PRODUCT
 
-WRITER = 1
+WRITER = 2
 """Part of every derived UID: raised when the same pixels would be described in another way."""
 
 MANUFACTURER = "The ldct_jax authors"
-PRODUCT = "ldct_jax"
 IMPLEMENTATION = "2.25.216131735826203415361466905012842375512"
 """ImplementationClassUID of the files this package writes: one random UUID, for ever."""
 
@@ -121,29 +123,47 @@ def free_number(old: int | None, used: Collection[int]) -> int:
 
 
 def derive(
-    source, *, series: NewSeries, sop_uid: str, processing: Processing, now: datetime.datetime
+    source,
+    header: Header,
+    *,
+    series: NewSeries,
+    sop_uid: str,
+    processing: Processing,
+    now: datetime.datetime,
 ):
-    """The data set of the derived image, without its pixels; ``source`` is changed in place.
+    """The data set of the image derived from one slice, without its pixels.
+
+    What an anonymiser blanked and an image can't be without is filled in from ``header``.
 
     Args:
-      source: pydicom FileDataset of the source, read without pixels.
+      source: pydicom data set of the slice's file, read without pixels; changed in place.
       now: time of creation, with its zone.
     """
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.sequence import Sequence
     from pydicom.uid import ExplicitVRLittleEndian
 
-    image = source
-    source_class, source_uid = str(image.SOPClassUID), str(image.SOPInstanceUID)
-    lossy = str(image.file_meta.get("TransferSyntaxUID", "")) in _ALWAYS_LOSSY
+    source_class = _text(source, "SOPClassUID") or header.sop_class
+    is_frame = header.frame is not None and PER_FRAME in source
+    image = frame_of(source, header.frame) if is_frame else source
     _drop(image, processing.keep)
 
+    image.Modality = "CT"
+    image.SOPClassUID = header.sop_class
+    for keyword, uid in (
+        ("StudyInstanceUID", header.study_uid),
+        ("FrameOfReferenceUID", header.frame_uid),
+    ):
+        if not _text(image, keyword):
+            setattr(image, keyword, uid)
+    if "PixelRepresentation" not in image:
+        image.PixelRepresentation = int(header.signed)
     image.SOPInstanceUID = sop_uid
     image.SeriesInstanceUID = series.uid
     image.SeriesNumber = series.number
     image.SeriesDescription = series.description
     image.ImageType = ["DERIVED", "SECONDARY", *_third_and_on(image)]
-    if lossy:
+    if header.transfer_syntax in _ALWAYS_LOSSY:
         image.LossyImageCompression = "01"
 
     derivation = processing.description
@@ -156,7 +176,9 @@ def derive(
 
     reference = Dataset()
     reference.ReferencedSOPClassUID = source_class
-    reference.ReferencedSOPInstanceUID = source_uid
+    reference.ReferencedSOPInstanceUID = header.source_uid
+    if header.frame is not None:
+        reference.ReferencedFrameNumber = header.frame + 1
     reference.PurposeOfReferenceCodeSequence = Sequence([_code(*_SOURCE_IMAGE)])
     reference.SpatialLocationsPreserved = "YES"
     image.SourceImageSequence = Sequence([reference])
@@ -179,7 +201,7 @@ def derive(
 
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = source_class
+    meta.MediaStorageSOPClassUID = header.sop_class
     meta.MediaStorageSOPInstanceUID = sop_uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.ImplementationClassUID = IMPLEMENTATION
@@ -187,14 +209,6 @@ def derive(
     image.file_meta = meta
     image.preamble = b"\0" * 128
     return image
-
-
-def is_derived(image) -> bool:
-    """Whether this package wrote ``image``: it names itself among the contributing equipment."""
-    for item in image.get("ContributingEquipmentSequence", None) or []:
-        if item.get("ManufacturerModelName", None) == PRODUCT:
-            return True
-    return False
 
 
 # JPEG baseline and extended: no decoder can give back what was acquired.

@@ -7,11 +7,16 @@ functions, so that an identity network gives the stored values back bit for bit.
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import struct
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldct_jax.dicom.header import JPEG, JPEG2000, NATIVE, Header, Unusable, careful
+from ldct_jax.dicom.file import BIG_ENDIAN, JPEG, JPEG2000, NATIVE, Opened, open_file, parse
+from ldct_jax.dicom.header import Header
+from ldct_jax.dicom.values import Unusable, careful
 
 AIR_HU = -1024
 """What stands for padding in HU arrays: the least value of 12-bit CT, plain air for a network."""
@@ -20,42 +25,83 @@ AIR_HU = -1024
 # other one can decode, that is for high-throughput JPEG 2000.
 _FORGIVING = "pylibjpeg"
 
-# All that decoding needs: with `specific_tags` pydicom seeks past everything else.
-_DECODING = (
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "PixelData",
-)
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """One slice as its file has it: stored values (rows, columns) int32, and the data set.
+
+    ``source`` is pydicom's data set of the file (of all its frames), without pixels.
+    """
+
+    header: Header
+    stored: np.ndarray = dataclasses.field(repr=False)
+    source: Any = dataclasses.field(repr=False)
 
 
-def read_stored(header: Header) -> np.ndarray:
-    """The stored values (rows, columns), int32.
+def read_slice(header: Header) -> Slice:
+    """Pixels and data set of one slice, in one opening of its file.
 
     MONOCHROME1 is not inverted: the rescale to HU is defined on stored values either way.
 
     Raises:
       Unusable: pixel data that are missing, float, shorter than the matrix or not decodable.
     """
-    import pydicom
+    with open_file(header.path) as file, careful(header.path):
+        opened = parse(file, header.path)
+        stored = _stored(header, opened, file)
+    return Slice(header, stored, opened.data_set)
 
-    with careful(header.path):
-        data_set = pydicom.dcmread(str(header.path), specific_tags=list(_DECODING))
-        if "PixelData" not in data_set:
-            raise Unusable(header.path, "no integer pixel data (missing or float)", damaged=True)
-        data = data_set.PixelData
-        if header.transfer_syntax in NATIVE:
-            stored = _native(header, data)
-        else:
-            _claims_its_size(header, data)
-            stored = _decode(header, data_set)
-    return _sign_extend(stored, header.stored, header.signed)
+
+def read_stored(header: Header) -> np.ndarray:
+    """The stored values (rows, columns), int32; see :func:`read_slice`."""
+    return read_slice(header).stored
+
+
+def same_pixels(a: Header, b: Header) -> bool:
+    """Whether two slices hold the same bytes of pixels; False where one can't be read."""
+    if (a.rows, a.columns, a.transfer_syntax) != (b.rows, b.columns, b.transfer_syntax):
+        return False
+    try:
+        return _raw(a) == _raw(b)
+    except Unusable:
+        return False
+
+
+def _raw(header: Header) -> bytes:
+    with open_file(header.path) as file, careful(header.path):
+        opened = parse(file, header.path)
+        return _frame(header, opened, file)
+
+
+def _stored(header: Header, opened: Opened, file: BinaryIO) -> np.ndarray:
+    data = _frame(header, opened, file)
+    if opened.syntax in NATIVE:
+        order = ">" if opened.syntax == BIG_ENDIAN else "<"
+        image = np.frombuffer(data, f"{order}u2").reshape(header.rows, header.columns)
+    else:
+        _claims_its_size(header, data)
+        image = _decode(header, data, opened.data_set)
+    return _sign_extend(image, header.stored, header.signed)
+
+
+def _frame(header: Header, opened: Opened, file: BinaryIO) -> bytes:
+    """The bytes of one slice: little- or big-endian words, or its codestream."""
+    if opened.pixels_at is None or opened.syntax != header.transfer_syntax:
+        raise Unusable(header.path, "no integer pixel data (missing or float)")
+    file.seek(opened.pixels_at)
+    frame = header.frame or 0
+    if opened.syntax not in NATIVE:
+        from pydicom.encaps import get_frame
+
+        frames = int(opened.data_set.get("NumberOfFrames", None) or 1)
+        return get_frame(file, frame, number_of_frames=frames)
+    size = header.rows * header.columns * 2
+    there = min(opened.pixels_length - frame * size, size)
+    file.seek(frame * size, 1)
+    data = file.read(max(there, 0))
+    if len(data) < size:
+        raise Unusable(header.path, f"truncated: {len(data)} of {size} bytes of pixels")
+    return data
 
 
 def to_hu(stored: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray | None]:
@@ -82,43 +128,47 @@ def to_int16(hu: np.ndarray) -> tuple[np.ndarray, int]:
     return cut.astype(np.int16), int(np.count_nonzero(cut != rounded))
 
 
-def _native(header: Header, data: bytes) -> np.ndarray:
-    needed = header.rows * header.columns * 2
-    if len(data) < needed:
-        raise Unusable(
-            header.path, f"truncated: {len(data)} of {needed} bytes of pixels", damaged=True
-        )
-    order = ">" if header.transfer_syntax == NATIVE[2] else "<"
-    flat = np.frombuffer(data, f"{order}u2", count=header.rows * header.columns)
-    return flat.reshape(header.rows, header.columns)
-
-
-def _decode(header: Header, data_set) -> np.ndarray:
+def _decode(header: Header, codestream: bytes, data_set) -> np.ndarray:
+    from pydicom.encaps import encapsulate
     from pydicom.pixels import get_decoder
 
     # Asked beforehand: what a failed decoding raises names missing and failing decoders alike.
-    plugins = get_decoder(header.transfer_syntax).available_plugins
+    decoder = get_decoder(header.transfer_syntax)
+    plugins = decoder.available_plugins
     if not plugins:
         raise Unusable(
             header.path,
             f"compressed ({header.transfer_syntax}) and no decoder is installed; "
             "install the extra: pip install 'ldct-jax[dicom]'",
         )
+    description = {
+        "rows": header.rows,
+        "columns": header.columns,
+        "bits_allocated": header.allocated,
+        "bits_stored": header.stored,
+        "pixel_representation": int(header.signed),
+        "photometric_interpretation": str(data_set.get("PhotometricInterpretation", "")).strip()
+        or "MONOCHROME2",
+        "samples_per_pixel": 1,
+        "number_of_frames": 1,
+        "pixel_keyword": "PixelData",
+    }
     stored = None
     for plugin in [p for p in plugins if p != _FORGIVING] or plugins:
+        buffer = io.BytesIO(encapsulate([codestream], has_bot=False))
         try:
-            data_set.pixel_array_options(decoding_plugin=plugin)
-            stored = data_set.pixel_array
+            stored, _ = decoder.as_array(
+                buffer, index=0, raw=True, decoding_plugin=plugin, **description
+            )
             break
         except (RuntimeError, NotImplementedError, AttributeError, ImportError):
             continue
     if stored is None:
-        raise Unusable(header.path, "damaged: its compressed pixels can't be decoded", damaged=True)
+        raise Unusable(header.path, "damaged: its compressed pixels can't be decoded")
     if stored.shape != (header.rows, header.columns):
         raise Unusable(
             header.path,
             f"its pixels are {stored.shape}, its header says {header.rows} x {header.columns}",
-            damaged=True,
         )
     return stored
 
@@ -136,7 +186,6 @@ def _claims_its_size(header: Header, data: bytes) -> None:
             header.path,
             f"its codestream claims {size or 'no size'}, its header {header.rows} x "
             f"{header.columns}",
-            damaged=True,
         )
 
 

@@ -1,42 +1,50 @@
-"""DICOM folders → CT series in HU, ordered by geometry.
+"""Headers → CT series, ordered by geometry: the one rule for what belongs together.
 
-Two steps, so that large collections can be surveyed without touching pixels: :func:`scan` reads
-headers and groups them into :class:`SliceFiles`; :func:`load` turns one group into a
-:class:`Series`. File names and InstanceNumber never decide an order: the projection of
-ImagePositionPatient on the slice normal does.
+A series is what one patient's study, SeriesInstanceUID, matrix and kernel hold in common, with one
+orientation and pixel size (within rounding), and one pass over the body. File names and
+InstanceNumber never decide an order: the projection of ImagePositionPatient on the normal does.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import hashlib
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.dicom.header import NATIVE, Header, Unusable, looks_like_dicom, read_header
-from ldct_jax.dicom.pixels import AIR_HU, read_stored, to_hu, to_int16
-from ldct_jax.dicom.trial import Trials
-from ldct_jax.errors import DataError
+from ldct_jax.dicom.header import PASSES, Header, made_uid
+from ldct_jax.dicom.pixels import same_pixels
+from ldct_jax.dicom.spacing import Steps, step_of, steps_of
 
 SAME_PLACE_MM = 0.01
-"""Slices closer than this lie at one position: one of them is a duplicate."""
+"""Slices closer than this lie at one position."""
+SAME_ORIENTATION = 2e-3
+"""By which direction cosines of one series may differ (0.1 degrees)."""
+SAME_PIXEL = 5e-4
+"""Share by which pixel sizes of one series may differ."""
+SAME_THICKNESS_MM = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class SliceFiles:
-    """The headers of one series, ordered along the normal, duplicates already out.
+class Series:
+    """The slices of one series, ascending along its normal; duplicates are out.
 
-    A series is one SeriesInstanceUID, orientation, matrix, pixel size and kernel. ``skipped``
-    holds notes on what was left out of it.
+    ``part`` tells which of the series under one SeriesInstanceUID this is, where there are
+    several. ``patient_key`` identifies the patient in memory; never write it anywhere.
+    ``warnings`` tell what may be wrong (missing slices, duplicates, UIDs), ``remarks`` what is not.
     """
 
     headers: tuple[Header, ...] = dataclasses.field(repr=False)
-    skipped: tuple[str, ...] = ()
+    part: str = dataclasses.field(default="", repr=False)
+    patient_key: str = dataclasses.field(default="", repr=False)
+    notes: tuple[str, ...] = ()
 
     @property
     def first(self) -> Header:
@@ -47,14 +55,28 @@ class SliceFiles:
         return self.first.path.parent
 
     @property
-    def patient_key(self) -> str:
-        """The PatientID; where it is empty, the name, then the series itself."""
-        first = self.first
-        return first.patient_id or first.patient_name or first.series_uid
+    def number(self) -> int | None:
+        """The SeriesNumber."""
+        return self.first.series_number
 
     @property
+    def description(self) -> str:
+        return self.first.description
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this package made one of the slices."""
+        return any(h.is_ours for h in self.headers)
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether one of the slices was computed from others, by whomever."""
+        return any(h.is_derived for h in self.headers)
+
+    @functools.cached_property
     def positions_mm(self) -> np.ndarray:
-        return np.array([h.along_mm for h in self.headers])
+        """(N,) positions along the series' normal."""
+        return _along(self.headers)
 
     @property
     def thickness_mm(self) -> float:
@@ -72,274 +94,275 @@ class SliceFiles:
         """Whether the slices lie across the body; a gantry tilt of up to 30° is allowed."""
         return abs(self.first.normal[2]) > math.cos(math.radians(30.5))
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """All that the grouper keys on, for derived UIDs; the same for one slice and for all."""
+        first = self.first
+        return (
+            *_key(first),
+            " ".join(f"{v + 0.0:.2f}" for v in first.orientation),
+            " ".join(f"{v:.2f}" for v in first.pixel_mm),
+            self.part,
+        )
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """One CT series in HU.
+    @property
+    def content_identity(self) -> str:
+        """A hash of :attr:`identity` and of the slices' UIDs and paths, for stores."""
+        digest = hashlib.sha256(repr(self.identity).encode())
+        for header in self.headers:
+            name = os.fsencode(header.path) + f"\0{header.frame}\0{header.source_uid}\0".encode()
+            digest.update(name)
+        return digest.hexdigest()
 
-    Args:
-      hu: (N, H, W) int16, ascending along the normal; padding is AIR_HU.
-      padding: (N, H, W) bool, True where the scanner stored "no data"; None where it names no
-        padding value.
-      pixel_mm: side of a pixel. slice_mm: slice thickness. step_mm: usual distance of slices.
-      positions: (N,) mm along the normal. origins: (N, 3) mm, ImagePositionPatient.
-      kernel, kvp, manufacturer, modality: as the file says.
-      tube_current_ma, exposure: (N,), NaN where unknown; exposure in mAs.
-      skipped: notes on left-out files, duplicates and gaps; free of names, UIDs and paths.
-      key, patient_key: identify the series and the patient in memory; never write them anywhere.
-      files: the slices' headers, for writing derived objects and for pairing.
+    @functools.cached_property
+    def steps(self) -> Steps:
+        """The distances of the slices, one a position."""
+        at = [0]
+        for k in range(1, len(self.headers)):
+            if self.positions_mm[k] - self.positions_mm[at[-1]] > SAME_PLACE_MM:
+                at.append(k)
+        return steps_of(self.positions_mm[at], [self.headers[k] for k in at])
+
+    @property
+    def crowded(self) -> int:
+        """How many slices lie at a position that another one has."""
+        return int(np.count_nonzero(np.diff(self.positions_mm) <= SAME_PLACE_MM))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may be wrong with the series, in words free of names, UIDs and paths."""
+        found = list(dict.fromkeys(itertools.chain(self.notes, *(h.notes for h in self.headers))))
+        if more := self.crowded:
+            found.append(f"{more} more image{'s' * (more > 1)} at a position that has one")
+        return (*found, *filter(None, [self.steps.warning]))
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What is worth a word and not wrong."""
+        return tuple(filter(None, [self.steps.remark]))
+
+
+def group(headers: Iterable[Header], *, by_folder: bool = False) -> list[Series]:
+    """Headers → series in order of first appearance.
+
+    ``by_folder`` keeps equal SeriesInstanceUIDs of different folders apart, as collections need
+    whose UIDs were blanked or shared. Every slice but true duplicates (one UID, position and
+    pixels) is in one of the series; slices that share a SOPInstanceUID get UIDs of their own.
     """
-
-    hu: np.ndarray = dataclasses.field(repr=False)
-    padding: np.ndarray | None = dataclasses.field(repr=False)
-    pixel_mm: float
-    slice_mm: float
-    step_mm: float
-    positions: np.ndarray = dataclasses.field(repr=False)
-    origins: np.ndarray = dataclasses.field(repr=False)
-    kernel: str
-    kvp: float
-    tube_current_ma: np.ndarray = dataclasses.field(repr=False)
-    exposure: np.ndarray = dataclasses.field(repr=False)
-    manufacturer: str
-    modality: str
-    skipped: tuple[str, ...]
-    key: str = dataclasses.field(repr=False)
-    patient_key: str = dataclasses.field(repr=False)
-    files: tuple[Header, ...] = dataclasses.field(repr=False)
-
-    def __len__(self) -> int:
-        return len(self.hu)
-
-
-@dataclasses.dataclass(frozen=True)
-class Scan:
-    """Series found, and how many files of which folder were left out for which reason."""
-
-    series: tuple[SliceFiles, ...]
-    skipped: dict[tuple[Path, str], int]
-
-
-def walk(path: Path) -> Iterator[Path]:
-    """Regular files below ``path`` in a fixed order; links to folders are not followed."""
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(folder) / name
-            if not name.startswith(".") and name.upper() != "DICOMDIR" and file.is_file():
-                yield file
-
-
-def scan(path: Path, *, damaged: str = "error") -> Scan:
-    """Read the headers of every DICOM file at or below ``path`` and group them.
-
-    Args:
-      damaged: what a broken CT file does: ``error`` raises its one line, ``skip`` counts it.
-
-    Raises:
-      DataError: no such path, or nothing in it is a CT slice.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path} doesn't exist; give a folder of DICOM files")
-    if path.is_file():
-        return Scan(group([read_header(path)]), {})
-    headers, skipped = read_headers(walk(path), damaged=damaged)
-    if not headers:
-        raise DataError(nothing_found(path, skipped))
-    return Scan(group(headers), skipped)
-
-
-def read_headers(
-    files: Iterable[Path], *, damaged: str = "error"
-) -> tuple[list[Header], dict[tuple[Path, str], int]]:
-    """The headers of the CT slices among ``files``, and the reasons against the other DICOM files.
-
-    Files without the DICM mark are no DICOM files and not worth a word.
-    """
-    headers, skipped = [], collections.Counter()
-    for file in files:
-        try:
-            if looks_like_dicom(file):
-                headers.append(read_header(file))
-        except Unusable as error:
-            if error.damaged and damaged == "error":
-                raise
-            skipped[file.parent, error.reason] += 1
-    return headers, dict(skipped)
-
-
-def nothing_found(path: Path, skipped: dict[tuple[Path, str], int]) -> str:
-    """The error line for a folder without a usable slice, with the reasons."""
-    reasons = collections.Counter()
-    for (_, reason), n in skipped.items():
-        reasons[reason] += n
-    why = "; ".join(f"{n} x {reason}" for reason, n in reasons.most_common(4))
-    found = f"{sum(reasons.values())} DICOM files skipped: {why}" if why else "no DICOM file"
-    return f"{path} holds no CT slice ({found}); give a folder with CT images"
-
-
-def group(headers: Iterable[Header]) -> tuple[SliceFiles, ...]:
-    """Headers → series, in order of first appearance; see :class:`SliceFiles`."""
-    return tuple(ordered(g) for g in split(headers))
-
-
-def split(headers: Iterable[Header]) -> list[list[Header]]:
-    """The headers of each series, unordered."""
-    groups: dict[tuple, list[Header]] = {}
+    bins: dict[tuple, list[Header]] = {}
     for header in headers:
-        key = (
-            header.series_uid,
-            header.patient_id,
-            tuple(round(v, 3) for v in header.orientation),
-            (header.rows, header.columns),
-            tuple(round(v, 5) for v in header.pixel_mm),
-            header.kernel,
-        )
-        groups.setdefault(key, []).append(header)
-    return list(groups.values())
+        folder = header.path.parent if by_folder else None
+        bins.setdefault((folder, *_key(header)), []).append(header)
+    parts = []
+    for members in bins.values():
+        found = [p for same in _by_geometry(members) for p in _by_pass(same)]
+        found = [(_ordered(p), label if len(found) > 1 else "") for p, label in found]
+        parts += [(*_without_duplicates(p), label) for p, label in found]
+    counts = collections.Counter(h.instance_uid for kept, _, _ in parts for h in kept)
+    series = []
+    for kept, notes, label in parts:
+        if shared := sum(counts[h.instance_uid] > 1 for h in kept):
+            notes.append(f"{shared} slices share their SOP instance UID and get their own")
+            kept = [_own_uid(h) if counts[h.instance_uid] > 1 else h for h in kept]
+        series.append(Series(tuple(kept), label, notes=tuple(notes)))
+    return _with_patients(series)
 
 
-def ordered(headers: list[Header]) -> SliceFiles:
-    """One series' headers sorted along the normal, one a position; Unusable for several phases."""
-    headers = sorted(
-        headers, key=lambda h: (h.along_mm, h.instance_number, h.instance_uid, str(h.path))
+def _key(header: Header) -> tuple[str, ...]:
+    return (
+        header.series_uid,
+        header.patient_id or header.patient_name,
+        header.study_uid,
+        f"{header.rows} x {header.columns}",
+        header.kernel,
     )
-    kept, same, other = [headers[0]], 0, 0
-    for header in headers[1:]:
-        if header.along_mm - kept[-1].along_mm > SAME_PLACE_MM:
-            kept.append(header)
-        elif header.instance_uid == kept[-1].instance_uid:
-            same += 1
+
+
+def _along(headers: Iterable[Header]) -> np.ndarray:
+    """(N,) positions along the mean normal: normals that jitter must not shake the distances."""
+    normals = np.array([h.normal for h in headers])
+    normal = normals[0] if (normals == normals[0]).all() else normals.mean(axis=0)
+    return np.array([h.position for h in headers]) @ (normal / np.linalg.norm(normal))
+
+
+def _ordered(headers: list[Header]) -> list[Header]:
+    places = {id(h): p for h, p in zip(headers, _along(headers), strict=True)}
+    return sorted(
+        headers,
+        key=lambda h: (places[id(h)], h.instance_number, h.instance_uid, str(h.path), h.frame or 0),
+    )
+
+
+def _by_geometry(headers: list[Header]) -> list[list[Header]]:
+    """Groups of one orientation and pixel size, within rounding, whatever the files' order."""
+    groups: list[list[Header]] = []
+    for header in sorted(headers, key=lambda h: (h.orientation, h.pixel_mm)):
+        for members in groups:
+            if _same_geometry(members[0], header):
+                members.append(header)
+                break
         else:
-            other += 1
-    if other > len(kept) / 2:
-        raise Unusable(
-            kept[0].path.parent,
-            f"a series with {other + len(kept)} images at {len(kept)} positions (several phases?); "
-            "separate them first",
-            damaged=True,
-        )
-    notes = []
-    if same:
-        notes.append(f"{same} duplicate{'s' * (same > 1)} skipped")
-    if other:
-        notes.append(f"{other} second image{'s' * (other > 1)} at a taken position skipped")
-    return SliceFiles(tuple(kept), tuple(notes) + gaps_of([h.along_mm for h in kept]))
+            groups.append([header])
+    place = {id(h): i for i, h in enumerate(headers)}
+    groups = [sorted(g, key=lambda h: place[id(h)]) for g in groups]
+    return sorted(groups, key=lambda g: place[id(g[0])])
 
 
-def step_of(positions_mm) -> float:
-    """The median distance of neighbours, mm; NaN for fewer than two."""
-    return float(np.median(np.diff(positions_mm))) if len(positions_mm) > 1 else math.nan
+def _same_geometry(a: Header, b: Header) -> bool:
+    if a.orientation == b.orientation and a.pixel_mm == b.pixel_mm:
+        return True
+    turned = max(abs(p - q) for p, q in zip(a.orientation, b.orientation, strict=True))
+    scaled = max(abs(p / q - 1) for p, q in zip(a.pixel_mm, b.pixel_mm, strict=True))
+    return turned <= SAME_ORIENTATION and scaled <= SAME_PIXEL
 
 
-def gaps_of(positions_mm) -> tuple[str, ...]:
-    """Notes on missing slices: distances of 1.5 steps and more, as offsets from the first slice."""
-    step = step_of(positions_mm)
-    gaps = [
-        (a - positions_mm[0], b - a)
-        for a, b in itertools.pairwise(positions_mm)
-        if b - a > 1.5 * step
+# ---- passes: what overlaps along the body and differs in what the file says of it ---------------
+
+
+def _by_pass(headers: list[Header]) -> list[tuple[list[Header], str]]:
+    """The passes over the body in one group, each with a label (of what made them differ)."""
+    told: list[tuple[str, Callable[[Header], object]]] = [
+        ("thickness", _thickness),
+        *((name, functools.partial(_pass, i)) for i, name in enumerate(PASSES)),
+        ("type", lambda h: h.image_type),
+        ("kvp", lambda h: "" if math.isnan(h.kvp) else f"{h.kvp:g}"),
+        ("field of view", _in_plane),
     ]
-    if not gaps:
-        return ()
-    missing = sum(round(width / step) - 1 for _, width in gaps)
-    where = ", ".join(f"{width:.4g} mm at {at:.4g} mm" for at, width in gaps[:3])
-    slices, are = ("slice", "gap") if missing == 1 else ("slices", "gaps")
-    more = f" and {len(gaps) - 3} more" if len(gaps) > 3 else ""
-    return (f"about {missing} {slices} missing (usual step {step:.4g} mm): {are} of {where}{more}",)
+    parts = [(headers, "")]
+    for name, value in told:
+        parts = [
+            (layer, f"{label} {name} {value(layer[0])}" if len(layers) > 1 else label)
+            for members, label in parts
+            for layers in [_layers(members, value)]
+            for layer in layers
+        ]
+    return [found for part in parts for found in _by_time(*part)]
 
 
-def load(files: SliceFiles, *, damaged: str = "error") -> Series:
-    """Decode one series. Compressed pixels are decoded on trial first, in a process of their own.
+def _thickness(header: Header) -> int:
+    return round(header.thickness_mm / SAME_THICKNESS_MM) if header.thickness_mm > 0 else 0
 
-    Args:
-      damaged: ``error`` raises for a slice whose pixels can't be decoded, ``skip`` leaves it out
-        with a note.
 
-    Raises:
-      DataError: pixels that are not square, or no slice left.
+def _pass(i: int, header: Header) -> tuple[float, str]:
+    """One of :data:`PASSES`: numbers in their order, words after them."""
+    text = header.passes[i].strip()
+    return (float(text), "") if text.isdigit() else (math.inf, text)
+
+
+def _in_plane(header: Header) -> tuple[int, ...]:
+    """Where the image lies along its rows, to half a millimetre; a tilt doesn't move it there."""
+    row = header.orientation[:3]
+    return (round(2 * sum(p * r for p, r in zip(header.position, row, strict=True))),)
+
+
+def _layers(headers: list[Header], value: Callable[[Header], object]) -> list[list[Header]]:
+    """Headers split where ranges of positions of different values overlap.
+
+    Values whose ranges follow one another (the rotations of a step-and-shoot scan, the thin and
+    the thick part of a head) stay together.
     """
-    first = files.first
-    if abs(first.pixel_mm[0] - first.pixel_mm[1]) > 1e-3 * first.pixel_mm[0]:
-        raise Unusable(
-            files.folder,
-            f"pixels of {first.pixel_mm[0]:g} x {first.pixel_mm[1]:g} mm aren't square",
+    groups: dict[object, list[Header]] = {}
+    for header in headers:
+        groups.setdefault(value(header), []).append(header)
+    if len(groups) == 1:
+        return [headers]
+    places = {id(h): p for h, p in zip(headers, _along(headers), strict=True)}
+    layers: list[tuple[list[tuple[float, float]], list[Header]]] = []
+    for key in sorted(groups):
+        at = [places[id(h)] for h in groups[key]]
+        low, high = min(at) - SAME_PLACE_MM, max(at) + SAME_PLACE_MM
+        for ranges, members in layers:
+            if all(high < a or low > b for a, b in ranges):
+                ranges.append((low, high))
+                members += groups[key]
+                break
+        else:
+            layers.append(([(low, high)], list(groups[key])))
+    return [members for _, members in layers]
+
+
+def _by_time(headers: list[Header], label: str) -> list[tuple[list[Header], str]]:
+    """Slices at one position told apart by AcquisitionTime: each pass visits a position once."""
+    places = np.round(_along(headers) / SAME_PLACE_MM).astype(int)
+    times = [h.time for h in headers]
+    if len(set(places.tolist())) == len(headers) or not all(times) or len(set(times)) == 1:
+        return [(headers, label)]
+    passes: list[list[Header]] = [[]]
+    taken: set[int] = set()
+    for k in sorted(range(len(headers)), key=lambda k: (times[k], headers[k].source_uid)):
+        if places[k] in taken and times[k] != passes[-1][-1].time:
+            passes.append([])
+            taken = set()
+        taken.add(int(places[k]))
+        passes[-1].append(headers[k])
+    return [(p, f"{label} time {i}" if len(passes) > 1 else label) for i, p in enumerate(passes)]
+
+
+# ---- duplicates, UIDs, patients -----------------------------------------------------------------
+
+
+def _without_duplicates(headers: list[Header]) -> tuple[list[Header], list[str]]:
+    """Ordered headers without copies: slices of one UID, position and pixels."""
+    positions = _along(headers)
+    kept: list[int] = []
+    for k, header in enumerate(headers):
+        copies = (
+            i
+            for i in reversed(kept)
+            if positions[k] - positions[i] <= SAME_PLACE_MM
+            and headers[i].source_uid == header.source_uid
+            and headers[i].frame == header.frame
+            and same_pixels(headers[i], header)
         )
-    notes, kept = list(files.skipped), []
-    hu = np.empty((len(files.headers), first.rows, first.columns), np.int16)
-    padding, cut = np.zeros(hu.shape, bool), 0
-    with Trials() as trials:  # its process starts with the first compressed slice, if there is one
-        for header in files.headers:
-            try:
-                if header.transfer_syntax not in NATIVE:
-                    trials.check(header)
-                values, mask = to_hu(read_stored(header), header)
-            except Unusable as error:
-                if damaged == "error":
-                    raise
-                notes.append(f"a slice skipped: {error.reason}")
-                continue
-            hu[len(kept)], clipped = to_int16(values)
-            if mask is not None:
-                padding[len(kept)] = mask
-            cut += clipped
-            kept.append(header)
-    if not kept:
-        raise DataError(f"{files.folder}: none of its {len(files.headers)} slices can be decoded")
-    if cut:
-        notes.append(f"{cut} pixels beyond int16 HU were cut")
-    if len(kept) < len(files.headers):
-        hu, padding = hu[: len(kept)], padding[: len(kept)]
-        notes.extend(gaps_of([h.along_mm for h in kept]))
-    return Series(
-        hu=hu,
-        padding=padding if any(h.padding is not None for h in kept) else None,
-        pixel_mm=first.pixel_mm[0],
-        slice_mm=files.thickness_mm,
-        step_mm=step_of([h.along_mm for h in kept]),
-        positions=np.array([h.along_mm for h in kept]),
-        origins=np.array([h.position for h in kept]),
-        kernel=first.kernel,
-        kvp=first.kvp,
-        tube_current_ma=np.array([h.tube_current_ma for h in kept]),
-        exposure=np.array([h.exposure_mas for h in kept]),
-        manufacturer=first.manufacturer,
-        modality=first.modality,
-        skipped=tuple(dict.fromkeys(notes)),
-        key=first.series_uid,
-        patient_key=files.patient_key,
-        files=tuple(kept),
+        if next(copies, None) is None:
+            kept.append(k)
+    copies = len(headers) - len(kept)
+    notes = [f"{copies} duplicate{'s' * (copies > 1)} skipped"] if copies else []
+    return [headers[k] for k in kept], notes
+
+
+def _own_uid(header: Header) -> Header:
+    """The slice under a UID that its place and series enter as well."""
+    own = made_uid(
+        *_key(header),
+        header.source_uid,
+        *map(repr, header.position + header.orientation),
+        *header.passes,
+        header.time,
+        header.path.name,
+        str(header.frame),
     )
+    return dataclasses.replace(header, instance_uid=own)
 
 
-def read_folder(path: Path, *, damaged: str = "error") -> list[Series]:
-    """Every CT series at or below ``path``; see :func:`scan` and :func:`load`."""
-    found = scan(path, damaged=damaged)
-    return [load(files, damaged=damaged) for files in found.series]
+def _with_patients(series: list[Series]) -> list[Series]:
+    """Each series with its patient: PatientID, else name, else study, else frame of reference.
 
+    A series without ID and name belongs to the patient of its study or frame of reference, where
+    another series names one.
+    """
+    ids: dict[str, set[str]] = {}
+    for first in (s.first for s in series):
+        key = first.patient_id or first.patient_name
+        told = [first.study_uid, first.frame_uid]
+        if key and first.patient_id:
+            told.append(f"name {first.patient_name}")
+        for uid in told if key else ():
+            ids.setdefault(uid, set()).add(key)
 
-def read_series(files: Iterable[Path]) -> Series:
-    """The one series that ``files`` are; DataError where they are several or none."""
-    groups = group([read_header(Path(file)) for file in files])
-    if len(groups) != 1:
-        raise DataError(
-            f"{len(groups)} series where one was expected; give the files of a single series"
-        )
-    return load(groups[0])
+    def key_of(first: Header) -> str:
+        if first.patient_id:
+            return first.patient_id
+        shared = [first.study_uid, first.frame_uid]
+        if first.patient_name:
+            shared = [f"name {first.patient_name}"]
+        for uid in shared:
+            if len(ids.get(uid, ())) == 1:
+                return next(iter(ids[uid]))
+        return first.patient_name or linked.get(first.frame_uid, first.study_uid)
 
-
-__all__ = [
-    "AIR_HU",
-    "Scan",
-    "Series",
-    "SliceFiles",
-    "gaps_of",
-    "group",
-    "load",
-    "ordered",
-    "read_folder",
-    "read_series",
-    "scan",
-    "split",
-]
+    # Several studies without a name may share a frame of reference: one body.
+    linked: dict[str, str] = {}
+    for first in (s.first for s in series):
+        linked.setdefault(first.frame_uid, first.study_uid)
+    return [dataclasses.replace(s, patient_key=key_of(s.first)) for s in series]

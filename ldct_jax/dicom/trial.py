@@ -14,8 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldct_jax.dicom.header import Header, Unusable, read_header
+from ldct_jax.dicom.file import NATIVE
+from ldct_jax.dicom.header import Header, read_headers
 from ldct_jax.dicom.pixels import read_stored
+from ldct_jax.dicom.values import Unusable
 
 MEMORY = 2 << 30
 """Bytes of address space that the decoding process may have."""
@@ -37,11 +39,16 @@ class Trials:
         self._stop()
 
     def check(self, header: Header) -> None:
-        """Decode the image of ``header``; raises Unusable where that fails, hangs or crashes."""
+        """Decode the image of ``header``; raises Unusable where that fails, hangs or crashes.
+
+        Uncompressed pixels need no trial: their length was judged with the header.
+        """
+        if header.transfer_syntax in NATIVE:
+            return
         process = self._running()
         seconds = SECONDS + SECONDS_PER_MEGAPIXEL * header.rows * header.columns / 1e6
         try:
-            process.stdin.write(json.dumps([str(header.path), seconds]) + "\n")
+            process.stdin.write(json.dumps([str(header.path), header.frame, seconds]) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
         except BrokenPipeError:
@@ -49,12 +56,10 @@ class Trials:
         if not answer.endswith("\n"):
             code = self._stop()
             how = "never ends with" if code == -signal.SIGPROF else "crashes at"
-            raise Unusable(
-                header.path, f"damaged: the decoder {how} its compressed pixels", damaged=True
-            )
+            raise Unusable(header.path, f"damaged: the decoder {how} its compressed pixels")
         verdict = json.loads(answer)
         if verdict is not None:
-            raise Unusable(header.path, verdict["reason"], damaged=verdict["damaged"])
+            raise Unusable(header.path, verdict["reason"], kind=verdict["kind"])
 
     def _running(self) -> subprocess.Popen:
         if self._process is None:
@@ -80,18 +85,19 @@ class Trials:
 
 
 def main() -> None:
-    """The decoding process: a path and a time limit a line in, a verdict a line out."""
+    """The decoding process: a path, frame and time limit a line in, a verdict a line out."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:
-        path, seconds = json.loads(line)
+        path, frame, seconds = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends the process
         verdict = None
         try:
-            read_stored(read_header(Path(path)))
+            headers, _ = read_headers(Path(path))
+            read_stored(headers[frame or 0])
         except Unusable as error:
-            verdict = {"reason": error.reason, "damaged": error.damaged}
+            verdict = {"reason": error.reason, "kind": error.kind}
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(json.dumps(verdict), flush=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.dicom.derive import NewSeries, Processing, derive
-from ldct_jax.dicom.header import Header, careful
+from ldct_jax.dicom.header import Header
+from ldct_jax.dicom.pixels import Slice
+from ldct_jax.dicom.values import careful
 from ldct_jax.errors import NumericsError
 
 
@@ -85,16 +87,8 @@ def _off_padding(values: np.ndarray, header: Header) -> np.ndarray:
     return np.where(values - below < above - values, below, above)
 
 
-def read_source(path: Path):
-    """The data set of a source file without its pixels; raises Unusable."""
-    import pydicom
-
-    with careful(path):
-        return pydicom.dcmread(str(path), stop_before_pixels=True)
-
-
 def encode(
-    header: Header,
+    source: Slice,
     stored: np.ndarray,
     *,
     series: NewSeries,
@@ -102,21 +96,41 @@ def encode(
     processing: Processing,
     now: datetime.datetime,
 ) -> bytes:
-    """The complete DICOM file of the image derived from ``header.path``.
+    """The complete DICOM file of the image derived from ``source``, whose data set is used up.
 
     Raises:
       Unusable: elements of the source that can't be read, and so can't be carried over.
     """
-    source = read_source(header.path)
+    header = source.header
     with careful(header.path):
-        image = derive(source, series=series, sop_uid=sop_uid, processing=processing, now=now)
+        image = derive(
+            source.source, header, series=series, sop_uid=sop_uid, processing=processing, now=now
+        )
         image.HighBit = header.stored - 1
         image.PixelData = stored.astype("<i2" if header.signed else "<u2").tobytes()
         image["PixelData"].VR = "OW"
-        if image.original_encoding[0]:
-            _make_explicit(image)
-        buffer = io.BytesIO()
-        image.save_as(buffer, enforce_file_format=True)
+        return _written(image)
+
+
+def encode_header(header: Header, data_set, **derivation) -> None:
+    """Derive and write a header on trial, to nowhere; ``data_set`` as read_headers gives it.
+
+    Raises:
+      Unusable: see :func:`encode`.
+    """
+    with careful(header.path):
+        for tag in list(data_set.keys()):
+            element = data_set.get_item(tag)
+            if element.is_raw and element.value is None and element.length:  # was too long to read
+                del data_set[tag]
+        _written(derive(data_set, header, **derivation))
+
+
+def _written(image) -> bytes:
+    if image.original_encoding[0]:
+        _make_explicit(image)
+    buffer = io.BytesIO()
+    image.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from ldct_jax.dicom.collections import mayo, tcia
 from ldct_jax.dicom.collections.listing import Found, Listing, Row
-from ldct_jax.dicom.collections.pairing import common_positions, match
-from ldct_jax.dicom.series import SliceFiles, nothing_found, walk
+from ldct_jax.dicom.collections.pairing import AMBIGUOUS, match, partners
+from ldct_jax.dicom.left_out import LeftOut, nothing_found
+from ldct_jax.dicom.series import Series
 from ldct_jax.errors import DataError, UsageError
 
 LAYOUTS = ("auto", "mayo2016", "ldct-pd", "plain")
@@ -33,31 +34,36 @@ class Candidate:
     """
 
     patient_key: str = dataclasses.field(repr=False)
-    full: SliceFiles
-    low: SliceFiles | None
+    full: Series
+    low: Series | None
     dose: float | None
     dose_source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What :func:`survey` found; ``source`` names the collection for reports."""
+    """What :func:`survey` found below ``root``; ``source`` names the collection for reports."""
 
+    root: Path
     layout: str
     source: str
     candidates: tuple[Candidate, ...]
     rows: tuple[Row, ...]
+    left_out: tuple[LeftOut, ...]
 
 
-def survey(path: Path, layout: str = "auto") -> Survey:
+def survey(path: Path, layout: str = "auto", *, derived: bool = False) -> Survey:
     """Recognise what lies below ``path`` and pair it.
+
+    Args:
+      derived: take images that were computed from others (ImageType) as normal dose, too.
 
     Raises:
       DataError: nothing usable; two collections that share patients; low doses without partners.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"layout={layout!r}: use one of {', '.join(LAYOUTS)}")
-    listing = _list(Path(path))
+    listing = Listing.of(Path(path))
     is_mayo = any(mayo.variant_of(listing.parts(f)) for f in listing.by_folder)
     catalogue = tcia.read_catalogue(listing.root)
     is_tcia = bool(catalogue) or any(tcia.dose_of(listing.parts(f)) for f in listing.by_folder)
@@ -74,14 +80,19 @@ def survey(path: Path, layout: str = "auto") -> Survey:
         found, source = tcia.find(listing, catalogue), tcia.SOURCE
     else:
         found, source = _find_plain(listing), "DICOM series"
-    return _paired(listing, layout, source, found)
+    return _paired(listing, layout, source, found, derived)
 
 
-def survey_plain(full: Path, low: Path, *, dose: float | None = None) -> Survey:
-    """Pair the normal-dose series below ``full`` with the low-dose ones below ``low``."""
+def survey_plain(
+    full: Path, low: Path, *, dose: float | None = None, derived: bool = False
+) -> Survey:
+    """Pair the normal-dose series at or below ``full`` with the low-dose ones at or below ``low``.
+
+    Raises DataError where one side has no usable series, or no two of them belong together.
+    """
     both, found = [], []
     for path, what in ((full, "full"), (low, "low")):
-        listing = _list(Path(path))
+        listing = Listing.of(Path(path))
         series = listing.series(listing.by_folder, by_folder=False)
         if not series:
             raise DataError(_nothing(listing))
@@ -93,29 +104,15 @@ def survey_plain(full: Path, low: Path, *, dose: float | None = None) -> Survey:
         Found(f, f.patient_key, what, (key_of(f, listing),), dose, "two folders")
         for f, what, listing in fulls + lows
     ]
-    merged = Listing(both[0].root, both[0].by_folder, both[0].rows + both[1].rows)
-    return _paired(merged, "plain", "DICOM series", items)
-
-
-def _list(path: Path) -> Listing:
-    if not path.exists():
-        raise DataError(f"{path} doesn't exist; give a folder of DICOM files")
-    if not path.is_dir():
-        raise DataError(f"{path} is a file; give the folder of the series")
-    by_folder: dict[Path, list[Path]] = {}
-    for file in walk(path):
-        by_folder.setdefault(file.parent, []).append(file)
-    if not by_folder:
-        raise DataError(f"{path} is empty; give a folder of DICOM files")
-    return Listing(path, by_folder)
+    merged = Listing(both[0].root, both[0].by_folder)
+    for listing in both:
+        merged.rows += listing.rows
+        merged.left_out += listing.left_out
+    return _paired(merged, "plain", "DICOM series", items, derived)
 
 
 def _nothing(listing: Listing) -> str:
-    reasons: dict[tuple[Path, str], int] = {}
-    for row in listing.rows:
-        key = (listing.root / row.folder, row.note)
-        reasons[key] = reasons.get(key, 0) + row.slices
-    return nothing_found(listing.root, reasons)
+    return nothing_found(listing.root, listing.left_out)
 
 
 def _find_plain(listing: Listing) -> list[Found]:
@@ -148,21 +145,21 @@ def _plain_dose(parts: tuple[str, ...]) -> str | None:
     return None
 
 
-def _common_key(fulls: list, lows: list) -> Callable[[SliceFiles, Listing], object]:
+def _common_key(fulls: list, lows: list) -> Callable[[Series, Listing], object]:
     """What tells which low dose may belong to which normal dose.
 
     The PatientID, where both sides share one; else the folders' names without the dose's; else
     nothing, if each side is one patient.
     """
 
-    def by_id(files: SliceFiles, listing: Listing):
+    def by_id(files: Series, listing: Listing):
         return files.patient_key
 
-    def by_folder(files: SliceFiles, listing: Listing):
+    def by_folder(files: Series, listing: Listing):
         parts = listing.parts(files.folder)[1:]
         return tuple(p for p in parts if _plain_dose((p,)) is None)
 
-    def all_one(files: SliceFiles, listing: Listing):
+    def all_one(files: Series, listing: Listing):
         return ""
 
     for key in (by_id, by_folder):
@@ -174,13 +171,18 @@ def _common_key(fulls: list, lows: list) -> Callable[[SliceFiles, Listing], obje
     return by_id
 
 
-def _paired(listing: Listing, layout: str, source: str, found: list[Found]) -> Survey:
+def _paired(
+    listing: Listing, layout: str, source: str, found: list[Found], derived: bool
+) -> Survey:
     """Match each group's series; normal dose alone counts only where no low dose lies at all."""
+    found = [item for item in found if not _is_result(listing, item, derived)]
     if not any(f.what == "full" for f in found):
         if found:
             raise DataError(
                 f"{listing.root}: low-dose series only ({len(found)}); give their normal dose too"
             )
+        if reasons := "; ".join(dict.fromkeys(r.note for r in listing.rows if r.what)):
+            raise DataError(f"{listing.root} holds no normal-dose series: {reasons}")
         raise DataError(_nothing(listing))
     # The key of the normal dose wins: an anonymiser may have numbered the two scans separately.
     rows, candidates = listing.rows, []
@@ -202,20 +204,34 @@ def _paired(listing: Listing, layout: str, source: str, found: list[Found]) -> S
         for key, reason in alone.items():
             item = by_id[key]
             reason = tcia.why_alone(item.files, reason) if layout == "ldct-pd" else reason
-            listing.skip(
-                item.files.folder, len(item.files.headers), item.what, reason, item.patient_key
-            )
+            kind = "failed" if reason == AMBIGUOUS else ""
+            slices = len(item.files.headers)
+            listing.skip(item.files.folder, slices, item.what, reason, item.patient_key, kind)
     if not candidates:
         reasons = "; ".join(dict.fromkeys(r.note for r in rows if r.what))
         raise DataError(f"{listing.root}: no low-dose series has a normal-dose partner: {reasons}")
-    return Survey(layout, source, tuple(candidates), tuple(rows))
+    left_out = tuple(listing.left_out)
+    return Survey(listing.root, layout, source, tuple(candidates), tuple(rows), left_out)
 
 
-def _used(listing: Listing, item: Found, full: SliceFiles, low: SliceFiles | None) -> Row:
-    notes, n, what = list(full.skipped), len(full.headers), "full"
+def _is_result(listing: Listing, item: Found, derived: bool) -> bool:
+    """Whether a series was computed from others, and so teaches a network nothing: skip it."""
+    if item.files.is_ours:
+        note = "a result of ldct denoise"
+    elif item.what == "full" and item.files.is_derived and not derived:
+        note = "derived images (ImageType), not scanned ones; --derived takes them as normal dose"
+    else:
+        return False
+    slices = len(item.files.headers)
+    listing.skip(item.files.folder, slices, item.what, note, item.patient_key)
+    return True
+
+
+def _used(listing: Listing, item: Found, full: Series, low: Series | None) -> Row:
+    notes, n, what = [*full.warnings, *full.remarks], len(full.headers), "full"
     if low is not None:
-        n, what = len(common_positions(full.positions_mm, low.positions_mm)[0]), "pair"
-        notes += [f"low dose: {note}" for note in low.skipped]
+        n, what = len(partners(full, low)[0]), "pair"
+        notes += [f"low dose: {note}" for note in low.warnings]
         lost = len(full.headers) - n, len(low.headers) - n
         if any(lost):
             notes.append(f"{lost[0]} normal-dose and {lost[1]} low-dose slices without partner")

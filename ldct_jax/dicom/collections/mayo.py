@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from ldct_jax.dicom.collections.listing import Found, Listing
+from ldct_jax.dicom.series import Series
 
 SOURCE = "AAPM/Mayo 2016 low-dose CT challenge"
 DOSE = 0.25
@@ -41,28 +42,33 @@ def find(listing: Listing) -> list[Found]:
             )
     for files in listing.series([f for f, v in folders.items() if v], by_folder=True):
         what, tag = folders[files.folder]
-        patient, named = _patient_and_dose(listing.parts(files.folder), files)
+        by_folder, by_tags, named = _patient_and_dose(listing.parts(files.folder), files)
+        patient, note = by_folder or by_tags, ""
         if patient is None:
-            listing.skip(files.folder, len(files.headers), what, "no L### in its folders or tags")
-            continue
-        key = f"mayo2016/{patient}"
-        if named and named != what:
+            note = "no L### in its folders or tags"
+        elif by_tags and by_tags != patient:
+            note = f"the folder says patient {patient}, the tags say {by_tags}"
+        elif named and named != what:
             note = f"the folder says {what} dose, PatientName says {named}"
-            listing.skip(files.folder, len(files.headers), what, note, key)
+        key = f"mayo2016/{patient}"
+        if note:
+            listing.skip(files.folder, len(files.headers), what, note, key, kind="failed")
             continue
         source = "folder and PatientName" if named else "folder"
         found.append(Found(files, key, what, (key, tag), DOSE, f"quarter dose by {source}"))
     return found
 
 
-def _patient_and_dose(parts: tuple[str, ...], files) -> tuple[str | None, str | None]:
-    """(L###, dose by name or None), the folder's L### before the tags' and the file name's."""
+def _patient_and_dose(
+    parts: tuple[str, ...], files: Series
+) -> tuple[str | None, str | None, str | None]:
+    """(L### of the folder, L### of tags or file name, dose by name), None where one is unknown."""
     first = files.first
-    patient = next((p.upper() for p in reversed(parts) if _PATIENT.fullmatch(p)), None)
-    dose = None
+    folder = next((p.upper() for p in reversed(parts) if _PATIENT.fullmatch(p)), None)
     for text in (first.patient_name, first.patient_id, first.path.name):
         if named := _NAMED.search(text):
-            patient = patient or named[1].upper()
-            dose = "full" if named[2].upper() == "FD" else "low"
-            break
-    return patient, dose
+            return folder, named[1].upper(), "full" if named[2].upper() == "FD" else "low"
+    for text in (first.patient_id, first.patient_name):
+        if _PATIENT.fullmatch(text.strip()):
+            return folder, text.strip().upper(), None
+    return folder, None, None

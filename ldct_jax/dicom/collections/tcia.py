@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from ldct_jax.dicom.collections.listing import Found, Listing
@@ -114,13 +115,18 @@ def find(listing: Listing, catalogue: dict[Path, Entry]) -> list[Found]:
             note = "neither full nor low dose images by its description"
             listing.skip(files.folder, len(files.headers), "", note)
             continue
+        tagged = _first_subject([files.first.patient_id, files.first.patient_name])
+        note = ""
         if subject is None:
             note = "no N###, C### or L### in its folders or tags"
-            listing.skip(files.folder, len(files.headers), what, note)
+        elif tagged not in (None, subject):
+            note = f"the folder says patient {subject}, the tags say {tagged}"
+        if note:
+            listing.skip(files.folder, len(files.headers), what, note, kind="failed")
             continue
         if entry and entry.images not in (None, len(files.headers)):
             note = f"{len(files.headers)} of {entry.images} images of metadata.csv"
-            files = dataclasses.replace(files, skipped=(*files.skipped, note))
+            files = dataclasses.replace(files, notes=(*files.notes, note))
         key, dose = _key(subject), DOSES[subject[0]]
         source = f"{dose:.0%} dose by collection ({subject[0]}###)"
         found.append(Found(files, key, what, (key,), dose, source))
@@ -138,6 +144,10 @@ def _subject(parts: tuple[str, ...], entry: Entry | None, files) -> str | None:
     texts = [*reversed(parts), files.first.patient_id, files.first.patient_name]
     if entry:
         texts.insert(0, entry.subject)
+    return _first_subject(texts)
+
+
+def _first_subject(texts: Iterable[str]) -> str | None:
     return next((t.strip().upper() for t in texts if _SUBJECT.fullmatch(t.strip())), None)
 
 

@@ -1,0 +1,24 @@
+"""Names of files as they can be printed: any bytes, any locale, one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters and bytes that are not UTF-8 written as ``\\xNN``."""
+
+    def one(character: str) -> str:
+        if "\udc80" <= character <= "\udcff":  # what os.fsdecode makes of a byte
+            return f"\\x{ord(character) - 0xDC00:02x}"
+        if "\ud800" <= character <= "\udfff" or not (character == " " or character.isprintable()):
+            return character.encode("unicode_escape", "surrogatepass").decode()
+        return character
+
+    return "".join(map(one, text))
+
+
+def shown(path: Path, root: Path) -> str:
+    """``path`` for the reader's eyes: below ``root`` where it lies there, with slashes."""
+    inside = path.is_relative_to(root) and path != root
+    return printable(path.relative_to(root).as_posix() if inside else path.name)
