@@ -13,7 +13,7 @@ from ldct_jax.ct.dose import sample_noise
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan
 from ldct_jax.ct.phantom.random_patient import random_patient
-from ldct_jax.dicom.series import read_folder
+from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import LdctError
 from ldct_jax.report.figures import Curve, lines
 from ldct_jax.report.tables import Column, Table

@@ -121,7 +121,7 @@ def prepare(
     ):
         for candidate in survey.candidates:
             label = store.label(candidate.patient_key)
-            identity = f"{candidate.full.first.series_uid}\0{candidate.full.folder}"
+            identity = candidate.full.content_identity
             _, resumed = store.series(
                 identity, lambda stem, c=candidate, who=label: _convert(store.folder, stem, c, who)
             )
@@ -132,12 +132,12 @@ def prepare(
 def _convert(folder: Path, stem: str, candidate, label: str) -> SeriesRecord:
     """Decode, cut to common slices, measure and write one candidate."""
     from ldct_jax.dicom.collections.pairing import load_pair
-    from ldct_jax.dicom.series import load
+    from ldct_jax.dicom.load import load
 
     if candidate.low is None:
-        full, low = load(candidate.full, damaged="skip"), None
+        full, low = load(candidate.full, damaged=[]), None
     else:
-        full, low = load_pair(candidate.full, candidate.low)
+        full, low = load_pair(candidate.full, candidate.low, damaged=[])
     notes = list(full.skipped)
     full_hu, below = _floor(full.hu)
     if below:
@@ -252,16 +252,16 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
 
 def listing_digest(folders: list[Path], selection: Selection) -> str:
     """SHA-256 of names, sizes and times of all files in ``folders`` and of the options."""
-    from ldct_jax.dicom.series import walk
+    from ldct_jax.dicom.left_out import walk
 
     digest = hashlib.sha256(f"prepare {PREPARE_VERSION}\n".encode())
     digest.update(json.dumps(dataclasses.asdict(selection), sort_keys=True).encode())
     for folder in folders:
         digest.update(b"\0folder\0")
-        for file in walk(folder):
+        for file in walk(folder, []):
             status = file.stat()
-            line = f"{file.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+            name = os.fsencode(file.relative_to(folder) if folder.is_dir() else file.name)
+            digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -296,7 +296,8 @@ def _volume(series: SampleSeries, cache: Path) -> Volume:
         return read_nrrd(data)
     if not series.member.endswith(".zip"):
         return read_nifti(data)
-    from ldct_jax.dicom.series import load, scan
+    from ldct_jax.dicom.load import load
+    from ldct_jax.dicom.survey import found_series
 
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         with zipfile.ZipFile(io.BytesIO(data)) as inner:
@@ -304,6 +305,6 @@ def _volume(series: SampleSeries, cache: Path) -> Volume:
                 if not name.endswith("/"):
                     # Members' own names stay in the archive: no path of theirs can lead outside.
                     (Path(folder) / f"{number:04d}").write_bytes(inner.read(name))
-        largest = max(scan(Path(folder)).series, key=lambda files: len(files.headers))
+        largest = max(found_series(Path(folder)).series, key=lambda files: len(files.headers))
         loaded = load(largest)
     return Volume(loaded.hu, loaded.pixel_mm, loaded.step_mm)

@@ -17,11 +17,12 @@ from ldct_jax.denoise.summary import Result, Summary
 from ldct_jax.denoise.targets import check_folders
 from ldct_jax.denoise.volumes import VolumeJob, is_volume
 from ldct_jax.dicom.derive import Processing
-from ldct_jax.dicom.inputs import Inputs, InputSeries, Rejected, survey
-from ldct_jax.dicom.series import walk
+from ldct_jax.dicom.left_out import LeftOut, nothing_found
+from ldct_jax.dicom.series import Series
+from ldct_jax.dicom.survey import Survey, survey
 from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.system.files import locked, write_bytes
-from ldct_jax.system.progress import Progress, track
+from ldct_jax.system.progress import Progress
 
 RECORD = "ldct_denoise.json"
 """In OUT: what was done to what, and how an interrupted run knows finished volumes."""
@@ -47,12 +48,12 @@ class Judged:
     """The usable images of one IN, all of them read once."""
 
     root: Path
-    inputs: Inputs
+    inputs: Survey
     volumes: tuple[Path, ...]
 
     @property
-    def damaged(self) -> tuple[Rejected, ...]:
-        return tuple(r for r in self.inputs.rejected if r.damaged)
+    def damaged(self) -> tuple[LeftOut, ...]:
+        return tuple(r for r in self.inputs.left_out if r.kind != "other")
 
 
 def judge(source: Path, out: Path) -> Judged:
@@ -65,23 +66,21 @@ def judge(source: Path, out: Path) -> Judged:
     if not source.exists():
         raise UsageError(f"{source} doesn't exist: give a DICOM file or folder, .npy or NIfTI")
     check_folders(source, out)
-    files = list(walk(source)) if source.is_dir() else [source]
+    inputs = survey(source, derivable=True, volumes=is_volume)
     volumes, rejected = [], []
-    for path in filter(is_volume, files):
+    for path in inputs.volumes:
         try:
             VolumeJob(path, source, out)
         except DataError as error:
             if not source.is_dir():
                 raise
             reason = str(error).removeprefix(f"{path}").lstrip(": ")
-            rejected.append(Rejected(path, reason, damaged=True))
+            rejected.append(LeftOut(path, reason, "failed"))
         else:
             volumes.append(path)
-    images = [f for f in files if not is_volume(f)]
-    inputs = survey(track(images, "checking", "files") if source.is_dir() else images)
-    inputs = dataclasses.replace(inputs, rejected=(*inputs.rejected, *rejected))
+    inputs = dataclasses.replace(inputs, left_out=(*inputs.left_out, *rejected))
     if not inputs.series and not volumes:
-        raise DataError(_nothing(source, inputs))
+        raise DataError(nothing_found(source, inputs.left_out))
     return Judged(source, inputs, tuple(volumes))
 
 
@@ -194,10 +193,10 @@ class _Run:
             return job.run(self.denoiser, advance)
         return job.run(self.denoiser, self.processing, advance)
 
-    def _series_warnings(self, series: InputSeries) -> list[str]:
+    def _series_warnings(self, series: Series) -> list[str]:
         first, denoiser = series.first, self.denoiser
-        found = list(series.notes)
-        if series.is_derived:
+        found = list(series.warnings)
+        if series.is_ours:
             found.append("is a result of ldct_jax already: it would be denoised twice")
         if denoiser.learned and denoiser.trained_on is None:
             found.append(
@@ -255,7 +254,7 @@ class _Run:
         write_bytes(self.out / RECORD, json.dumps(record, indent=1).encode())
 
     def _summary(self, results: list[Result]) -> Summary:
-        rejected = self.judged.inputs.rejected
+        rejected = self.judged.inputs.left_out
         return Summary(
             model=self.denoiser.name,
             digest=self.denoiser.digest,
@@ -265,7 +264,6 @@ class _Run:
             damaged=len(self.judged.damaged),
             failed=tuple(self.failed),
             out=str(self.out),
-            others=self.judged.inputs.others,
         )
 
 
@@ -284,19 +282,6 @@ def _damaged(judged: Judged) -> str:
     first = judged.damaged[0]
     more = f" and {len(judged.damaged) - 1} more damaged files" if len(judged.damaged) > 1 else ""
     return f"{_shown(first.path, judged.root)}: {first.reason}{more}"
-
-
-def _nothing(source: Path, inputs: Inputs) -> str:
-    if not inputs.rejected:
-        return f"{source} holds no DICOM file, .npy or NIfTI: give a folder or file that does"
-    if not source.is_dir():
-        return f"{source}: {inputs.rejected[0].reason}"
-    reasons: dict[str, int] = {}
-    for r in inputs.rejected:
-        reasons[r.reason] = reasons.get(r.reason, 0) + 1
-    ordered = sorted(reasons.items(), key=lambda item: -item[1])[:4]
-    why = "; ".join(f"{n} x {reason}" for reason, n in ordered)
-    return f"{source} holds no image that can be denoised ({why})"
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -23,8 +23,9 @@ from ldct_jax.denoise.summary import Result
 from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import NewSeries, Processing, free_number, series_description
 from ldct_jax.dicom.header import Header
-from ldct_jax.dicom.inputs import InputSeries
-from ldct_jax.dicom.pixels import read_stored, to_hu
+from ldct_jax.dicom.pixels import Slice as Source
+from ldct_jax.dicom.pixels import read_slice, to_hu
+from ldct_jax.dicom.series import Series
 from ldct_jax.dicom.write import encode, instance_uid, to_stored
 from ldct_jax.errors import LdctError
 from ldct_jax.system.files import PART, sync_folder, telling, write_bytes
@@ -39,8 +40,7 @@ WRITE_BEHIND = 16
 class Slice:
     """A slice on its way: its stored values, HU with padding as air, and the padding."""
 
-    header: Header
-    stored: np.ndarray
+    source: Source
     hu: np.ndarray
     padding: np.ndarray | None
 
@@ -62,7 +62,7 @@ class SeriesJob:
 
     def __init__(
         self,
-        series: InputSeries,
+        series: Series,
         root: Path,
         out: Path,
         processing: Processing,
@@ -87,7 +87,7 @@ class SeriesJob:
             Target(
                 h,
                 processing.uid("instance", h.instance_uid, *all_uids),
-                out / _relative(h.path, root),
+                out / _relative(h.path.parent / h.output_name, root),
             )
             for h in series.headers
         ]
@@ -176,8 +176,8 @@ class SeriesJob:
     def _finish(self, target: Target, source: Slice, result, denoiser: Denoiser, now) -> bytes:
         """The derived file's bytes; counts what happened to the pixels."""
         change = self.processing.blend * (result - source.hu)
-        new = to_stored(source.stored, change, source.padding, source.header)
-        after, _ = to_hu(new.values, source.header)
+        new = to_stored(source.source.stored, change, source.padding, target.header)
+        after, _ = to_hu(new.values, target.header)
         self.result.add(source.hu, after, source.padding)
         self.result.clipped += new.clipped
         self.result.moved += new.moved
@@ -187,7 +187,7 @@ class SeriesJob:
                 outside &= ~source.padding
             self.result.cut_by_window += int(np.count_nonzero(outside))
         return encode(
-            source.header,
+            source.source,
             new.values,
             series=self.new,
             sop_uid=target.sop_uid,
@@ -222,9 +222,9 @@ def _read_ahead(
 def _read_all(targets: list[Target]) -> list[Slice]:
     slices = []
     for header in (t.header for t in targets):
-        stored = read_stored(header)
-        hu, padding = to_hu(stored, header)
-        slices.append(Slice(header, stored, hu.astype(np.float32), padding))
+        source = read_slice(header)
+        hu, padding = to_hu(source.stored, header)
+        slices.append(Slice(source, hu.astype(np.float32), padding))
     return slices
 
 
@@ -233,10 +233,10 @@ def _write_result(path: Path, data: Future) -> None:
 
 
 def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root) if root.is_dir() else Path(path.name)
+    return path.relative_to(root if root.is_dir() else root.parent)
 
 
-def name_of(series: InputSeries, root: Path) -> str:
+def name_of(series: Series, root: Path) -> str:
     """What a series is called in the summary: its folder below IN, or its file."""
     if not root.is_dir():
         return root.name

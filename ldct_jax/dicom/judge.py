@@ -15,11 +15,9 @@ PRODUCT = "ldct_jax"
 MAX_SIDE = 4096
 """Larger matrices than this don't exist in CT (2048 do)."""
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-SCOUTS = {
-    *("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM", "TOP", "SCANO", "SCANOGRAM"),
-    *("SCREEN", "SCREENSAVE", "SCREENSHOT", "PROT", "PROTOCOL", "SUMMARY"),
-}
-"""Words in ImageType by which scanners tell localizers and pictures of the screen."""
+LOCALIZERS = {"LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM", "TOP", "SCANO", "SCANOGRAM"}
+SCREENS = {"SCREEN", "SCREENSAVE", "SCREENSHOT", "PROT", "PROTOCOL", "SUMMARY"}
+"""Words in ImageType by which scanners tell localizers and pictures of their screen."""
 
 
 def check_image(path: Path, values: dict[str, Value], opened: Opened) -> None:
@@ -29,8 +27,7 @@ def check_image(path: Path, values: dict[str, Value], opened: Opened) -> None:
     modality = values["modality"].text() or ("CT" if is_ct_class else "missing")
     if modality != "CT":
         raise Unusable(path, f"modality {modality}, not CT", kind="other")
-    if scout := _scout(kinds(values)):
-        raise Unusable(path, f"a localizer or screen save ({scout})", kind="other")
+    _is_no_scout(path, values)
     if sop_class.startswith(SECONDARY_CAPTURE) and "AXIAL" not in kinds(values):
         raise Unusable(path, "a secondary capture, not an axial CT image", kind="other")
     if values["samples"].integer(1) != 1:
@@ -41,19 +38,18 @@ def check_image(path: Path, values: dict[str, Value], opened: Opened) -> None:
         raise Unusable(path, f"its SOP class {printable(sop_class)} is not one of CT images")
 
 
-def _scout(kinds: tuple[str, ...]) -> str:
-    """The value of ImageType that tells a localizer or a picture of a screen; "" for none."""
-    for kind in kinds:
-        tokens = set(re.split(r"[ _-]", kind))
-        if tokens & SCOUTS or ("DOSE" in tokens and tokens & {"INFO", "REPORT", "RECORD"}):
-            return printable(kind)
-    return ""
+def _is_no_scout(path: Path, values: dict[str, Value]) -> None:
+    for kind in kinds(values):
+        words = set(re.split(r"[ _-]", kind))
+        if words & LOCALIZERS:
+            raise Unusable(path, "a localizer", kind="other")
+        if words & SCREENS or ("DOSE" in words and words & {"INFO", "REPORT", "RECORD"}):
+            raise Unusable(path, "a picture of the scanner's screen", kind="other")
 
 
 def check_slice(path: Path, values: dict[str, Value]) -> None:
     """Whether one slice has what HU and order need."""
-    if scout := _scout(kinds(values)):
-        raise Unusable(path, f"a localizer or screen save ({scout})", kind="other")
+    _is_no_scout(path, values)
     for name, what in (("position", "ImagePositionPatient"), ("orientation", "its orientation")):
         if not values[name].raw:
             raise Unusable(path, f"{what} is missing, so it can't be ordered")

@@ -63,7 +63,8 @@ def on_cpu():
 
 
 def _real(check: Path | None) -> np.ndarray:
-    from ldct_jax.dicom.series import load, read_series, scan
+    from ldct_jax.dicom.load import load, read_series
+    from ldct_jax.dicom.survey import found_series
 
     if check is None:
         from pydicom.data import get_testdata_file
@@ -75,7 +76,7 @@ def _real(check: Path | None) -> np.ndarray:
         hu = np.load(check, allow_pickle=False)
         hu = hu[None] if hu.ndim == 2 else hu
     else:
-        hu = load(scan(check).series[0]).hu
+        hu = load(found_series(check).series[0]).hu
     middle = len(hu) // 2
     return hu[max(0, middle - MOST_REAL_SLICES // 2) :][:MOST_REAL_SLICES]
 

@@ -7,7 +7,7 @@ from ldct_jax.ct import checks
 from ldct_jax.ct.calibration import n0_from_tags, rotation_mas
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan
-from ldct_jax.dicom.series import read_folder
+from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import DataError
 
 SCAN = Scan(5e5, geometry=FanBeam(n_views=384))

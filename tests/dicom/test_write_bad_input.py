@@ -183,17 +183,17 @@ CASES = {
     ),
     "enhanced": (
         lambda p: slice_of(p, SOPClassUID="1.2.840.10008.5.1.4.1.1.2.1"),
-        "enhanced multi-frame CT isn't supported; convert it",
+        "multi-frame image without the geometry of its frames",
     ),
-    "no DICOM": (lambda p: (p.write_bytes(b"hello"), p)[1], "holds no DICOM file"),
-    "an empty file": (lambda p: (p.write_bytes(b""), p)[1], "holds no DICOM file"),
+    "no DICOM": (lambda p: (p.write_bytes(b"hello"), p)[1], "not a DICOM file"),
+    "an empty file": (lambda p: (p.write_bytes(b""), p)[1], "an empty file"),
     "only a DICOMDIR": (
         lambda p: ((p.parent / "DICOMDIR").write_bytes(bytes(128) + b"DICM"), p.parent)[1],
         "holds no DICOM file",
     ),
     "a broken link": (
         lambda p: (p.symlink_to(p.parent / "nothing"), p.parent)[1],
-        "holds no DICOM file",
+        "a link to nothing",
     ),
     ".npy with objects": (
         lambda p: npy_of(p, np.array([{}], object), allow_pickle=True),

@@ -15,7 +15,7 @@ WORKER = textwrap.dedent("""
     from pathlib import Path
     import numpy as np
     from ldct_jax.cli import run
-    from ldct_jax.dicom import inputs, trial
+    from ldct_jax.dicom import survey, trial
     from ldct_jax.dicom.header import read_header
     from ldct_jax.dicom.pixels import read_stored
     from tests.derived_fixtures import IDENTITY
@@ -56,7 +56,7 @@ WORKER = textwrap.dedent("""
         __exit__ = lambda *_: None
 
     shared = Shared()
-    inputs.Trials = lambda: shared
+    survey.Trials = lambda: shared
     errors, outcomes = [], {0: 0, 1: 0, 2: 0}
     click.echo = lambda message=None, err=False, **_: errors.append(str(message)) if err else None
     slowest = 0.0
