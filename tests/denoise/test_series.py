@@ -229,7 +229,6 @@ def test_the_summary_says_what_became_of_everything(tmp_path, capsys):
     assert "left out: scout/s.dcm: a localizer" in lines
     assert "left out: b/001.dcm: truncated: the file is shorter than its image" in lines
     assert any("a text" in line for line in lines)
-    assert "checking: 8/8 files" in captured.err
     assert cli(arguments) == 1
     captured = capsys.readouterr()
     assert "kept: finished by an earlier run, not computed again" in captured.out
