@@ -9,12 +9,11 @@ padded batch. Everything is computed in float32, whatever the network computes i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from ldct_jax.errors import UsageError
 
@@ -49,18 +48,13 @@ def l1(prediction, target):
     return _per_image(jnp.abs(_difference(prediction, target)))
 
 
-def charbonnier(prediction, target, epsilon: float = 1e-3):
-    """Mean of sqrt(d² + ε²) over the pixels of each image: two (B, H, W, 1) → (B,)."""
-    return _per_image(jnp.sqrt(jnp.square(_difference(prediction, target)) + epsilon**2))
-
-
 @dataclasses.dataclass(frozen=True)
 class LogMSE:
     """log(MSE + least²) of each image: two (B, H, W, 1) → (B,), the mean PSNR up to its scale.
 
-    Of many doses in one training the mean squared error hears the lowest alone. Here a tenth less
-    error counts alike in every image. ``least``: the RMSE, network units, below which an image
-    needs no further care (patches of air have no error at all).
+    With mixed doses MSE is dominated by the noisiest images; here 10 % less error counts the same
+    in every image. ``least``: an RMSE, network units; images far below it hardly count (patches of
+    air have no error at all).
     """
 
     least: float = 4e-4
@@ -77,10 +71,10 @@ class LogMSE:
 class MultiScale:
     """The mean of ``base`` over images averaged in blocks of ``scales`` pixels: (B,).
 
-    The noise of CT is correlated, and what a network leaves of it are blobs of some pixels, a small
-    part of the squared error. Averaged over blocks they are most of it. With a squared error as
-    ``base`` each scale alone has its least value at the mean of all images that the input could
-    stand for, so that they ask for one and the same result. Pixels that fill no block don't count.
+    CT noise is correlated: what a network leaves of it are blobs of some pixels, a small part of
+    the squared error but most of the error of block means. With a squared error as ``base`` every
+    scale has its minimum at the same image, the posterior mean. Pixels at the right and lower edge
+    that don't fill a block don't count.
     """
 
     base: Loss
@@ -102,7 +96,7 @@ def _block_means(image_bhw1, side: int):
     """Means over ``side`` x ``side`` pixels: (B, H, W, 1) → (B, H//side, W//side, 1), float32."""
     b, h, w = image_bhw1.shape[:3]
     if min(h, w) < side:
-        raise UsageError(f"{h}x{w} pixels hold no block of {side}x{side}")
+        raise UsageError(f"{h}x{w} pixels don't hold a block of {side}x{side}")
     x = image_bhw1[:, : h // side * side, : w // side * side].astype(jnp.float32)
     return x.reshape(b, h // side, side, w // side, side, 1).mean(axis=(2, 4))
 
@@ -203,50 +197,8 @@ def sobel(image_bhw1):
 
 def edge_incoherence(prediction, target):
     """Mean squared difference of the Sobel derivatives (MAP-NN's edge term): → (B,)."""
-    _difference(prediction, target)  # the same demands on shapes
+    _difference(prediction, target)  # checks the shapes
     return _per_image(jnp.square(sobel(prediction) - sobel(target)))
-
-
-@dataclasses.dataclass(frozen=True)
-class SSIMTerm:
-    """1 - SSIM, mean over the window positions that lie wholly inside: two (B, H, W, 1) → (B,).
-
-    Gaussian window (Wang et al. 2004: 11x11, σ 1.5), K = 0.01, 0.03. ``data_range`` is in network
-    units: 1 where the window's full width counts. A training term; tables use ``metrics``.
-    """
-
-    data_range: float = 1.0
-    size: int = 11
-    sigma: float = 1.5
-
-    def __call__(self, prediction, target):
-        _difference(prediction, target)
-        if min(prediction.shape[1:3]) < self.size:
-            raise UsageError(
-                f"{prediction.shape[1]}x{prediction.shape[2]} pixels are too few for SSIM's "
-                f"{self.size}x{self.size} window"
-            )
-        x, y = prediction.astype(jnp.float32), target.astype(jnp.float32)
-        # Variances as E[(x-y)²]-like differences lose digits: take a common level out first.
-        level = lax.stop_gradient(jnp.mean(y, axis=(1, 2, 3), keepdims=True))
-        xc, yc = x - level, y - level
-        mx, my = self._blur(xc), self._blur(yc)
-        vx = self._blur(xc * xc) - mx * mx
-        vy = self._blur(yc * yc) - my * my
-        cov = self._blur(xc * yc) - mx * my
-        mx, my = mx + level, my + level
-        c1, c2 = (0.01 * self.data_range) ** 2, (0.03 * self.data_range) ** 2
-        ssim = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
-        return 1.0 - _per_image(ssim)
-
-    def _blur(self, x):
-        """The Gaussian window as two sums of shifted images: no convolution in any gradient."""
-        r = jnp.arange(self.size) - (self.size - 1) / 2
-        g = jnp.exp(-(r**2) / (2 * self.sigma**2))
-        g = g / g.sum()
-        h, w = x.shape[1] - self.size + 1, x.shape[2] - self.size + 1
-        x = sum(g[i] * x[:, i : i + h] for i in range(self.size))
-        return sum(g[i] * x[:, :, i : i + w] for i in range(self.size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,11 +232,6 @@ def generator_loss(scores_fake):
     return -_scores(scores_fake)
 
 
-def wasserstein_estimate(scores_real, scores_fake):
-    """The critic's estimate of the distance, mean D(real) - mean D(fake): a scalar."""
-    return jnp.mean(_scores(scores_real)) - jnp.mean(_scores(scores_fake))
-
-
 def gradient_penalty(critic: Loss, real, fake, mix):
     """(‖∇D(x̂)‖₂ - 1)² at x̂ = mix·real + (1 - mix)·fake: (B,) (Gulrajani et al. 2017).
 
@@ -306,11 +253,3 @@ def _scores(scores):
     """One score per image: a patch critic's map is averaged."""
     scores = scores.astype(jnp.float32)
     return scores if scores.ndim == 1 else _per_image(scores)
-
-
-def masked_mean(per_image, mask: Sequence | jax.Array | None = None):
-    """The mean of one number per image, (B,), over the images that ``mask`` (B,) counts."""
-    if mask is None:
-        return jnp.mean(per_image)
-    mask = jnp.asarray(mask, per_image.dtype)
-    return jnp.sum(per_image * mask) / jnp.maximum(jnp.sum(mask), 1.0)

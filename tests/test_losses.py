@@ -18,11 +18,9 @@ STACK = RNG.uniform(0, 1, (4, 3, 20, 22, 1)).astype(np.float32)
 PLAIN = {
     "mse": losses.mse,
     "l1": losses.l1,
-    "charbonnier": losses.charbonnier,
     "log mse": losses.LogMSE(),
     "scales": losses.MultiScale(losses.mse, (1, 3)),
     "edges": losses.edge_incoherence,
-    "ssim": losses.SSIMTerm(),
     "perceptual": losses.Perceptual(lambda x: (x[:, ::2], x**2)),
     "sum": losses.Weighted((losses.mse, losses.l1), (2.0, 0.5)),
 }
@@ -33,8 +31,6 @@ def test_pixel_losses_are_means_over_each_image():
     axes = (1, 2, 3)
     np.testing.assert_allclose(losses.mse(IMAGE, TARGET), (d**2).mean(axes), rtol=1e-5)
     np.testing.assert_allclose(losses.l1(IMAGE, TARGET), np.abs(d).mean(axes), rtol=1e-5)
-    expected = np.sqrt(d**2 + 1e-6).mean(axes)
-    np.testing.assert_allclose(losses.charbonnier(IMAGE, TARGET), expected, rtol=1e-5)
     expected = np.log((d**2).mean(axes) + 4e-4**2)
     np.testing.assert_allclose(losses.LogMSE()(IMAGE, TARGET), expected, rtol=1e-5)
     expected = 2.0 * (d**2).mean(axes) + 0.5 * np.abs(d).mean(axes)
@@ -51,7 +47,7 @@ def test_scales_are_means_over_blocks():
     each = [PLAIN["scales"](x, TARGET) for x in STACK]
     np.testing.assert_allclose(loss(STACK, TARGET), np.mean(each, 0), rtol=1e-5)
     assert from_record(to_record(loss)) == loss
-    with pytest.raises(UsageError, match="no block of 24x24"):
+    with pytest.raises(UsageError, match="don't hold a block of 24x24"):
         losses.MultiScale(losses.mse, (24,))(IMAGE, TARGET)
     with pytest.raises(UsageError, match="at least one pixel"):
         losses.MultiScale(losses.mse, (0,))
@@ -96,8 +92,6 @@ def test_what_does_not_fit_is_refused_by_name():
         losses.mse(STACK, TARGET)
     with pytest.raises(UsageError, match="Central"):
         losses.mse(IMAGE[:, 2:-2, 2:-2], TARGET)
-    with pytest.raises(UsageError, match="window"):
-        losses.SSIMTerm()(IMAGE[:, :10], TARGET[:, :10])
     with pytest.raises(UsageError, match="weights"):
         losses.Weighted((losses.mse,), (1.0, 2.0))
     with pytest.raises(UsageError, match="centre"):
@@ -122,24 +116,6 @@ def test_sobel_is_that_of_scipy():
     np.testing.assert_allclose(losses.edge_incoherence(IMAGE, TARGET), expected, rtol=1e-5)
 
 
-def test_ssim_is_that_of_scikit_image():
-    metrics = pytest.importorskip("skimage.metrics")
-    noisy = np.clip(TARGET + RNG.normal(0, 0.1, TARGET.shape), 0, 1).astype(np.float32)
-    ours = 1.0 - np.asarray(losses.SSIMTerm()(noisy, TARGET))
-    for b in range(len(ours)):
-        _, full = metrics.structural_similarity(
-            noisy[b, ..., 0].astype(np.float64),
-            TARGET[b, ..., 0].astype(np.float64),
-            data_range=1.0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            full=True,
-        )
-        assert abs(ours[b] - full[5:-5, 5:-5].mean()) < 1e-5
-    assert losses.SSIMTerm(data_range=2.0)(noisy, TARGET)[0] != losses.SSIMTerm()(noisy, TARGET)[0]
-
-
 def test_perceptual_is_the_sum_of_mean_squared_feature_differences():
     loss = losses.Perceptual(lambda x: (x, 3 * x[:, ::2, ::2]))
     d = IMAGE - TARGET
@@ -151,7 +127,6 @@ def test_wasserstein_terms():
     real, fake = jnp.array([3.0, 1.0]), jnp.array([0.5, 0.0])
     np.testing.assert_allclose(losses.critic_loss(real, fake), [-2.5, -1.0])
     np.testing.assert_allclose(losses.generator_loss(fake), [-0.5, 0.0])
-    assert float(losses.wasserstein_estimate(real, fake)) == pytest.approx(1.75)
     # A patch critic's map of scores counts as its mean.
     patches = jnp.stack([real, real + 2]).T.reshape(2, 2, 1, 1)
     np.testing.assert_allclose(losses.generator_loss(patches), [-4.0, -2.0])
@@ -182,10 +157,3 @@ def test_gradient_penalty_of_a_dead_critic_has_a_finite_gradient():
 
     value, grad = jax.value_and_grad(penalty)(1.0)
     assert float(value) == pytest.approx(3.0, abs=1e-5) and bool(jnp.isfinite(grad))
-
-
-def test_masked_mean_leaves_the_padding_out():
-    values = jnp.array([1.0, 3.0, 100.0])
-    assert float(losses.masked_mean(values)) == pytest.approx(104 / 3)
-    assert float(losses.masked_mean(values, [1, 1, 0])) == pytest.approx(2.0)
-    assert float(losses.masked_mean(values, [0, 0, 0])) == 0.0

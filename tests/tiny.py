@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import jax
 import numpy as np
 
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.hu import FULL
 from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.record import to_record
-from ldct_jax.train.run import Job
+from ldct_jax.study.experiment import Experiment
+from ldct_jax.train import run
+from ldct_jax.train.mesh import DataParallel
 
 MODEL = ClonesNet(n_filters=4, n_clones=2, n_layers=4)
 
@@ -41,17 +45,34 @@ def feeder(batch: int = 4, seed: int = 3, **changes) -> Resident:
     return Resident(pairs(), Patches(batch=batch, **settings), seed)
 
 
-def job(**changes) -> Job:
+def experiment(*, augment: str = "none", **changes) -> Experiment:
+    """A training of :data:`MODEL` for two epochs."""
     settings = {
         "model": MODEL,
         "loss": every_clone(mse),
         "optimizer": Adam(Constant(1e-3)),
-        "window": FULL,
+        "patches": Patches(16, 8, 4, None, augment),
         "epochs": 2,
         "seed": 5,
-        "patch_size": 16,
-        "augment": "none",
         **changes,
     }
-    record = {"model": to_record(settings["model"]), "window": to_record(FULL)}
-    return Job(record=record, **settings)
+    return Experiment(**settings)
+
+
+def record(experiment: Experiment) -> dict:
+    """What a checkpoint must say of it; a test's own loss can't be recorded."""
+    return {"model": to_record(experiment.model), "window": to_record(experiment.window)}
+
+
+def train(
+    experiment: Experiment, feed, folder: Path, *, parallel: DataParallel | None = None, **further
+) -> run.Outcome:
+    """Train on the first device, if no others are given."""
+    return run.train(
+        experiment,
+        feed,
+        folder,
+        record=record(experiment),
+        parallel=parallel or DataParallel(jax.devices()[:1]),
+        **further,
+    )

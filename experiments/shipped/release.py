@@ -26,7 +26,7 @@ from ldct_jax.errors import UsageError
 from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.study import results
 from ldct_jax.train import released
-from ldct_jax.train.checkpoint import combined
+from ldct_jax.train.digests import combined
 
 DOSES = ("10 %", "25 %", "50 %")
 FILTERS = ("median", "gaussian", "wiener", "bilateral", "nlm", "tv")

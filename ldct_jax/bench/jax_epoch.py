@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import jax
 from ldct_jax.bench.jax_work import Shared, Training, about, compile_seconds, memory, timed
 from ldct_jax.bench.serve import Prepared, Refused
 from ldct_jax.bench.watch import WatchedDevices
+from ldct_jax.data.feed.patches import Patches
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.record import to_record
@@ -49,17 +51,19 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
     if importlib.util.find_spec("tensorboardX") is None:
         raise Refused("the loop's log needs tensorboardX, which is not installed")
     r, parallel = shared.request, WatchedDevices(jax.devices()[:1])
-    job = run.Job(
+    training = types.SimpleNamespace(
         model=shared.model,
         loss=shared.loss,
         optimizer=Adam(Constant(r["rate"])),
         window=shared.window,
+        patches=Patches(size=r["size"]),
         epochs=EPOCHS,
+        steps=None,
         seed=0,
-        patch_size=r["size"],
-        augment="none",
-        record={"model": to_record(shared.model), "window": to_record(shared.window)},
+        ema_decay=None,
+        gan=None,
     )
+    record = {"model": to_record(shared.model), "window": to_record(shared.window)}
     slices = WholeSlices(shared.model, shared.window)
     feeder = shared.feeder()
     n = facts["steps_per_repeat"] = (EPOCHS - 2) * feeder.steps_per_epoch
@@ -82,7 +86,9 @@ def _prepare_loop(shared: Shared, facts: dict, evaluated: bool) -> Prepared:
 
         parallel.forget()
         with tempfile.TemporaryDirectory(dir=r["folder"]) as folder:
-            outcome = run.train(job, feeder, Path(folder), parallel=parallel, monitor=monitor)
+            outcome = run.train(
+                training, feeder, Path(folder), record=record, parallel=parallel, monitor=monitor
+            )
         facts["compile_s"] = outcome.seconds["compile"]
         return {
             "seconds": ends[-2] - ends[0],

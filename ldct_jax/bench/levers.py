@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ldct_jax.data.feed.resident import Batch
+from ldct_jax.data.feed.feed import Batch
 from ldct_jax.models.clones import ClonesNet
 
 
@@ -24,7 +24,7 @@ class RematClones(ClonesNet):
 class FixedBatch:
     """A feeder that gives the same batch for every step: training without its input pipeline."""
 
-    most_steps = None
+    max_steps = None
 
     def __init__(self, feeder):
         self.batch_size, self.steps_per_epoch = feeder.batch_size, feeder.steps_per_epoch

@@ -1,4 +1,4 @@
-"""Paired slices in memory: what every feeder, experiment and evaluation starts from."""
+"""Paired slices in memory: what every feed, experiment and evaluation starts from."""
 
 from __future__ import annotations
 

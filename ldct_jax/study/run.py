@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data import vgg as fetched
-from ldct_jax.data.feed.choose import make_feeder
+from ldct_jax.data.feed.choose import make_feed
 from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.errors import CheckpointError, LdctError, NumericsError
@@ -29,7 +29,7 @@ from ldct_jax.system import provenance
 from ldct_jax.system.files import locked
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
-from ldct_jax.train.run import Job, train
+from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
 
 # What a finished run may differ in: the script's text, which is compared and said.
@@ -82,7 +82,7 @@ class _Session:
         self.pairs = parallel.in_turn(plan.cohort.load)
         self.examiner = Examiner(plan.study, plan.scale, self.pairs)
         self.n_jobs = len(plan.splits) * len(plan.experiments)
-        self._feeders: dict = {}
+        self._feeds: dict = {}
         self.parallel.check_equal(int(self.examiner.data_digest[:7], 16), "data")
 
     # ---- what all runs share --------------------------------------------------------------------
@@ -143,8 +143,8 @@ class _Session:
             },
         )
 
-    def _feeder(self, repeat: int, split: Split, experiment: Experiment):
-        """One feeder for all variants that see the same patches: its slices stay on the device."""
+    def _feed(self, repeat: int, split: Split, experiment: Experiment):
+        """One feed for all variants that see the same patches: its slices stay on the device."""
         patches, scale = experiment.patches, self.plan.scale
         if experiment.gan is not None:
             # The critic's steps share one large batch, see ldct_jax.train.gan.
@@ -152,7 +152,7 @@ class _Session:
         images = experiment.images
         # Photographs are written as HU of the window, so other HU where it is another one.
         key = (repeat, patches, experiment.seed, images, images and experiment.window)
-        if key not in self._feeders:
+        if key not in self._feeds:
             if images is None:
                 pairs = self.pairs.of(split.train)
                 doses = scale.training_doses or scale.doses or pairs.dose_levels
@@ -163,10 +163,16 @@ class _Session:
                 pairs = pairs.sample(patches.slices_per_patient, experiment.seed)
             if images is None and scale.training_crop is not None:
                 pairs = pairs.central(*scale.training_crop)
-            columns = self.parallel.columns(patches.batch)
-            feeder = make_feeder(self.plan.request.feed, pairs, patches, experiment.seed, columns)
-            self._feeders = {key: feeder}
-        return self._feeders[key]
+            feed = make_feed(
+                self.plan.request.feed,
+                pairs,
+                patches,
+                experiment.seed,
+                self.parallel.columns(patches.batch),
+                self.parallel.agree,
+            )
+            self._feeds = {key: feed}
+        return self._feeds[key]
 
     # ---- the runs -------------------------------------------------------------------------------
 
@@ -215,27 +221,15 @@ class _Session:
         }
         if self.parallel.first(lambda: self._finished(title, folder, record, repeat)):
             return
-        feeder = self._feeder(repeat, split, experiment)
+        feed = self._feed(repeat, split, experiment)
         slices = WholeSlices(experiment.model, experiment.window)
         outcome = train(
-            Job(
-                model=experiment.model,
-                loss=experiment.loss,
-                optimizer=experiment.optimizer,
-                window=experiment.window,
-                epochs=experiment.epochs,
-                steps=experiment.steps,
-                seed=experiment.seed,
-                patch_size=experiment.patches.size,
-                augment=experiment.patches.augment,
-                record=record,
-                ema_decay=experiment.ema_decay,
-                gan=experiment.gan,
-                init_from=self._init(repeat, name, experiment),
-            ),
-            feeder,
+            experiment,
+            feed,
             folder,
+            record=record,
             parallel=self.parallel,
+            init_from=self._init(repeat, name, experiment),
             monitor=self.examiner.monitor(slices, split),
             monitor_every=self.plan.scale.monitor_every,
             looks=self.plan.scale.looks,

@@ -1,15 +1,18 @@
-"""Calls of the compiled steps: how many steps one has, and what is to be done when it is over."""
+"""Calls of the compiled steps, how many steps one has, and where the wall time of a run goes."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # A call should be long enough to hide its launch and short enough for progress and signals.
 SECONDS_PER_CALL = 3.0
-MOST_STEPS_PER_CALL = 256
+MAX_STEPS_PER_CALL = 256
+
+SECTIONS = ("compile", "train", "evaluate", "save")
 
 
 @dataclasses.dataclass
@@ -22,10 +25,13 @@ class Call:
     state: Any = None
     """A copy of the state at its end, where it is evaluated or saved."""
     numbers: Callable[[], dict] | None = None
-    due: bool = False
-    """To be saved as the last checkpoint."""
-    settled: bool = False
-    """Its metrics are in the log."""
+    """Blocks, and returns what the monitor found; None where nothing is evaluated."""
+    signal: int = 0
+    """The signal that asked to stop after this call, or 0."""
+    save: bool = False
+    """Whether its state becomes the last checkpoint."""
+    logged: bool = False
+    """Whether its metrics are in the log."""
 
     @property
     def end(self) -> int:
@@ -48,7 +54,7 @@ class Pace:
     def steps(self) -> int:
         if self._per_second is None:
             return 1
-        return max(1, min(MOST_STEPS_PER_CALL, round(self._per_second * SECONDS_PER_CALL)))
+        return max(1, min(MAX_STEPS_PER_CALL, round(self._per_second * SECONDS_PER_CALL)))
 
     def dispatched(self, idle: bool) -> None:
         """A call was handed over; ``idle``: the device had nothing else to do until then."""
@@ -64,3 +70,39 @@ class Pace:
         if self._per_second is None or not (more or self._more):
             self._per_second = count / max(now - self._since, 1e-6)
         self._since, self._more = now, more
+
+
+class Clock:
+    """Wall seconds by section, over all sittings of a run; what belongs to none is ``other``.
+
+    Sections don't nest: an inner one stops the outer one's watch.
+    """
+
+    def __init__(self, seconds: dict[str, float] | None = None):
+        self.seconds = dict.fromkeys(SECTIONS, 0.0) | (seconds or {})
+        self._before, self._began = sum(self.seconds.values()), time.monotonic()
+        self._open: list[str] = []
+        self._since = self._began
+
+    @contextlib.contextmanager
+    def section(self, name: str) -> Iterator[None]:
+        self._count()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._count()
+            self._open.pop()
+
+    def _count(self) -> None:
+        """The time since the last change belongs to the section that is open."""
+        now = time.monotonic()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def report(self) -> dict[str, float]:
+        """Seconds by section, ``other`` and ``total`` included, over all sittings."""
+        known = sum(self.seconds.values())
+        total = max(self._before + time.monotonic() - self._began, known)
+        return {**self.seconds, "other": total - known, "total": total}

@@ -7,7 +7,6 @@ the manager believes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,31 +21,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ldct_jax.errors import CheckpointError
 from ldct_jax.record import check_code, difference, from_record
 from ldct_jax.train import released
+from ldct_jax.train.digests import combined, digests, of_json
 from ldct_jax.train.state import TrainState
 
 FORMAT = 1
 _log = logging.getLogger(__name__)
-
-
-def digests(arrays: dict[str, Any]) -> dict[str, str]:
-    """sha256 of type, shape and bytes of every array, by its name."""
-    out = {}
-    for name, value in arrays.items():
-        array = np.ascontiguousarray(jax.device_get(value))
-        digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.tobytes())
-        out[name] = digest.hexdigest()
-    return out
-
-
-def _meta_digest(meta: dict) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def combined(parts: dict[str, str]) -> str:
-    """One digest of many, in a fixed order: what is printed as *the* digest of a checkpoint."""
-    joined = "\n".join(f"{name} {digest}" for name, digest in sorted(parts.items()))
-    return hashlib.sha256(joined.encode()).hexdigest()
 
 
 class Checkpoints:
@@ -62,7 +41,7 @@ class Checkpoints:
 
         self.folder, self.record = Path(folder), record
         self.restored: str | None = None
-        """The checkpoint that :meth:`restore_latest` took, in words, with its digest."""
+        """A description, with its digest, of the checkpoint that :meth:`restore_latest` took."""
         self._ocp = ocp
         self._saved: int | None = None
         # Of several processes the first alone writes, since the state is whole there, and waits for
@@ -72,7 +51,7 @@ class Checkpoints:
             max_to_keep=keep,
             create=False,
             enable_async_checkpointing=jax.process_count() == 1,
-            # What a crash left half written: nobody else writes here, see run_study's lock.
+            # What a crash left half written: the study's lock keeps other commands out.
             cleanup_tmp_directories=self._writes,
             multiprocessing_options=_alone(),
         )
@@ -98,7 +77,7 @@ class Checkpoints:
         }
         # A copy: it is written in the background, while the caller's clock goes on.
         meta = json.loads(json.dumps(meta))
-        meta["digest"] = _meta_digest(meta)
+        meta["digest"] = of_json(meta)
         self._guard(
             lambda: self._manager.save(
                 step,
@@ -146,7 +125,7 @@ class Checkpoints:
     def restore_latest(self, like: TrainState) -> tuple[TrainState, dict] | None:
         """The newest checkpoint that reads back whole, and its ``extra``; None where there is none.
 
-        A damaged one is passed over with a warning. One of another model, window or version
+        A damaged one is skipped with a warning. One of another model, window or version
         raises CheckpointError, which names what differs.
         """
         damaged = []
@@ -228,7 +207,7 @@ def read_meta(folder: Path) -> dict:
         raise DamagedCheckpoint(
             f"{folder.name}: its record can't be read ({_brief(error)})"
         ) from error
-    if own != _meta_digest(meta):
+    if own != of_json(meta):
         raise DamagedCheckpoint(f"{folder.name}: its record is not what was saved")
     if meta["format"] != FORMAT:
         raise CheckpointError(
@@ -306,29 +285,37 @@ def _compare(wanted: dict, found: dict, folder: Path) -> None:
 
 
 def find(path: Path | str) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or the one of a run that its table scored.
+    """The checkpoint folder that ``path`` means: itself, or the one that a run's tables score.
 
-    Of a run folder that is the last one, or the best where the experiment says ``select="best"``.
+    That is the ``last`` of a run folder, or the ``best`` where its experiment selects that.
     """
     path = Path(path)
     if (path / "meta").is_dir() and (path / "state").is_dir():
         return path
-    for kinds in (("checkpoints/last", "checkpoints/best"), ("last", "best"), (".", ".")):
-        last, best = (_newest(path / kind) for kind in kinds)
-        if last is not None and best is not None:
-            chosen = read_meta(last)["record"].get("experiment", {}).get("select", "last")
-            return best if chosen == "best" else last
-        if last is not None or best is not None:
-            return last or best
+    kinds = ("best", "last") if _selects_best(path) else ("last", "best")
+    for folder in (
+        *(path / "checkpoints" / kind for kind in kinds),
+        *(path / k for k in kinds),
+        path,
+    ):
+        steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+        if steps:
+            return max(steps, key=lambda p: int(p.name))
     raise CheckpointError(
         f"{path} holds no checkpoint: give a run folder (runs/EXP/VARIANT) or a checkpoint in it"
     )
 
 
-def _newest(folder: Path) -> Path | None:
-    """The checkpoint of the latest step in ``folder``."""
-    steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
-    return max(steps, key=lambda p: int(p.name), default=None)
+def _selects_best(run: Path) -> bool:
+    config = run / "config.json"
+    try:
+        return json.loads(config.read_text())["record"]["experiment"]["select"] == "best"
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{config} can't be read: give one of the checkpoints in {run.name}/checkpoints"
+        ) from error
 
 
 def last_good(folder: Path) -> str | None:
@@ -365,7 +352,7 @@ def load_arrays(path: Path | str) -> tuple[dict, dict]:
 
 
 def load_model(path: Path | str):
-    """(model, variables, window, meta) of a checkpoint, for inference; EMA parameters if it has."""
+    """(model, variables, window, meta) of a checkpoint, for inference; EMA variables if it has."""
     tree, meta = load_arrays(path)
     check_code(meta["record"].get("code"))
     model = from_record(meta["record"]["model"])

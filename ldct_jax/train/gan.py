@@ -1,9 +1,10 @@
 """WGAN-GP: n critic steps and one generator step as one compiled step (Gulrajani et al. 2017).
 
-A batch of the feeder holds the patches of all critic steps, so that the critic sees every
+A batch of the feed holds the patches of all critic steps, so that the critic sees every
 position of the grid exactly once an epoch; the generator learns on the last part. Position p of
 the batch belongs to critic step p mod n: the parts, and the random points of the gradient
-penalty, are then the same on any number of devices.
+penalty, are then the same on any number of devices. Where an epoch's last batch has fewer patches
+than critic steps, a part without any counts its padding, patches of the epoch's beginning.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from ldct_jax import losses
 from ldct_jax.errors import UsageError
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.train.state import TrainState
-from ldct_jax.train.steps import AXIS, accept, mean_over_devices, updated
+from ldct_jax.train.steps import AXIS, accept, forward, mean_over_devices, updated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,8 +100,11 @@ def adversarial(
         if low.shape[0] % n:
             raise UsageError(f"a batch of {low.shape[0]} can't be split into {n} critic steps")
         low, full, weight = parts(low), parts(full), parts(weight)
+        # A mean over no patch would be 0/0, and the whole batch be thrown away.
+        empty = lax.psum(jnp.sum(weight, axis=1), axis) == 0
+        weight = jnp.where(empty[:, None], 1.0, weight)
         fakes = lax.stop_gradient(
-            jax.vmap(lambda x: losses.last_image(_generate(model, state, state.params, x)[0]))(low)
+            jax.vmap(lambda x: losses.last_image(forward(model, state, state.params, x)[0]))(low)
         )
         real = jax.vmap(losses.central)(full, fakes)
         mix = parts(_local_uniform(state, weight.size, axis))
@@ -113,7 +117,7 @@ def adversarial(
         low, full, weight = low[-1], full[-1], weight[-1]
 
         def objective(params):
-            output, stats = _generate(model, state, params, low)
+            output, stats = forward(model, state, params, low)
             image = losses.last_image(output)
             adversary = losses.generator_loss(score(critic, image))
             squared = losses.mse(image, losses.central(full, image))
@@ -147,15 +151,6 @@ def adversarial(
         )
 
     return step
-
-
-def _generate(model, state, params, low):
-    """(the generator's output, its new batch statistics)."""
-    if not state.batch_stats:
-        return model.apply({"params": params}, low, train=True), state.batch_stats
-    variables = {"params": params, "batch_stats": state.batch_stats}
-    output, new = model.apply(variables, low, train=True, mutable=["batch_stats"])
-    return output, new["batch_stats"]
 
 
 def _local_uniform(state, n_local: int, axis: str):

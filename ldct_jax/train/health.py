@@ -63,22 +63,63 @@ class LossSpikes:
         return found
 
 
-def watch_generator(gan, step: int, total: int, numbers: dict, name: str) -> None:
-    """A generator that makes the validation image worse, after its warm-up, is not a denoiser."""
-    if gan is None or step <= gan.warmup * total:
-        return
-    ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
-    if ours is None or undenoised is None or ours >= undenoised:
-        return
-    message = (
-        f"{name}: after {step} steps the generator's validation image ({ours:.2f} dB) is worse "
-        f"than the undenoised one ({undenoised:.2f} dB)"
-    )
-    if gan.stop_if_worse:
-        raise NumericsError(f"{message}: give the content loss more weight")
-    warn(message)
+class Watch:
+    """Looks at a training's numbers as they come, and warns on stderr.
 
+    Args:
+      name: of the training, for messages.
+      gan: its :class:`ldct_jax.train.gan.WassersteinGAN` or None.
+      total: steps of the whole training.
+      losses: of the steps before this sitting.
+      quiet: say nothing; for all processes but the first.
+    """
 
-def warn(message: str) -> None:
-    """A line on stderr, beside the progress."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    def __init__(self, name: str, gan, total: int, losses: Iterable[float], quiet: bool):
+        self._name, self._gan, self._total, self._quiet = name, gan, total, quiet
+        self._spikes, self._told_epoch = LossSpikes(losses), None
+        self.good_step: int | None = None
+        """The last step whose evaluation was good, see :func:`is_good`."""
+
+    def step(self, step: int, epoch: int, loss: float) -> float | None:
+        """:meth:`LossSpikes.deviations` of the loss of ``step``, counted from 1.
+
+        All spikes are in the log; on the terminal the first of an epoch stands for the others.
+        """
+        spike = self._spikes.deviations(loss)
+        if spike is not None and epoch != self._told_epoch:
+            self._told_epoch = epoch
+            self._warn(
+                f"the loss of step {step}, {loss:.3g}, is {spike:.1f} standard deviations above "
+                f"the mean of the {SPIKE_WINDOW} before it"
+            )
+        return spike
+
+    def evaluation(self, step: int, numbers: dict) -> None:
+        """Judge what the monitor found at ``step``.
+
+        Raises NumericsError where a generator whose warm-up is over makes the validation image
+        worse, if its settings ask for that; it warns otherwise.
+        """
+        ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
+        comparable = ours is not None and undenoised is not None
+        gan = self._gan
+        if gan is not None and step > gan.warmup * self._total and comparable and ours < undenoised:
+            message = (
+                f"after {step} steps the generator's validation image ({ours:.2f} dB) is worse "
+                f"than the undenoised one ({undenoised:.2f} dB)"
+            )
+            if gan.stop_if_worse:
+                raise NumericsError(f"{self._name}: {message}: give the content loss more weight")
+            self._warn(message)
+        good = is_good(numbers)
+        if good:
+            self.good_step = step
+        elif good is False and self.good_step is not None:
+            self._warn(
+                f"after {step} steps the validation image ({ours:.2f} dB) is far worse than the "
+                f"undenoised one; step {self.good_step} was the last good one"
+            )
+
+    def _warn(self, message: str) -> None:
+        if not self._quiet:
+            print(f"warning: {self._name}: {message}", file=sys.stderr, flush=True)

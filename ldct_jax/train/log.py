@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from pathlib import Path
 
 from ldct_jax.system.files import write_bytes
@@ -17,58 +18,90 @@ class MetricsLog:
     """Appends to a run's log; ``from_step`` drops what an interrupted run logged after its last
     checkpoint, because those steps are run again.
 
-    ``evaluated=False``: the evaluation of ``from_step`` is to come again as well. ``losses`` are
-    those of the steps that were kept.
+    ``losses`` are those of the steps that were kept.
     """
 
-    def __init__(self, folder: Path, from_step: int = 0, *, evaluated: bool = True):
-        from tensorboardX import SummaryWriter
-        from tensorboardX.proto.summary_pb2 import Summary
-
-        self._summary, self._value = Summary, Summary.Value
+    def __init__(self, folder: Path, from_step: int = 0):
         self.path = Path(folder) / "metrics.jsonl"
         self.losses: list[float] = []
+        self._evaluated: set[int] = set()
         if self.path.exists():
             kept = [row for row in read(self.path) if row["step"] <= from_step]
-            if not evaluated:
-                kept = [r for r in kept if r["step"] < from_step or "evaluation" not in r]
             self.losses = [row["loss"] for row in kept if "loss" in row]
+            self._evaluated = {row["step"] for row in kept if "evaluation" in row}
             text = "".join(json.dumps(row) + "\n" for row in kept)
             # In one step: a crash in between must not lose what the checkpoint counts on.
             write_bytes(self.path, text.encode())
         self._file = self.path.open("a")
-        self._events = Path(folder) / "tensorboard"
-        _forget_host(self._events)
-        self._board = SummaryWriter(
-            str(self._events), purge_step=from_step + 1 if from_step else None
-        )
+        self._events = Events(Path(folder) / "tensorboard", from_step + 1 if from_step else None)
+
+    def evaluated(self, step: int) -> bool:
+        """Whether the log has the evaluation of ``step``."""
+        return step in self._evaluated
 
     def step(self, step: int, epoch: int, **numbers: float) -> None:
         """One training step, counted from 1."""
         self._write("train", {"step": step, "epoch": epoch, **numbers})
 
     def evaluation(self, step: int, epoch: int, numbers: dict) -> None:
-        """What the monitor found after ``epoch`` epochs; values are numbers or lists of them."""
+        """What the monitor found after ``step`` steps; values are numbers or lists of them."""
+        self._evaluated.add(step)
         self._write("evaluation", {"step": step, "epoch": epoch, "evaluation": numbers})
 
     def _write(self, group: str, row: dict) -> None:
         self._file.write(json.dumps(row) + "\n")
-        scalars = [
-            self._value(tag=f"{group}/{name}", simple_value=value)
+        scalars = {
+            f"{group}/{name}": value
             for name, value in {**row, **row.get("evaluation", {})}.items()
             if name not in ("step", "evaluation") and isinstance(value, int | float)
-        ]
-        # One event for all of them: add_scalar's one for each was a per cent of short steps' time.
-        self._board.file_writer.add_summary(self._summary(value=scalars), row["step"])
+        }
+        self._events.add(row["step"], scalars)
 
     def flush(self) -> None:
         self._file.flush()
-        self._board.flush()
+        self._events.flush()
 
     def close(self) -> None:
         self._file.close()
-        self._board.close()
-        _forget_host(self._events)
+        self._events.close()
+
+
+class Events:
+    """A TensorBoard event file of scalars, under a name that doesn't hold the machine's.
+
+    tensorboardX's own writer appends the host name, which stays where the process is killed.
+    ``purge_step``: TensorBoard forgets what earlier files say from this step on.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None):
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names.
+        names = (f"events.out.tfevents.{n:06d}" for n in itertools.count())
+        free = next(name for name in names if not (folder / name).exists())
+        self._file = RecordWriter(str(folder / free))
+        self._put(file_version="brain.Event:2")
+        if purge_step is not None:
+            start = SessionLog(status=SessionLog.START)
+            self._put(step=purge_step, session_log=start)
+
+    def add(self, step: int, scalars: dict[str, float]) -> None:
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in scalars.items()]
+        # One event for all of them: one for each was a per cent of short steps' time.
+        self._put(step=step, summary=self._summary(value=values))
+
+    def _put(self, **what) -> None:
+        self._file.write(self._event(wall_time=time.time(), **what).SerializeToString())
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 class NoLog:
@@ -83,14 +116,6 @@ class NoLog:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
-
-
-def _forget_host(folder: Path) -> None:
-    """Take the machine's name, which tensorboardX appends, off the names of finished files."""
-    for path in folder.glob("events.out.tfevents.*.*"):
-        stem = ".".join(path.name.split(".")[:4])
-        free = (n for n in itertools.count() if not (folder / f"{stem}-{n}").exists())
-        path.rename(folder / f"{stem}-{next(free)}")
 
 
 def read(path: Path) -> list[dict]:

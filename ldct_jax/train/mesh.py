@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,8 +19,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ldct_jax.data.feed.augment import augment
-from ldct_jax.errors import LdctError, NumericsError, UsageError
+from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
+from ldct_jax.train.processes import Processes
 from ldct_jax.train.state import TrainState
 from ldct_jax.train.steps import AXIS
 
@@ -42,73 +42,14 @@ def synchronised(model):
     return dataclasses.replace(model, **changes) if changes else model
 
 
-class DataParallel:
+class DataParallel(Processes):
     """All devices (or the given ones) as one axis, and how arrays are put on them."""
 
     def __init__(self, devices=None):
+        super().__init__()
         devices = np.asarray(jax.devices() if devices is None else devices)
         self.mesh = Mesh(devices, (AXIS,), axis_types=(AxisType.Auto,))
         self.n = devices.size
-        self.processes = jax.process_count()
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that logs and reports for all."""
-        return jax.process_index() == 0
-
-    def agree(self, *values: int) -> list[int]:
-        """The largest of each value over all processes, which must all call this at one point.
-
-        What a clock or a signal decides differs between processes, and a collective that only
-        some of them enter never ends.
-        """
-        if self.processes == 1:
-            return list(values)
-        from jax.experimental import multihost_utils
-
-        gathered = multihost_utils.process_allgather(np.asarray(values, np.int32))
-        return [int(v) for v in np.max(gathered, axis=0)]
-
-    def first(self, action: Callable[[], int | None]) -> int:
-        """Let the first process alone do ``action``, as where files are written; all wait for it.
-
-        Returns on every process what it returned, a number or 0. Where it fails all fail: with
-        its error there, with a word of it elsewhere.
-        """
-        return self.agree(int(self._all_or_none(action, self.is_first) or 0))[0]
-
-    def in_turn(self, action: Callable[[], Any]) -> Any:
-        """``action`` on the first process, which may fill a cache, and then on the others."""
-        firsts = self._all_or_none(action, self.is_first)
-        others = self._all_or_none(action, not self.is_first)
-        return firsts if self.is_first else others
-
-    def _all_or_none(self, action: Callable[[], Any], here: bool) -> Any:
-        value = error = None
-        if here:
-            try:
-                value = action()
-            except Exception as raised:
-                # Kept until the others know: they would wait for ever in their next collective.
-                error = raised
-        # Failing numbers end one run and not the command, on every process alike.
-        (failed,) = self.agree(0 if error is None else 1 + isinstance(error, NumericsError))
-        if error is not None:
-            raise error
-        if failed:
-            kind = NumericsError if failed == 2 else LdctError
-            raise kind("another process failed: its own message says why")
-        return value
-
-    def check_equal(self, value: int, what: str) -> None:
-        """Raise LdctError on every process unless ``value`` (31 bits) is the same on all."""
-        largest, negated = self.agree(value, -value)
-        if largest != -negated:
-            raise LdctError(f"the processes have different {what}: give all of them the same")
-
-    def own(self, tree):
-        """A replicated pytree for computations of this process alone (numpy, where several are)."""
-        return tree if self.processes == 1 else jax.tree.map(np.asarray, tree)
 
     def columns(self, batch: int) -> np.ndarray:
         """Which patches of each batch lie on this process's devices, in ascending order."""
@@ -138,22 +79,23 @@ class DataParallel:
             )
 
     def compile_steps(
-        self, step: Callable, feeder, window: Window, augmentation: str, most: int
+        self, step: Callable, feed, window: Window, augmentation: str, max_steps: int
     ) -> Callable:
-        """One compiled function that runs any number of steps up to ``most``.
+        """One compiled function that runs any number of steps up to ``max_steps``.
 
-        It takes (state, inputs, epoch, first, count): ``feeder``'s inputs and the steps ``first``
+        It takes (state, inputs, epoch, first, count): ``feed``'s inputs and the steps ``first``
         … ``first + count - 1`` of the epoch; the state is donated. It returns the state and the
-        metrics of each step, arrays of length ``most`` of which ``count`` count. All call lengths
-        are one rolled program, so where a training is cut into calls doesn't change a bit of it.
+        metrics of each step, arrays of length ``max_steps`` of which ``count`` count. All call
+        lengths are one rolled program, so where a training is cut into calls doesn't change a bit
+        of it.
         """
-        self.check_batch(feeder.batch_size)
+        self.check_batch(feed.batch_size)
 
         def steps(state: TrainState, inputs, epoch, first, count):
             key = jax.random.wrap_key_data(state.key)
 
             def one(state, i):
-                raw = feeder.batch(inputs, first + i)
+                raw = feed.batch(inputs, first + i)
                 low, full = window.to_unit(raw.low_hu), window.to_unit(raw.full_hu)
                 low, full = augment(augmentation, key, epoch, raw.index, low, full)
                 return step(state, low[..., None], full[..., None], raw.weight)
@@ -164,10 +106,10 @@ class DataParallel:
                 return state, {k: log[k].at[i].set(v) for k, v in metrics.items()}
 
             names = jax.eval_shape(one, state, 0)[1]
-            log = {k: jnp.zeros((most,), jnp.float32) for k in names}
+            log = {k: jnp.zeros((max_steps,), jnp.float32) for k in names}
             return lax.fori_loop(0, count, body, (state, log))
 
-        specs = {k: P(None, AXIS) if split else P() for k, split in feeder.specs().items()}
+        specs = {k: P(None, AXIS) if split else P() for k, split in feed.specs().items()}
         mapped = jax.shard_map(
             steps,
             mesh=self.mesh,

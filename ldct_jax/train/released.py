@@ -16,6 +16,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
 from ldct_jax.system.files import write_whole
+from ldct_jax.train.digests import digests
 
 SUFFIX = ".npz"
 FORMAT = 1
@@ -26,8 +27,6 @@ def write(path: Path, variables: dict, meta: dict) -> None:
 
     Paths, commands and machines that a run's meta may name stay behind: only ``record`` is kept.
     """
-    from ldct_jax.train.checkpoint import digests
-
     arrays = {k: np.asarray(v) for k, v in flatten_dict(variables, sep="/").items()}
     record = meta["record"]
     kept = {
@@ -47,16 +46,14 @@ def write(path: Path, variables: dict, meta: dict) -> None:
 
 def read(path: Path) -> tuple[dict, dict]:
     """(nested dicts of arrays, meta); CheckpointError for damaged or foreign files."""
-    from ldct_jax.train.checkpoint import digests
-
     try:
-        # numpy leaves a file open that turns out to be no archive.
+        # numpy leaves a file open that turns out not to be an archive.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays.pop("meta").tobytes())
         found, said, _ = meta["format"], meta["digests"], meta["record"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile) as e:
-        raise CheckpointError(f"{path.name} is no released model, or damaged ({e})") from None
+        raise CheckpointError(f"{path.name} is not a released model, or is damaged ({e})") from None
     except Exception as e:  # zlib.error, struct.error: what a flipped bit can raise
         raise CheckpointError(f"{path.name} is damaged ({e})") from None
     if found != FORMAT:

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop, to be read from top to bottom: :func:`train`, then what :class:`Run` does."""
 
 from __future__ import annotations
 
@@ -9,55 +9,30 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldct_jax.data.feed.feed import Feed
 from ldct_jax.errors import LdctError, NumericsError
-from ldct_jax.hu import Window
-from ldct_jax.optim import Adam
 from ldct_jax.system.progress import Progress
-from ldct_jax.train import calls, health, steps
-from ldct_jax.train import state as train_state
-from ldct_jax.train.calls import Call, Pace
+from ldct_jax.train import calls, program
+from ldct_jax.train.calls import Call, Clock, Pace
 from ldct_jax.train.checkpoint import Checkpoints, last_good
-from ldct_jax.train.clock import Clock
-from ldct_jax.train.gan import WassersteinGAN, adversarial
+from ldct_jax.train.health import Watch
 from ldct_jax.train.initial import start_from
 from ldct_jax.train.log import MetricsLog, NoLog
-from ldct_jax.train.mesh import DataParallel, synchronised
+from ldct_jax.train.mesh import DataParallel
+from ldct_jax.train.program import Training
 from ldct_jax.train.signals import Interrupted, StopRequest
+from ldct_jax.train.state import variables_of
+from ldct_jax.train.steps import MAX_SKIPPED_IN_A_ROW
 
 SAVE_EVERY_S = 120.0
 
-# Gets the variables, hands work to the device, and returns what waits for it and for the numbers.
+# Gets the variables, hands work to the device, and returns a function that blocks for the numbers.
 Monitor = Callable[[dict], Callable[[], dict]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """Everything that decides what a training ends with.
-
-    ``record`` is the JSON description that goes into every checkpoint; its ``model`` and
-    ``window`` must describe ``model`` and ``window``.
-    """
-
-    model: Any
-    loss: Callable
-    optimizer: Adam
-    window: Window
-    epochs: int | None
-    seed: int
-    patch_size: int
-    augment: str
-    record: dict
-    ema_decay: float | None = None
-    gan: WassersteinGAN | None = None
-    init_from: Path | None = None
-    steps: int | None = None
-    """How long it trains, in place of ``epochs``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +47,13 @@ class Outcome:
 
 
 def train(
-    job: Job,
-    feeder,
+    training: Training,
+    feed: Feed,
     folder: Path,
     *,
+    record: dict,
     parallel: DataParallel,
+    init_from: Path | None = None,
     monitor: Monitor | None = None,
     monitor_every: int = 1,
     looks: int = 10,
@@ -84,294 +61,316 @@ def train(
     name: str = "train",
     profile: bool = False,
 ) -> Outcome:
-    """Train ``job`` on what ``feeder`` gives, or go on where the run in ``folder`` stopped.
+    """Train on what ``feed`` gives, or resume the run in ``folder``; on a CPU to the same bits.
 
-    ``monitor`` gets a copy of the variables after every ``monitor_every`` epochs, or ``looks``
-    times evenly spread over a training that is counted in steps, and at the end. It returns a
-    function, which is called for the numbers to log when the device has the next steps to work on.
-    Their ``validation_psnr`` decides which checkpoint is the best one, and with ``undenoised_psnr``
-    whether a checkpoint counts as good (:func:`health.is_good`).
+    Args:
+      training: model, loss, optimiser and so on; its model and window must be what ``record`` says.
+      record: the JSON description of the run, which goes into every checkpoint.
+      init_from: start from this checkpoint's parameters, see :func:`start_from`.
+      monitor: gets a copy of the variables after every ``monitor_every`` epochs, or ``looks`` times
+        evenly spread over a training that is counted in steps, and at the end. It returns a
+        function that is called for the numbers to log once the device has its next steps. Their
+        ``validation_psnr`` decides which checkpoint is the best one, and with ``undenoised_psnr``
+        whether a checkpoint counts as good (:func:`ldct_jax.train.health.is_good`).
+      stop: finish the call and save where it asks for that.
+
     Raises NumericsError after five batches in a row with non-finite gradients, CheckpointError
     where saving fails or the folder holds another model, Interrupted after a signal (saved),
     LdctError where another process of the same training was lost.
     """
-    stop = stop or StopRequest()
-    if job.steps is None:
-        total, look_every = job.epochs * feeder.steps_per_epoch, monitor_every
-        look_every *= feeder.steps_per_epoch
+    if training.steps is None:
+        look_every = monitor_every * feed.steps_per_epoch
+        total = training.epochs * feed.steps_per_epoch
     else:
-        total, look_every = job.steps, -(-job.steps // looks)
+        total, look_every = training.steps, -(-training.steps // looks)
+    run = Run(training, feed, folder, total, look_every, record, parallel, monitor, stop, name)
+    with run:
+        run.restore(init_from)
+        if run.done < total:
+            run.compile()
+        with run.stepping(profile):
+            run.evaluate_owed()
+            pending = None
+            while run.done < total:
+                # The device gets its next steps before the host turns to those that are over:
+                # reading metrics, evaluating and saving then cost no time of the device.
+                call = run.dispatch(idle=pending is None)
+                if pending is not None:
+                    run.retire(pending)
+                # Only now, after all that may have taken long: has a signal come, is a save due?
+                run.decide(call)
+                pending = call
+                # Where nothing follows, or the pace is to be learned, there is nothing to wait for.
+                if run.done == total or call.signal or run.pace.unsure:
+                    run.retire(call)
+                    pending = None
+                if call.signal:
+                    raise Interrupted(call.signal)
+        return run.outcome()
 
-    # ---- 1. Model and optimiser, whole on every device -----------------------------------------
-    optimizer = job.optimizer.build(total, feeder.steps_per_epoch)
-    critic = None
-    if job.gan is not None:
-        critic_steps = (total * job.gan.n_critic, feeder.steps_per_epoch * job.gan.n_critic)
-        critic = (job.gan.critic, job.gan.optimizer.build(*critic_steps))
-    state = train_state.create(
-        job.model,
-        optimizer,
-        job.patch_size,
-        job.seed,
-        ema=job.ema_decay is not None,
-        critic=critic,
-    )
-    if job.init_from is not None:
-        state, digest = start_from(state, job.model, job.window, job.init_from)
-        if parallel.is_first:
-            origin = f"parameters of {job.init_from.name} (sha256 {digest[:16]})"
-            print(f"{name}: {origin}", file=sys.stderr, flush=True)
-    state = parallel.replicate(state)
 
-    # ---- 2. Resume: the checkpoint knows the step, and the step knows the place in the data -----
-    last = Checkpoints(folder / "checkpoints" / "last", job.record)
-    best = Checkpoints(folder / "checkpoints" / "best", job.record, keep=1)
-    extra: dict = {}
-    if (restored := last.restore_latest(state)) is not None:
-        state, extra = restored
-        if parallel.is_first:
-            print(f"{name}: goes on from {last.restored}", file=sys.stderr, flush=True)
-    done, best_value = int(state.step), extra.get("best")
-    evaluated_good = owes_evaluation = None
-    clock = Clock(extra.get("seconds"))
+class Run:
+    """One training in its folder. The loop in :func:`train` says what is called when, and why."""
 
-    # ---- 3. Compile ahead of time: one program for calls of every length -----------------------
-    model = synchronised(job.model)
-    if job.gan is None:
-        step_fn = steps.supervised(
-            model,
-            job.loss,
-            optimizer,
-            ema_decay=job.ema_decay,
-            frozen_statistics=job.optimizer.trainable == "last_conv",
+    def __init__(
+        self, training, feed, folder, total, look_every, record, parallel, monitor, stop, name
+    ):
+        self.training, self.feed, self.folder, self.record = training, feed, folder, record
+        self.total, self.look_every, self.parallel = total, look_every, parallel
+        self.monitor, self.stop, self.name = monitor, stop or StopRequest(), name
+        self.done, self.best_value, self.pace = 0, None, Pace()
+        self.state = self.log = self.last = self.best = None
+        self.clock = Clock()
+
+    # ---- before the steps -----------------------------------------------------------------------
+
+    def restore(self, init_from: Path | None) -> None:
+        """The state: fresh, from other parameters, or from the newest whole checkpoint.
+
+        The checkpoint knows the step, and the step knows the place in the data.
+        """
+        training, parallel = self.training, self.parallel
+        self.optimizers = program.optimizers(training, self.total, self.feed.steps_per_epoch)
+        state = program.first_state(training, *self.optimizers)
+        if init_from is not None:
+            state, digest = parallel.together(
+                lambda: start_from(state, training.model, training.window, init_from)
+            )
+            self._say(f"parameters of {init_from.name} (sha256 {digest[:16]})")
+        self.state = parallel.replicate(state)
+
+        def open_checkpoints() -> dict:
+            kept = self.folder / "checkpoints"
+            self.last = Checkpoints(kept / "last", self.record)
+            self.best = Checkpoints(kept / "best", self.record, keep=1)
+            if (restored := self.last.restore_latest(self.state)) is None:
+                return {}
+            self._say(f"goes on from {self.last.restored}")
+            self.state = restored[0]
+            return restored[1]
+
+        extra = parallel.together(open_checkpoints)
+        self.done = int(self.state.step)
+        parallel.check_equal(self.done, "checkpoints")
+        self.best_value, self.clock = extra.get("best"), Clock(extra.get("seconds"))
+
+        def open_log():
+            return MetricsLog(self.folder, self.done) if parallel.is_first else NoLog()
+
+        self.log = parallel.together(open_log)
+        self.watch = Watch(
+            self.name, training.gan, self.total, self.log.losses, not parallel.is_first
         )
-    else:
-        step_fn = adversarial(
-            model, job.loss, optimizer, job.gan, critic[1], ema_decay=job.ema_decay
-        )
-    most = calls.MOST_STEPS_PER_CALL
-    program = parallel.compile_steps(step_fn, feeder, job.window, job.augment, most)
 
-    def arguments(first: int, count: int):
-        epoch, offset = divmod(first, feeder.steps_per_epoch)
-        inputs = feeder.inputs(epoch, offset, count, parallel.place)
+    def compile(self) -> None:
+        """Ahead of time, and one program for calls of every length."""
+        training, max_steps = self.training, calls.MAX_STEPS_PER_CALL
+        step = program.step(training, *self.optimizers)
+        steps = self.parallel.compile_steps(
+            step, self.feed, training.window, training.patches.augment, max_steps
+        )
+        with self.clock.section("compile"):
+            arguments = self._arguments(min(self.done, self.total - 1), 1)
+            self._steps = steps.lower(self.state, *arguments).compile()
+            # The next call gets the state's buffers; an evaluation or a checkpoint has its own.
+            copy = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+            self._copied = copy.lower(self.state).compile()
+
+    @contextlib.contextmanager
+    def stepping(self, profile: bool):
+        """While steps run, a signal waits for a whole state; progress is shown."""
+        batch, stream = self.feed.batch_size, None if self.parallel.is_first else io.StringIO()
+        trace = contextlib.nullcontext()
+        if profile:
+            trace = jax.profiler.trace(str(self.folder / "profile"))
+        patches = (self.total * batch, "patches")
+        self.progress = Progress(self.name, *patches, done=self.done * batch, stream=stream)
+        self._saved_at = time.monotonic()
+        with self.stop.deferring(), self.progress, trace, self.clock.section("train"):
+            yield
+
+    def evaluate_owed(self) -> None:
+        """The evaluation of the restored step, where the run was left before its end."""
+        if self.monitor is None or not self._looks_at(self.done):
+            return
+        if self.parallel.first(lambda: self.log.evaluated(self.done)):
+            return
+        now = Call(self.done, 0, {}, state=self.state, logged=True)
+        self._begin_evaluation(now)
+        self._evaluate(now)
+        self.stop.check()
+
+    # ---- the steps ------------------------------------------------------------------------------
+
+    def dispatch(self, idle: bool) -> Call:
+        """Hand the next steps to the device; ``idle``: it has nothing else to do."""
+        left_in_epoch = self.feed.steps_per_epoch - self.done % self.feed.steps_per_epoch
+        # A call ends where an epoch, the time to a look or the training does.
+        to_look = self.look_every - self.done % self.look_every
+        count = min(left_in_epoch, to_look, self.total - self.done, self.pace.steps())
+        count, *asked = self.parallel.agree(
+            min(count, self.feed.max_steps or count), *self._asked()
+        )
+        self.pace.dispatched(idle)
+        self.state, metrics = self._steps(self.state, *self._arguments(self.done, count))
+        call = Call(self.done, count, metrics)
+        call.signal, call.save = asked[0], bool(asked[1])
+        self.done = call.end
+        return call
+
+    def decide(self, call: Call) -> None:
+        """Whether a call is evaluated and saved; its state is then copied, the evaluation begun."""
+        if self.parallel.processes == 1:  # several keep to what they agreed on before the call
+            call.signal, save = self._asked()
+            call.save = bool(save)
+        call.save = call.save or bool(call.signal) or self.done == self.total
+        look = self.monitor is not None and self._looks_at(call.end)
+        if look or call.save:
+            call.state = self._copied(self.state)
+        if call.save:
+            self._saved_at = time.monotonic()
+        if look:
+            self._begin_evaluation(call)
+
+    def retire(self, call: Call) -> None:
+        """Wait for a call; log its metrics, then evaluate and save its state where that is due."""
+        self._log_steps(call)
+        if call.numbers is not None:
+            self._evaluate(call)
+        if call.save:
+            self._save(self.last, call)
+
+    def outcome(self) -> Outcome:
+        state = self.state
+        skipped, seconds = int(state.skipped), self.clock.report()
+        return Outcome(variables_of(state), self.done, skipped, self.best_value, seconds)
+
+    # ---- the parts of these ---------------------------------------------------------------------
+
+    def _say(self, text: str) -> None:
+        if self.parallel.is_first:
+            print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+
+    def _arguments(self, first: int, count: int) -> tuple:
+        epoch, offset = divmod(first, self.feed.steps_per_epoch)
+        inputs = self.feed.inputs(epoch, offset, count, self.parallel.place)
         return inputs, np.int32(epoch), np.int32(offset), np.int32(count)
 
-    with clock.section("compile"):
-        run = program.lower(state, *arguments(min(done, total - 1), 1)).compile()
-        # The state's buffers are given to the next call; an evaluation or a checkpoint has its own.
-        copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(state).compile()
-
-    # ---- 4. Steps: dispatch a call, then do what the one before has left to do -----------------
-    pace = Pace()
-    pending: Call | None = None
-    saved_at = time.monotonic()
-
-    def asked() -> tuple[int, int]:
+    def _asked(self) -> tuple[int, int]:
         """(the signal that asks to stop or 0, whether a checkpoint is due)."""
-        return stop.number or 0, int(time.monotonic() - saved_at > SAVE_EVERY_S)
+        return self.stop.number or 0, int(time.monotonic() - self._saved_at > SAVE_EVERY_S)
 
-    def begin_evaluation(call: Call) -> None:
-        with clock.section("evaluate"), leaving_at_once(call):
-            # Of several processes each evaluates on its own copy, which has to wait for the call.
-            call.numbers = (
-                monitor(variables_of(call.state))
-                if parallel.processes == 1
-                else lambda: monitor(parallel.own(variables_of(call.state)))()
-            )
+    def _looks_at(self, step: int) -> bool:
+        return step > 0 and (step % self.look_every == 0 or step == self.total)
 
-    def finish(call: Call) -> None:
-        settle(call)
-        if call.numbers is not None:
-            evaluate(call)
-        if call.due:
-            save(last, call)
-
-    def settle(call: Call) -> None:
-        if call.settled:
+    def _log_steps(self, call: Call) -> None:
+        if call.logged:
             return
-        first, count = call.first, call.count
-        values = {k: np.asarray(v)[:count] for k, v in call.metrics.items()}
-        call.settled = True
-        for i in range(count):
-            row = {k: float(v[i]) for k, v in values.items() if k != "streak"}
-            if values["streak"][i]:
-                row = {"skipped_in_a_row": int(values["streak"][i])}
-            elif (spike := spikes.deviations(row["loss"])) is not None:
+        values = {k: np.asarray(v)[: call.count] for k, v in call.metrics.items()}
+        call.logged = True
+        streaks = values.pop("streak")
+        for i, streak in enumerate(streaks):
+            step, epoch = call.first + i + 1, (call.first + i) // self.feed.steps_per_epoch
+            row = {k: float(v[i]) for k, v in values.items()}
+            if streak:
+                row = {"skipped_in_a_row": int(streak)}
+            elif (spike := self.watch.step(step, epoch, row["loss"])) is not None:
                 row["spike"] = spike
-                report_spike(first + i, row["loss"], spike)
-            log.step(first + i + 1, (first + i) // feeder.steps_per_epoch, **row)
-        pace.finished(count, more=call.state is not None)
-        text = f"loss {values['loss'][-1]:.3g}"
-        progress.advance(count * feeder.batch_size, text)
-        if values["streak"][-1] >= steps.MOST_SKIPPED_IN_A_ROW:
-            last.wait()
-            best.wait()
-            good = last_good(folder)
+            self.log.step(step, epoch, **row)
+        self.pace.finished(call.count, more=call.state is not None)
+        self.progress.advance(call.count * self.feed.batch_size, f"loss {values['loss'][-1]:.3g}")
+        if streaks[-1] >= MAX_SKIPPED_IN_A_ROW:
+            self.last.wait()
+            self.best.wait()
+            good = last_good(self.folder)
             raise NumericsError(
-                f"{name}: gradients or parameters were not finite in "
-                f"{steps.MOST_SKIPPED_IN_A_ROW} batches in a row, until step {call.end}; "
+                f"{self.name}: gradients or parameters were not finite in "
+                f"{MAX_SKIPPED_IN_A_ROW} batches in a row, until step {call.end}; "
                 + ("there is no good checkpoint yet" if good is None else f"last good is {good}")
                 + ": lower the learning rate or check the data"
             )
 
-    def report_spike(step: int, loss: float, deviations: float) -> None:
-        # All of them are in the log; on the terminal the first of an epoch stands for the others.
-        nonlocal spike_told
-        epoch = step // feeder.steps_per_epoch
-        if parallel.is_first and epoch != spike_told:
-            spike_told = epoch
-            health.warn(
-                f"{name}: the loss of step {step + 1}, {loss:.3g}, is {deviations:.1f} standard "
-                f"deviations above the mean of the {health.SPIKE_WINDOW} before it"
-            )
+    def _begin_evaluation(self, call: Call) -> None:
+        with self._leaving_at_once(call):
+            if self.parallel.processes == 1:
+                call.numbers = self.monitor(variables_of(call.state))
+                return
+
+            def numbers() -> dict:
+                """Of one process, or rounding could make the others choose another best state."""
+                own = self.parallel.own(variables_of(call.state))
+                return self.parallel.first(lambda: self.monitor(own)())
+
+            call.numbers = numbers
+
+    def _evaluate(self, call: Call) -> None:
+        with self._leaving_at_once(call):
+            numbers = call.numbers()
+        self.log.evaluation(call.end, call.end // self.feed.steps_per_epoch, numbers)
+        self.watch.evaluation(call.end, numbers)
+        value = numbers.get("validation_psnr")
+        if value is not None and (self.best_value is None or value > self.best_value):
+            self.best_value = value
+            self._save(self.best, call)
 
     @contextlib.contextmanager
-    def leaving_at_once(call: Call):
+    def _leaving_at_once(self, call: Call):
         """A part of an evaluation: a signal need not wait for its end, it comes again instead.
 
         What is saved is the state that was to be evaluated, not that of later steps. Of several
-        processes each evaluates, and one that left alone would keep the others.
+        processes one that left alone would keep the others.
         """
-        nonlocal owes_evaluation
+        alone = self.parallel.processes == 1
         try:
-            with stop.immediate() if parallel.processes == 1 else contextlib.nullcontext():
+            with (
+                self.clock.section("evaluate"),
+                self.stop.immediate() if alone else contextlib.nullcontext(),
+            ):
                 yield
         except Interrupted:
-            owes_evaluation = call.end
-            settle(call)
-            save(last, call)
+            self._log_steps(call)
+            self._save(self.last, call)
             raise
 
-    def evaluate(call: Call) -> None:
-        nonlocal best_value, evaluated_good
-        epoch = call.end // feeder.steps_per_epoch
-        with clock.section("evaluate"), leaving_at_once(call):
-            numbers = call.numbers()
-        log.evaluation(call.end, epoch, numbers)
-        health.watch_generator(job.gan, call.end, total, numbers, name)
-        good = health.is_good(numbers)
-        if good:
-            evaluated_good = call.end
-        elif good is False and evaluated_good is not None and parallel.is_first:
-            health.warn(
-                f"{name}: after {call.end} steps the validation image "
-                f"({numbers['validation_psnr']:.2f} dB) is far worse than the undenoised one; "
-                f"step {evaluated_good} was the last good one"
-            )
-        value = numbers.get("validation_psnr")
-        if value is not None and (best_value is None or value > best_value):
-            best_value = value
-            save(best, call)
+    def _save(self, to: Checkpoints, call: Call) -> None:
+        good = self.watch.good_step == call.end
+        with self.clock.section("save"):
+            self.log.flush()
+            extra = {"best": self.best_value, "seconds": self.clock.seconds, "good": good}
+            self.parallel.together(lambda: to.save(call.state, extra))
 
-    def save(to: Checkpoints, call: Call) -> None:
-        with clock.section("save"):
-            log.flush()
-            if parallel.processes > 1:
-                # What is saved in the background meets the other processes by one name for both.
-                (best if to is last else last).wait()
-            to.save(
-                call.state,
-                {
-                    "best": best_value,
-                    "seconds": clock.seconds,
-                    "good": evaluated_good == call.end,
-                    "owes_evaluation": owes_evaluation == call.end,
-                },
-            )
+    # ---- the end, whatever it is ----------------------------------------------------------------
 
-    owed = bool(extra.get("owes_evaluation"))
-    log = MetricsLog(folder, done, evaluated=not owed) if parallel.is_first else NoLog()
-    spikes, spike_told = health.LossSpikes(log.losses), None
-    alone = False
-    try:
-        with (
-            stop.deferring(),
-            Progress(
-                name,
-                total * feeder.batch_size,
-                "patches",
-                done=done * feeder.batch_size,
-                stream=None if parallel.is_first else io.StringIO(),
-            ) as progress,
-            _profiler(folder, profile),
-        ):
-            if owed:
-                now = Call(done, 0, {}, state=state, settled=True)
-                begin_evaluation(now)
-                evaluate(now)
-                stop.check()
-            while done < total:
-                left_in_epoch = feeder.steps_per_epoch - done % feeder.steps_per_epoch
-                # A call ends where an epoch, the time to a look or the training does.
-                until = min(left_in_epoch, look_every - done % look_every, total - done)
-                count = min(pace.steps(), until, feeder.most_steps or until)
-                count, *agreed = parallel.agree(count, *asked())
-                with clock.section("train"):
-                    pace.dispatched(idle=pending is None)
-                    state, metrics = run(state, *arguments(done, count))
-                    call = Call(done, count, metrics)
-                    done = call.end
-                    if pending is not None:
-                        finish(pending)
-                    pending = call
-                    # One process looks again after the call; several keep to what they agreed on.
-                    signal, call.due = agreed if parallel.processes > 1 else asked()
-                    looked_at = done % look_every == 0 or done == total
-                    look = monitor is not None and looked_at
-                    call.due = call.due or done == total or bool(signal)
-                    if look or call.due:
-                        call.state = copied(state)
-                    if call.due:
-                        saved_at = time.monotonic()
-                    if look:
-                        begin_evaluation(call)
-                    if done == total or signal or pace.unsure:
-                        finish(call)
-                        pending = None
-                if signal:
-                    raise Interrupted(signal)
-        outcome = Outcome(variables_of(state), done, int(state.skipped), best_value, clock.report())
-    except Interrupted:
-        with stop.deferring():
-            last.wait()
-            best.wait()
-            # Or the interpreter would be taken down under the steps that nobody waits for.
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                jax.block_until_ready(state)
-        raise
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if parallel.processes == 1 or (isinstance(error, ValueError) and "Gloo" not in str(error)):
-            raise
-        alone = True
-        raise LdctError(
-            f"{name}: the processes can't go on together ({' '.join(str(error).split())[:160]}): "
-            "one of them ended or failed; run the same command again on all of them to go on from "
-            "the last checkpoint"
-        ) from error
-    finally:
-        log.close()
-        # A save of several processes waits for all of them, and so for ever where one is lost.
-        if not alone:
-            with clock.section("save"), stop.deferring():
-                last.close()
-                best.close()
-    return outcome
+    def __enter__(self) -> Run:
+        return self
 
+    def __exit__(self, kind, error, trace) -> None:
+        self.close(error)
 
-def variables_of(state) -> dict:
-    """The network's variables for inference: the moving average where there is one."""
-    variables = {"params": state.params if state.ema is None else state.ema}
-    if state.batch_stats:
-        averaged = state.ema_stats is not None
-        variables["batch_stats"] = state.ema_stats if averaged else state.batch_stats
-    return variables
+    def close(self, error: BaseException | None) -> None:
+        """Wait until what was saved is on the disk, and read it back."""
+        if isinstance(error, Interrupted):
+            with self.stop.deferring(), contextlib.suppress(jax.errors.JaxRuntimeError):
+                # Or the interpreter would be taken down under the steps that nobody waits for.
+                jax.block_until_ready(self.state)
+        if self.log is not None:
+            self.log.close()
+        # XLA's error for a lost connection, or gloo's where the collective was not compiled.
+        lost = isinstance(error, jax.errors.JaxRuntimeError)
+        lost = lost or (isinstance(error, ValueError) and "Gloo" in str(error))
+        if lost and self.parallel.processes > 1:
+            raise LdctError(
+                f"{self.name}: the processes can't go on together "
+                f"({' '.join(str(error).split())[:160]}): one of them ended or failed; run the "
+                "same command again on all of them to go on from the last checkpoint"
+            ) from error
 
+        def close_checkpoints() -> None:
+            with contextlib.ExitStack() as closing:
+                for checkpoints in (self.best, self.last):
+                    if checkpoints is not None:
+                        closing.callback(checkpoints.close)
 
-@contextlib.contextmanager
-def _profiler(folder: Path, on: bool):
-    if not on:
-        yield
-        return
-    with jax.profiler.trace(str(folder / "profile")):
-        yield
+        with self.clock.section("save"), self.stop.deferring():
+            # After an error the others may be anywhere.
+            self.parallel.together(close_checkpoints) if error is None else close_checkpoints()

@@ -15,7 +15,7 @@ class TrainState(flax.struct.PyTreeNode):
     """The state after ``step`` steps.
 
     Args:
-      step: () int32, steps taken, skipped ones included; with the feeder's steps per epoch it is
+      step: () int32, steps taken, skipped ones included; with the feed's steps per epoch it is
         the position in the data.
       params, batch_stats: the network's variables, float32.
       opt_state: the optimiser's.
@@ -70,3 +70,12 @@ def create(
         critic=critic_params,
         critic_opt_state=critic_opt_state,
     )
+
+
+def variables_of(state: TrainState) -> dict:
+    """The network's variables for inference: the moving averages where there are any."""
+    averaged = state.ema is not None
+    variables = {"params": state.ema if averaged else state.params}
+    if state.batch_stats:
+        variables["batch_stats"] = state.ema_stats if averaged else state.batch_stats
+    return variables

@@ -2,7 +2,7 @@
 
 A step knows the mesh axis it is mapped over by name and sums over it once: the gradients, the
 loss and the number of patches that count travel in one vector, so that a step costs one
-all-reduce. The same function runs under ``jax.shard_map`` (the seam, ``train/parallel.py``) and
+all-reduce. The same function runs under ``jax.shard_map`` (:mod:`ldct_jax.train.mesh`) and
 ``jax.pmap``.
 """
 
@@ -23,10 +23,10 @@ from ldct_jax.train.state import TrainState
 AXIS = "data"
 
 # After so many batches in a row with non-finite gradients a training stands still and is stopped.
-MOST_SKIPPED_IN_A_ROW = 5
+MAX_SKIPPED_IN_A_ROW = 5
 # No network works with such weights in float32: a step that leads there is as lost as NaN. Without
 # this, a huge learning rate can end in dead ReLUs, where every number is finite and none moves.
-LARGEST_PARAMETER = 1e6
+MAX_PARAMETER = 1e6
 
 
 def supervised(
@@ -46,24 +46,14 @@ def supervised(
     ``frozen_statistics``: BatchNorm runs on its stored statistics, as where only the last layer
     is trained.
 
-    Gradients that are not finite, and steps to parameters beyond :data:`LARGEST_PARAMETER`, leave
+    Gradients that are not finite, and steps to parameters beyond :data:`MAX_PARAMETER`, leave
     parameters, optimiser and statistics as they were; the batch is counted in ``skipped``. After
-    :data:`MOST_SKIPPED_IN_A_ROW` of them nothing changes any more, so that the caller finds the
+    :data:`MAX_SKIPPED_IN_A_ROW` of them nothing changes any more, so that the caller finds the
     last good state.
     """
 
-    def forward(params, state, low):
-        variables = {"params": params}
-        if not state.batch_stats:
-            return model.apply(variables, low, train=True), state.batch_stats
-        variables["batch_stats"] = state.batch_stats
-        if frozen_statistics:
-            return model.apply(variables, low, train=False), state.batch_stats
-        output, new = model.apply(variables, low, train=True, mutable=["batch_stats"])
-        return output, new["batch_stats"]
-
     def objective(params, state, low, full, weight):
-        output, stats = forward(params, state, low)
+        output, stats = forward(model, state, params, low, frozen_statistics)
         result = losses.last_image(output)
         squared = jnp.sum(weight * losses.mse(result, losses.central(full, result)))
         return jnp.sum(weight * loss(output, full)), (squared, stats)
@@ -82,6 +72,18 @@ def supervised(
         return accept(new, state, finite, metrics, ema_decay)
 
     return step
+
+
+def forward(model, state: TrainState, params, low, frozen_statistics: bool = False):
+    """(a training network's output, its new batch statistics)."""
+    variables = {"params": params}
+    if not state.batch_stats:
+        return model.apply(variables, low, train=True), state.batch_stats
+    variables["batch_stats"] = state.batch_stats
+    if frozen_statistics:
+        return model.apply(variables, low, train=False), state.batch_stats
+    output, new = model.apply(variables, low, train=True, mutable=["batch_stats"])
+    return output, new["batch_stats"]
 
 
 def mean_over_devices(grads, numbers: Sequence, count, axis: str):
@@ -106,9 +108,10 @@ def accept(
     new: TrainState, old: TrainState, finite, metrics: dict, ema_decay: float | None
 ) -> tuple[TrainState, dict]:
     """``new`` where it is finite and the training hasn't been halted, else ``old`` and a count."""
-    largest = jnp.max(jnp.abs(ravel_pytree(new.params)[0]))
-    finite &= largest < LARGEST_PARAMETER
-    halted = old.streak >= MOST_SKIPPED_IN_A_ROW
+    # The critic's parameters too: a generator that follows a lost critic is lost a little later.
+    largest = jnp.max(jnp.abs(ravel_pytree((new.params, new.critic))[0]))
+    finite &= largest < MAX_PARAMETER
+    halted = old.streak >= MAX_SKIPPED_IN_A_ROW
     if ema_decay is not None:
         # Slower and slower, or a short training's average would be its beginning for the most part.
         decay = jnp.minimum(ema_decay, (1.0 + old.step) / (10.0 + old.step))

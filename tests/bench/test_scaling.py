@@ -21,7 +21,7 @@ DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "many_devices.md"
 
 
 def test_the_bytes_are_those_of_the_programs_all_reduce():
-    job, feeder = tiny.job(), tiny.feeder()
+    job, feeder = tiny.experiment(), tiny.feeder()
     optimizer = job.optimizer.build(10, 8)
     parallel = DataParallel(jax.devices()[:2])
     step = steps.supervised(job.model, job.loss, optimizer)

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from ldct_jax.data.feed import choose
-from ldct_jax.data.feed.choose import make_feeder
-from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.choose import make_feed
+from ldct_jax.data.feed.grain import GrainFeed
 from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.errors import UsageError
-from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.signals import Interrupted
@@ -51,10 +50,10 @@ def batches(feeder, epoch, first=0):
 @pytest.mark.core
 def test_both_feeders_give_the_same_batches_in_the_same_order(tmp_path):
     resident = Resident(tiny.pairs(), PATCHES, seed=1)
-    grain = GrainFeeder(mapped(tiny.pairs(), tmp_path), PATCHES, seed=1)
+    grain = GrainFeed(mapped(tiny.pairs(), tmp_path), PATCHES, seed=1)
     assert_same_batches(resident, grain)
     anywhere = dataclasses.replace(PATCHES, per_slice=11)
-    assert_same_batches(*(kind(tiny.pairs(), anywhere, seed=1) for kind in (Resident, GrainFeeder)))
+    assert_same_batches(*(kind(tiny.pairs(), anywhere, seed=1) for kind in (Resident, GrainFeed)))
 
 
 def assert_same_batches(resident, grain):
@@ -67,16 +66,16 @@ def assert_same_batches(resident, grain):
 
 
 def test_a_training_through_grain_is_the_resident_one_bit_for_bit(tmp_path, monkeypatch):
-    job = tiny.job(augment="dihedral")
+    job = tiny.experiment(augment="dihedral")
     one = DataParallel(jax.devices()[:1])
 
     def train(kind, folder, stop=None):
-        run.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
+        tiny.train(job, kind(tiny.pairs(), PATCHES, 3), folder, parallel=one, stop=stop)
 
     train(Resident, tmp_path / "resident")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        train(GrainFeeder, tmp_path / "grain", StopAfter(patch, 3))
-    train(GrainFeeder, tmp_path / "grain")
+        train(GrainFeed, tmp_path / "grain", StopAfter(patch, 3))
+    train(GrainFeed, tmp_path / "grain")
     a, b = (load_arrays(tmp_path / f)[0] for f in ("resident", "grain"))
     assert jax.tree.all(jax.tree.map(np.array_equal, a, b))
     logs = [(tmp_path / f / "metrics.jsonl").read_text() for f in ("resident", "grain")]
@@ -86,14 +85,54 @@ def test_a_training_through_grain_is_the_resident_one_bit_for_bit(tmp_path, monk
 @pytest.mark.core
 def test_the_feeder_is_chosen_by_memory_and_said(monkeypatch, capsys):
     pairs = tiny.pairs()
-    assert isinstance(make_feeder("auto", pairs, PATCHES, 0), Resident)
+    assert isinstance(make_feed("auto", pairs, PATCHES, 0), Resident)
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(choose, "device_memory", lambda: 1000)
-    assert isinstance(make_feeder("auto", pairs, PATCHES, 0), GrainFeeder)
-    assert "Grain" in capsys.readouterr().err
-    assert isinstance(make_feeder("resident", pairs, PATCHES, 0), Resident)
+    assert isinstance(make_feed("auto", pairs, PATCHES, 0), GrainFeed)
+    assert "device has room for 0.0 GiB" in capsys.readouterr().err
+    assert isinstance(make_feed("resident", pairs, PATCHES, 0), Resident)
     with pytest.raises(UsageError, match="auto, resident, grain"):
-        make_feeder("disk", pairs, PATCHES, 0)
+        make_feed("disk", pairs, PATCHES, 0)
+
+
+@pytest.mark.core
+def test_a_feed_is_what_the_process_with_the_least_memory_can_hold(capsys):
+    """Each on its own would choose another program, and they would wait for each other."""
+    asked = []
+
+    def agree(*values):
+        asked.append(values)
+        return [1]  # another process said so
+
+    assert isinstance(make_feed("auto", tiny.pairs(), PATCHES, 0, agree=agree), GrainFeed)
+    assert asked == [(0,)] and "another process's device" in capsys.readouterr().err
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "index",
+    [
+        np.s_[..., None],
+        np.s_[None],
+        np.s_[...],
+        np.s_[1:3, None],
+        np.s_[:, 2:5, ::2],
+        np.s_[3, 4:6],
+        np.s_[-1, :, 0],
+        np.s_[1:4, ..., 0],
+        np.s_[[4, 0], 1],
+        np.s_[np.array([[0, 1], [2, 3]])],
+        np.s_[np.array([True, False, True, False, True])],
+        np.s_[-2],
+        np.s_[2:2],
+    ],
+)
+def test_every_index_of_a_mapped_stack_gives_what_an_array_gives(index, tmp_path):
+    """An index that it didn't know, such as None, was left out without a word."""
+    pairs = tiny.pairs(patients=5)
+    found = np.asarray(mapped(pairs, tmp_path).low_hu[index])
+    np.testing.assert_array_equal(found, pairs.low_hu[index])
+    assert found.dtype == np.int16
 
 
 @pytest.mark.core

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jax
 import pytest
 
 from ldct_jax.export import onnx_model, stablehlo, tensors
@@ -29,10 +28,8 @@ def exported(small, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    from ldct_jax.train import run
-    from ldct_jax.train.mesh import DataParallel
     from tests import tiny
 
     folder = tmp_path_factory.mktemp("run")
-    run.train(tiny.job(epochs=1), tiny.feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
+    tiny.train(tiny.experiment(epochs=1), tiny.feeder(), folder)
     return folder

@@ -55,7 +55,7 @@ def cases(root: Path, where: Path, n: int, seed: int, wanted=lambda file: True):
 
 def state(step: int):
     """A state whose every number depends on ``step``."""
-    job = tiny.job()
+    job = tiny.experiment()
     start = train_state.create(job.model, job.optimizer.build(10, 8), 16, step)
     return start.replace(step=jnp.int32(step))
 
@@ -63,7 +63,7 @@ def state(step: int):
 @pytest.fixture(scope="module")
 def two_checkpoints(tmp_path_factory):
     root = tmp_path_factory.mktemp("run") / "whole"
-    saved = checkpoint.Checkpoints(root / "last", tiny.job().record)
+    saved = checkpoint.Checkpoints(root / "last", tiny.record(tiny.experiment()))
     states = {step: state(step) for step in (1, 2)}
     for each in states.values():
         saved.save(each)
@@ -92,7 +92,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     found = collections.Counter()
     for file, how, copy in cases(root, root / "last" / "2", n, 0, wanted):
         caplog.clear()
-        saved = checkpoint.Checkpoints(copy / "last", tiny.job().record)
+        saved = checkpoint.Checkpoints(copy / "last", tiny.record(tiny.experiment()))
         restored, _ = saved.restore_latest(states[1])
         saved.close()
         step = int(restored.step)
@@ -111,7 +111,7 @@ def test_damage_in_both_checkpoints_is_an_error(two_checkpoints, tmp_path):
     shutil.copytree(root, tmp_path / "run")
     for step in ("1", "2"):
         damage(tmp_path / "run" / "last" / step / "meta" / "metadata", "cut", random.Random(0))
-    saved = checkpoint.Checkpoints(tmp_path / "run" / "last", tiny.job().record)
+    saved = checkpoint.Checkpoints(tmp_path / "run" / "last", tiny.record(tiny.experiment()))
     with pytest.raises(CheckpointError, match="no checkpoint in last reads back whole"):
         saved.restore_latest(states[1])
     saved.close()
@@ -127,7 +127,7 @@ def test_damage_in_both_checkpoints_is_an_error(two_checkpoints, tmp_path):
 )
 def test_a_checkpoint_of_another_model_or_window_names_what_differs(two_checkpoints, change, words):
     root, states = two_checkpoints
-    saved = checkpoint.Checkpoints(root / "last", tiny.job().record | change)
+    saved = checkpoint.Checkpoints(root / "last", tiny.record(tiny.experiment()) | change)
     with pytest.raises(CheckpointError, match=words):
         saved.restore_latest(states[1])
     saved.close()
@@ -138,7 +138,7 @@ def test_a_checkpoint_of_another_version_or_optimiser_names_what_differs(
     two_checkpoints, monkeypatch
 ):
     root, states = two_checkpoints
-    saved = checkpoint.Checkpoints(root / "last", tiny.job().record)
+    saved = checkpoint.Checkpoints(root / "last", tiny.record(tiny.experiment()))
     other = states[1].replace(ema=states[1].params)
     with pytest.raises(CheckpointError, match=r"another model or optimiser: ema/\S+ is only"):
         saved.restore_latest(other)

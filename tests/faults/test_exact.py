@@ -1,14 +1,12 @@
 """40 steps in one go and as 7 + 13 + 20 with two restarts are the same training, bit for bit."""
 
-import jax
 import numpy as np
 import pytest
 
-from ldct_jax.train import run as training
+from ldct_jax.losses import mse
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.mesh import DataParallel
 from tests import tiny
-from tests.faults.trainings import STAGE, STEPS, assert_same_end, kinds, log_of, of_model, run
+from tests.faults.trainings import STAGE, STEPS, assert_same_end, kinds, log_of, run
 
 pytestmark = pytest.mark.core
 
@@ -16,15 +14,14 @@ pytestmark = pytest.mark.core
 @pytest.fixture(scope="module")
 def first_stage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
-    parallel = DataParallel(jax.devices()[:1])
-    training.train(of_model(STAGE), tiny.feeder(), folder, parallel=parallel)
+    tiny.train(tiny.experiment(model=STAGE, loss=mse, epochs=1), tiny.feeder(), folder)
     return folder
 
 
 @pytest.mark.parametrize("kind", ["supervised", "gan", "cascade"])
 def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, capfd):
-    job, batch = kinds(first_stage)[kind]
-    straight = run(job, batch, tmp_path / "straight")
+    training = kinds(first_stage)[kind]
+    straight = run(*training, tmp_path / "straight")
     assert len(straight) == STEPS
 
     taken: list = []
@@ -32,11 +29,11 @@ def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, 
     # and then those steps are taken again: 6 and 7 of the supervised kind, which follow an epoch.
     ends = {7: 5 if kind == "supervised" else 7, 20: 20}
     for stop_at, end in ends.items():
-        taken += run(job, batch, tmp_path / "pieces", stop_at=stop_at)
+        taken += run(*training, tmp_path / "pieces", stop_at=stop_at)
         arrays, _ = load_arrays(tmp_path / "pieces" / "checkpoints" / "last")
         assert int(arrays["step"]) == end
         taken = taken[:end]
-    taken += run(job, batch, tmp_path / "pieces")
+    taken += run(*training, tmp_path / "pieces")
     said = capfd.readouterr().err
     assert all(f"goes on from step {end} (sha256 " in said for end in ends.values())
 
@@ -49,4 +46,4 @@ def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, 
         "cascade": {"params", "opt_state", "batch_stats", "key"},
     }
     assert kept[kind] <= set(arrays)
-    assert sum("evaluation" in row for row in log_of(tmp_path / "pieces")) == job.epochs
+    assert sum("evaluation" in row for row in log_of(tmp_path / "pieces")) == training[0].epochs

@@ -5,12 +5,9 @@ import random
 import re
 import time
 
-import jax
 import pytest
 
-from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import assert_same_end
 from tests.faults.worker import STEPS_PER_SAVE, job, start
@@ -73,5 +70,5 @@ def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path, compiled_on
     print(f"(last save begun, restored, temporary folders): {report}")
 
     whole = dataclasses.replace(job(), epochs=epochs)
-    run.train(whole, tiny.feeder(), tmp_path / "whole", parallel=DataParallel(jax.devices()[:1]))
+    tiny.train(whole, tiny.feeder(), tmp_path / "whole")
     assert_same_end(tmp_path / "whole", folder)

@@ -62,7 +62,7 @@ def peak_mb(*arguments: str) -> float:
 def test_two_thousand_slices_take_the_memory_of_two_hundred(command, scans, tmp_path):
     if command == "denoise":
         parallel = DataParallel(jax.devices()[:1])
-        run.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
+        tiny.train(tiny.experiment(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
     peaks = {}
     for part in ("one", "all"):
         out = str(tmp_path / part)
@@ -98,11 +98,10 @@ def test_two_hundred_epochs_leak_nothing(tmp_path, monkeypatch):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        run.train(
-            tiny.job(epochs=200),
+        tiny.train(
+            tiny.experiment(epochs=200),
             tiny.feeder(),
             tmp_path,
-            parallel=DataParallel(jax.devices()[:1]),
             monitor=look,
         )
     finally:

@@ -19,15 +19,14 @@ from ldct_jax.losses import last_clone, mse
 from ldct_jax.models.layers import Conv
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.study import results
-from ldct_jax.train import health, run
+from ldct_jax.train import health
 from ldct_jax.train.checkpoint import last_good, load_arrays
-from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import log_of
 
 
 def train(job, feeder, folder, **kwargs):
-    return run.train(job, feeder, folder, parallel=DataParallel(jax.devices()[:1]), **kwargs)
+    return tiny.train(job, feeder, folder, **kwargs)
 
 
 @pytest.mark.core
@@ -45,7 +44,7 @@ def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, c
     """Good, better, far worse: the last state is not the last good one, and the run says so."""
     values = iter([30.0, 31.0, 20.0])
     numbers = lambda: {"validation_psnr": next(values), "undenoised_psnr": 30.0}  # noqa: E731
-    train(tiny.job(epochs=3), tiny.feeder(), tmp_path, monitor=lambda v: numbers)
+    train(tiny.experiment(epochs=3), tiny.feeder(), tmp_path, monitor=lambda v: numbers)
     assert int(load_arrays(tmp_path / "checkpoints" / "last")[0]["step"]) == 24
     assert last_good(tmp_path) == "checkpoints/best/16"
     said = capfd.readouterr().err
@@ -55,9 +54,9 @@ def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, c
 @pytest.mark.core
 def test_a_huge_learning_rate_stops_within_six_steps_and_names_the_last_good(tmp_path):
     numbers = {"validation_psnr": 30.0, "undenoised_psnr": 31.0}
-    train(tiny.job(), tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
+    train(tiny.experiment(), tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
     before, _ = load_arrays(tmp_path / "checkpoints" / "last")
-    wild = tiny.job(epochs=4, optimizer=Adam(Constant(1e20)))
+    wild = tiny.experiment(epochs=4, optimizer=Adam(Constant(1e20)))
     with pytest.raises(NumericsError, match=r"last good is checkpoints/last/16: lower"):
         train(wild, tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
     rows = [r for r in log_of(tmp_path) if r["step"] > 16]
@@ -78,7 +77,7 @@ def one_odd_patch(n: int = 150) -> PairedSlices:
 def test_a_loss_spike_is_reported_once_in_its_epoch_and_in_the_log(tmp_path, capfd):
     patches = Patches(size=16, stride=1, batch=1, slices_per_patient=None)
     feeder = Resident(one_odd_patch(), patches, seed=3)
-    job = tiny.job(optimizer=Adam(Constant(1e-6)), epochs=2)
+    job = tiny.experiment(optimizer=Adam(Constant(1e-6)), epochs=2)
     train(job, feeder, tmp_path)
     rows = log_of(tmp_path)
     losses = [r["loss"] for r in rows]
@@ -109,11 +108,11 @@ def test_a_skipped_batch_leaves_parameters_optimiser_and_statistics_alone(tmp_pa
     """The only batch after the second epoch is bad: the state is that after the second."""
     pairs = tiny.pairs(patients=1, size=16)
     whole = Patches(size=16, stride=1, batch=1, slices_per_patient=None)
-    train(tiny.job(epochs=2, ema_decay=0.9), Resident(pairs, whole, 0), tmp_path)
+    train(tiny.experiment(epochs=2, ema_decay=0.9), Resident(pairs, whole, 0), tmp_path)
     before, _ = load_arrays(tmp_path)
     nan = last_clone(lambda output, target: jnp.nan * mse(output, target))
     outcome = train(
-        tiny.job(epochs=3, ema_decay=0.9, loss=nan), Resident(pairs, whole, 0), tmp_path
+        tiny.experiment(epochs=3, ema_decay=0.9, loss=nan), Resident(pairs, whole, 0), tmp_path
     )
     after, _ = load_arrays(tmp_path)
     assert (outcome.steps, outcome.skipped, int(after["streak"])) == (3, 1, 1)

@@ -22,7 +22,7 @@ WITHIN_S, EPOCHS = 60, 60
 LDCT = """
 from ldct_jax.cli import main
 from ldct_jax.train import calls, run
-calls.MOST_STEPS_PER_CALL, run.SAVE_EVERY_S = 2, 0.1
+calls.MAX_STEPS_PER_CALL, run.SAVE_EVERY_S = 2, 0.1
 main()
 """
 TRAIN = ("train", "pcn_ablation", "--scale", "smoke", "--variant", "full PCN", "--distributed")

@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.signals import Interrupted, StopRequest
@@ -83,7 +82,7 @@ def test_a_signal_in_every_phase_ends_the_command_and_the_same_one_goes_on(phase
         write_series(tmp_path / "in" / "b", anatomy(1), PatientID="B")
     if phase == "export":
         parallel = DataParallel(jax.devices()[:1])
-        run.train(tiny.job(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
+        tiny.train(tiny.experiment(epochs=1), tiny.feeder(), tmp_path / "run", parallel=parallel)
     process = start(phase, tmp_path, marked=True)
     end = time.monotonic() + 120
     while not (tmp_path / "mark").exists():
@@ -118,8 +117,8 @@ def test_a_signal_in_every_phase_ends_the_command_and_the_same_one_goes_on(phase
 def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path):
     """At once, not at the evaluation's end, and nothing of it is lost or logged twice."""
     parallel = DataParallel(jax.devices()[:1])
-    job = tiny.job(epochs=3)
-    run.train(job, tiny.feeder(), tmp_path / "straight", parallel=parallel, monitor=monitor)
+    job = tiny.experiment(epochs=3)
+    tiny.train(job, tiny.feeder(), tmp_path / "straight", parallel=parallel, monitor=monitor)
 
     def interrupting():
         os.kill(os.getpid(), signal.SIGTERM)
@@ -133,7 +132,7 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
 
     began = time.monotonic()
     with pytest.raises(Interrupted) as caught, StopRequest().watching() as stop:
-        run.train(
+        tiny.train(
             job,
             tiny.feeder(),
             tmp_path / "pieces",
@@ -144,7 +143,7 @@ def test_a_signal_during_an_evaluation_saves_and_evaluates_again(part, tmp_path)
     assert caught.value.exit_code == 143 and time.monotonic() - began < 15
     assert int(load_arrays(tmp_path / "pieces")[0]["step"]) == 8
     assert not any("evaluation" in row for row in log_of(tmp_path / "pieces"))
-    run.train(job, tiny.feeder(), tmp_path / "pieces", parallel=parallel, monitor=monitor)
+    tiny.train(job, tiny.feeder(), tmp_path / "pieces", parallel=parallel, monitor=monitor)
     assert_same_end(tmp_path / "straight", tmp_path / "pieces")
     best = [load_arrays(tmp_path / f / "checkpoints" / "best")[0] for f in ("straight", "pieces")]
     assert int(best[0]["step"]) == int(best[1]["step"])

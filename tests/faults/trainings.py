@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 from pathlib import Path
 
@@ -15,16 +14,13 @@ from flax.traverse_util import flatten_dict
 
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
-from ldct_jax.hu import FULL
 from ldct_jax.losses import l1, last_clone, mse
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.record import to_record
-from ldct_jax.train import run as training
+from ldct_jax.study.experiment import Experiment
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.gan import WassersteinGAN
-from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.signals import Interrupted, StopRequest
 from tests import tiny
 
@@ -42,7 +38,7 @@ class SmallCritic(nn.Module):
 
 
 class Recorded(Resident):
-    """A feeder that writes down which patches it was asked for, and ends calls at ``stop_at``."""
+    """A feed that writes down which patches it was asked for, and ends calls at ``stop_at``."""
 
     def __init__(self, batch: int, stop_at: int | None = None):
         patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
@@ -51,7 +47,7 @@ class Recorded(Resident):
         self._stop_at, self.total, self._compiled = stop_at, 0, False
 
     @property
-    def most_steps(self) -> int:
+    def max_steps(self) -> int:
         return 3 if self._stop_at is None else max(1, min(3, self._stop_at - self.total))
 
     def inputs(self, epoch, first, count, place=None):
@@ -79,31 +75,25 @@ class StopAt(StopRequest):
     def number(self, value): ...
 
 
-def kinds(first_stage: Path) -> dict[str, tuple[training.Job, int]]:
-    """(job, batch) by kind; 40 steps each. ``first_stage``: where the cascade's was trained."""
+def kinds(first_stage: Path) -> dict[str, tuple[Experiment, int, Path | None]]:
+    """(experiment, batch, initial checkpoint) by kind; 40 steps each."""
     gan = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
     return {
         # Five steps an epoch, the last padded: step 20 ends one, step 7 is within one.
-        "supervised": (tiny.job(ema_decay=0.9, augment="dihedral", epochs=8), 7),
+        "supervised": (tiny.experiment(ema_decay=0.9, augment="dihedral", epochs=8), 7, None),
         # Eight steps an epoch: 7 and 20 are both within one.
-        "gan": (tiny.job(loss=last_clone(l1), gan=gan, epochs=5, ema_decay=0.9), 4),
+        "gan": (tiny.experiment(loss=last_clone(l1), gan=gan, epochs=5, ema_decay=0.9), 4, None),
         "cascade": (
-            of_model(
-                Cascade((STAGE.copy(), STAGE.copy())),
+            tiny.experiment(
+                model=Cascade((STAGE.copy(), STAGE.copy())),
+                loss=mse,
                 optimizer=Adam(Constant(1e-2), trainable="last_stage"),
-                init_from=first_stage,
                 epochs=5,
             ),
             4,
+            first_stage,
         ),
     }
-
-
-def of_model(model, **changes) -> training.Job:
-    """A job whose record says so."""
-    job = tiny.job(**{"model": model, "loss": mse, "epochs": 1, **changes})
-    record = {"model": to_record(model), "window": to_record(FULL)}
-    return dataclasses.replace(job, record=record)
 
 
 def monitor(variables: dict):
@@ -116,16 +106,18 @@ def monitor(variables: dict):
     return numbers
 
 
-def run(job, batch: int, folder: Path, stop_at: int | None = None) -> list[np.ndarray]:
+def run(
+    experiment, batch: int, init_from, folder: Path, stop_at: int | None = None
+) -> list[np.ndarray]:
     """Train until the end or ``stop_at``; returns the patches in the order they were taken."""
     feeder = Recorded(batch, stop_at)
     ended = pytest.raises(Interrupted) if stop_at else contextlib.nullcontext()
     with ended as stopped:
-        training.train(
-            job,
+        tiny.train(
+            experiment,
             feeder,
             folder,
-            parallel=DataParallel(jax.devices()[:1]),
+            init_from=init_from,
             monitor=monitor,
             stop=StopAt(feeder),
         )

@@ -33,20 +33,17 @@ def job():
     """With EMA and augmentation, so that there is more to lose."""
     from tests import tiny
 
-    return tiny.job(ema_decay=0.9, augment="dihedral")
+    return tiny.experiment(ema_decay=0.9, augment="dihedral")
 
 
 def main(folder: str, epochs: str) -> None:
     import dataclasses
 
-    import jax
-
     from ldct_jax.train import calls, run
     from ldct_jax.train.checkpoint import Checkpoints
-    from ldct_jax.train.mesh import DataParallel
     from tests import tiny
 
-    calls.MOST_STEPS_PER_CALL, run.SAVE_EVERY_S = STEPS_PER_SAVE, 0.0
+    calls.MAX_STEPS_PER_CALL, run.SAVE_EVERY_S = STEPS_PER_SAVE, 0.0
     begun = os.open(Path(folder) / "begun.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     save = Checkpoints.save
 
@@ -56,11 +53,10 @@ def main(folder: str, epochs: str) -> None:
         os.write(begun, f"{int(state.step)}\n".encode())
 
     Checkpoints.save = noted
-    run.train(
+    tiny.train(
         dataclasses.replace(job(), epochs=int(epochs)),
         tiny.feeder(),
         Path(folder),
-        parallel=DataParallel(jax.devices()[:1]),
     )
 
 

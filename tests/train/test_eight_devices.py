@@ -7,12 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.grain import GrainFeed
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.losses import mse
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.log import read
 from ldct_jax.train.mesh import DataParallel
@@ -30,8 +29,8 @@ def train(folder, n_devices: int, *, epochs: int, grain: bool = False, batch: in
     feeder = tiny.feeder(batch=batch)
     if grain:
         patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
-        feeder = GrainFeeder(tiny.pairs(), patches, 3, parallel.columns(batch))
-    run.train(tiny.job(epochs=epochs, **job), feeder, folder, parallel=parallel)
+        feeder = GrainFeed(tiny.pairs(), patches, 3, parallel.columns(batch))
+    tiny.train(tiny.experiment(epochs=epochs, **job), feeder, folder, parallel=parallel)
     moments = load_arrays(folder / "checkpoints" / "last")[0]["opt_state"]["0"]["mu"]
     rows = [r for r in read(folder / "metrics.jsonl") if "loss" in r]
     assert [r["step"] for r in rows] == list(range(1, len(rows) + 1))

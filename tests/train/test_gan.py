@@ -6,18 +6,19 @@ import json
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.errors import CheckpointError, NumericsError
-from ldct_jax.hu import FULL
 from ldct_jax.losses import l1, last_clone, mse
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.drl import DRL
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.record import to_record
-from ldct_jax.train import run
+from ldct_jax.train import state as train_state
 from ldct_jax.train.checkpoint import load_arrays
-from ldct_jax.train.gan import WassersteinGAN
+from ldct_jax.train.gan import WassersteinGAN, adversarial
 from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 from tests.faults.trainings import SmallCritic
@@ -27,12 +28,12 @@ GAN = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b
 
 
 def gan_job(**changes):
-    return tiny.job(**{"loss": last_clone(l1), "gan": GAN, **changes})
+    return tiny.experiment(**{"loss": last_clone(l1), "gan": GAN, **changes})
 
 
 def train(job, folder, devices=1, batch=8, **kwargs):
     parallel = DataParallel(jax.devices()[:devices])
-    return run.train(job, tiny.feeder(batch=batch), folder, parallel=parallel, **kwargs)
+    return tiny.train(job, tiny.feeder(batch=batch), folder, parallel=parallel, **kwargs)
 
 
 def test_generator_and_critic_both_learn_and_are_both_saved(tmp_path):
@@ -55,6 +56,56 @@ def test_the_critic_pushes_the_estimate_up(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = (np.mean([r["wasserstein"] for r in part]) for part in (rows[:8], rows[-8:]))
     assert last > first + 1e-4
+
+
+def critic_steps(n_critic: int = 4, **optimizer):
+    """(a compiled adversarial step of one device, its initial state) for batches of eight."""
+    gan = WassersteinGAN(SmallCritic(), n_critic=n_critic, optimizer=Adam(**optimizer))
+    generator, critic = Adam(Constant(1e-3)).build(10, 2), gan.optimizer.build(40, 8)
+    step = adversarial(tiny.MODEL, last_clone(mse), generator, gan, critic)
+    state = train_state.create(tiny.MODEL, generator, 16, 0, critic=(gan.critic, critic))
+    mesh = DataParallel(jax.devices()[:1]).mesh
+    mapped = jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data"), P("data")),
+        out_specs=P(),
+        check_vma=False,
+    )
+    return jax.jit(mapped), state
+
+
+def test_a_batch_with_fewer_patches_than_critic_steps_counts(tmp_path):
+    """A mean over no patch is 0/0: the whole batch, the real patches in it too, was skipped."""
+    rng = np.random.default_rng(0)
+    low, full = rng.random((2, 8, 16, 16, 1), np.float32)
+    step, state = critic_steps(schedule=Constant(1e-3))
+    one_patch = np.array([1, 0, 0, 0, 0, 0, 0, 0], np.float32)
+    # Position p belongs to critic step p mod 4: 1, 2 and 3 have their padding alone.
+    filled = np.array([1, 1, 1, 1, 0, 1, 1, 1], np.float32)
+    (a, metrics), (b, _) = (step(state, low, full, weight) for weight in (one_patch, filled))
+    assert all(np.isfinite(float(v)) for v in metrics.values())
+    assert int(a.skipped) == int(a.streak) == 0
+    for x, y in zip(leaves((a.params, a.critic)), leaves((b.params, b.critic)), strict=True):
+        np.testing.assert_array_equal(x, y)
+    moved = [not np.array_equal(x, y) for x, y in zip(leaves(a), leaves(state), strict=True)]
+    assert any(moved)
+
+    # As a training meets it: nine patches in batches of eight.
+    feed = Resident(tiny.pairs(patients=9, size=16), Patches(16, 16, 8, None), 0)
+    gan = dataclasses.replace(GAN, n_critic=4)
+    outcome = tiny.train(gan_job(gan=gan, epochs=3), feed, tmp_path)
+    assert (outcome.steps, outcome.skipped) == (6, 0)
+
+
+def test_a_critic_that_runs_away_is_skipped_like_a_generator_that_does():
+    rng = np.random.default_rng(0)
+    low, full = rng.random((2, 8, 16, 16, 1), np.float32)
+    step, state = critic_steps(schedule=Constant(1e9), b1=0.5, b2=0.9)
+    after, _ = step(state, low, full, np.ones(8, np.float32))
+    assert (int(after.skipped), int(after.streak)) == (1, 1)
+    for x, y in zip(leaves(after.critic), leaves(state.critic), strict=True):
+        np.testing.assert_array_equal(x, y)
 
 
 def test_one_and_two_devices_play_the_same_game(tmp_path):
@@ -83,13 +134,8 @@ def test_a_generator_worse_than_no_denoising_is_noticed_after_its_warm_up(tmp_pa
 SMALL_DRL = DRL(n_filters=4)
 
 
-def record(model):
-    return {"model": to_record(model), "window": to_record(FULL)}
-
-
 def cascade_job(model, **changes):
-    job = tiny.job(model=model, loss=mse, epochs=1, **changes)
-    return dataclasses.replace(job, record=record(model))
+    return tiny.experiment(model=model, loss=mse, epochs=1, **changes)
 
 
 def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
@@ -99,9 +145,8 @@ def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
     job = cascade_job(
         both,
         optimizer=Adam(Constant(1e-2), trainable="last_stage"),
-        init_from=tmp_path / "one",
     )
-    outcome = train(job, tmp_path / "two")
+    outcome = train(job, tmp_path / "two", init_from=tmp_path / "one")
     one, _ = load_arrays(tmp_path / "one")
     for part in ("params", "batch_stats"):
         stage = outcome.variables[part]["stages_0"]
@@ -119,17 +164,17 @@ def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
         cascade_job(
             three,
             optimizer=Adam(Constant(1e-2), trainable="last_stage"),
-            init_from=tmp_path / "two",
         ),
         tmp_path / "three",
+        init_from=tmp_path / "two",
     )
 
 
 def test_a_cascade_does_not_start_from_a_foreign_stage(tmp_path):
     train(cascade_job(SMALL_DRL), tmp_path / "one")
-    foreign = cascade_job(Cascade((DnCNN(depth=4), SMALL_DRL)), init_from=tmp_path / "one")
+    foreign = cascade_job(Cascade((DnCNN(depth=4), SMALL_DRL)))
     with pytest.raises(CheckpointError, match="another model"):
-        train(foreign, tmp_path / "two")
+        train(foreign, tmp_path / "two", init_from=tmp_path / "one")
 
 
 def test_last_conv_trains_on_frozen_statistics(tmp_path):
@@ -137,10 +182,9 @@ def test_last_conv_trains_on_frozen_statistics(tmp_path):
     train(cascade_job(model), tmp_path / "a")
     tuned = cascade_job(
         model,
-        init_from=tmp_path / "a",
         optimizer=Adam(Constant(1e-2), trainable="last_conv"),
     )
-    outcome = train(tuned, tmp_path / "b")
+    outcome = train(tuned, tmp_path / "b", init_from=tmp_path / "a")
     before, _ = load_arrays(tmp_path / "a")
     for x, y in zip(
         leaves(outcome.variables["batch_stats"]), leaves(before["batch_stats"]), strict=True

@@ -49,6 +49,20 @@ def test_events_hold_the_numbers_of_every_step_and_evaluation(tmp_path):
     }
 
 
+def test_no_file_holds_the_machines_name_even_where_the_run_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "somebodys-machine")
+    log = MetricsLog(tmp_path)
+    log.step(1, 0, loss=1.0)
+    log.flush()
+    # What a SIGKILL would leave: nothing is closed or renamed.
+    (written,) = (tmp_path / "tensorboard").iterdir()
+    assert written.name == "events.out.tfevents.000000"
+    assert b"somebodys-machine" not in written.read_bytes()
+    log.close()
+    MetricsLog(tmp_path, from_step=1).close()
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
 def test_an_interrupted_run_drops_what_will_come_again(tmp_path):
     log = MetricsLog(tmp_path)
     for step in (1, 2, 3):

@@ -20,7 +20,7 @@ BATCH = 6  # 32 patches: five full batches and one with two patches, padded to s
 
 
 def setup(n_devices: int):
-    job, feeder = tiny.job(), tiny.feeder(batch=BATCH)
+    job, feeder = tiny.experiment(), tiny.feeder(batch=BATCH)
     optimizer = job.optimizer.build(100, feeder.steps_per_epoch)
     step = steps.supervised(job.model, job.loss, optimizer)
     parallel = DataParallel(jax.devices()[:n_devices])
@@ -128,7 +128,7 @@ def test_the_program_has_one_all_reduce_no_host_transfer_and_a_donated_state():
 
 
 def test_bfloat16_step_convolves_in_bfloat16_only():
-    job, feeder = tiny.job(model=tiny.MODEL.clone(dtype=jnp.bfloat16)), tiny.feeder()
+    job, feeder = tiny.experiment(model=tiny.MODEL.clone(dtype=jnp.bfloat16)), tiny.feeder()
     optimizer = Adam(Constant(1e-3)).build(10, 8)
     parallel = DataParallel(jax.devices()[:1])
     run = parallel.compile_steps(

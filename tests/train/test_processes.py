@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.grain import GrainFeed
 from ldct_jax.data.feed.patches import Patches
-from ldct_jax.train import run
 from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.mesh import DataParallel
 from tests import processes, tiny
@@ -30,11 +29,14 @@ import json, sys
 from pathlib import Path
 import jax
 jax.config.update("jax_num_cpu_devices", 1)
-from ldct_jax import backend
-backend.join()
-from ldct_jax.data import pipeline
-from ldct_jax.train import calls, loop
+from ldct_jax.system import accelerator
+accelerator.join()
+from ldct_jax.data.feed import choose, grain
+from ldct_jax.data.feed.patches import Patches
+from ldct_jax.errors import LdctError
+from ldct_jax.train import calls
 from ldct_jax.train.mesh import DataParallel
+from tests import tiny
 from tests.train import test_processes as t
 
 me, n = jax.process_index(), jax.process_count()
@@ -42,8 +44,28 @@ me, n = jax.process_index(), jax.process_count()
 calls.SECONDS_PER_CALL = (0.01, 10.0)[me % 2]
 parallel = DataParallel()
 assert parallel.n == parallel.processes == n == int(sys.argv[3]) > len(jax.local_devices())
-read, cut = [], pipeline._Cutter.__getitem__
-pipeline._Cutter.__getitem__ = lambda self, k: read.append(k) or cut(self, k)
+assert parallel.share([me, "one"]) == [0, "one"] and parallel.share("x" * me) == ""
+assert parallel.first(lambda: {"numbers": [0.1, me]}) == {"numbers": [0.1, 0]}
+
+
+def fails_on_the_last():
+    if me == n - 1:
+        raise ValueError("here alone")
+
+
+try:
+    parallel.together(fails_on_the_last)
+except (LdctError, ValueError) as error:
+    assert isinstance(error, ValueError) == (me == n - 1), error
+else:
+    raise AssertionError("it must fail on all of them")
+# One of them has too little memory for the slices: all feed through Grain, or none would go on.
+choose.device_memory = lambda: 1 << (40 if me else 10)
+patches = Patches(size=16, stride=8, batch=4, slices_per_patient=None)
+chosen = choose.make_feed("auto", tiny.pairs(), patches, 3, parallel.columns(4), parallel.agree)
+assert type(chosen).__name__ == "GrainFeed"
+read, cut = [], grain._Cutter.__getitem__
+grain._Cutter.__getitem__ = lambda self, k: read.append(k) or cut(self, k)
 for name in sys.argv[2].split(","):
     t.train(Path(sys.argv[1]) / name, parallel, **t.TRAININGS[name])
     # Through Grain each process reads the patches of its own devices, and no others.
@@ -56,18 +78,20 @@ def train(folder: Path, parallel: DataParallel, *, epochs: int, batch: int, grai
     feeder = tiny.feeder(batch=batch)
     if grain:
         patches = Patches(size=16, stride=8, batch=batch, slices_per_patient=None)
-        feeder = GrainFeeder(tiny.pairs(), patches, 3, parallel.columns(batch))
-    run.train(
-        tiny.job(epochs=epochs),
+        feeder = GrainFeed(tiny.pairs(), patches, 3, parallel.columns(batch))
+    tiny.train(
+        tiny.experiment(epochs=epochs),
         feeder,
         folder,
         parallel=parallel,
-        monitor=lambda variables: (
-            lambda: {
-                "validation_psnr": float(abs(variables["params"]["clone"]["conv1"]["kernel"]).sum())
-            }
-        ),
+        monitor=lambda variables: lambda: {"validation_psnr": own_number(variables)},
     )
+
+
+def own_number(variables) -> float:
+    """Another one on every process, and on the others one that falls: all must use the first's."""
+    value = float(abs(variables["params"]["clone"]["conv1"]["kernel"]).sum())
+    return value if jax.process_index() == 0 else -value
 
 
 def several(n: int, folder: Path, *names: str) -> None:

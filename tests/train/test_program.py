@@ -16,8 +16,8 @@ from ldct_jax.losses import every_clone, mse
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.flops import flops
 from ldct_jax.optim import Adam, Constant
-from ldct_jax.train import run, steps
 from ldct_jax.train import state as train_state
+from ldct_jax.train import steps
 from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 
@@ -87,11 +87,10 @@ def test_nothing_is_compiled_after_the_first_epoch(tmp_path):
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        run.train(
-            tiny.job(epochs=3),
+        tiny.train(
+            tiny.experiment(epochs=3),
             tiny.feeder(),
             tmp_path,
-            parallel=DataParallel(jax.devices()[:1]),
             monitor=lambda variables: at_epoch.append(len(seen)) or dict,
         )
     finally:

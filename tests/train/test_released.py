@@ -2,7 +2,6 @@
 
 import json
 
-import jax
 import numpy as np
 import pytest
 
@@ -10,9 +9,7 @@ import ldct_jax
 from ldct_jax.errors import CheckpointError
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
-from ldct_jax.train.mesh import DataParallel
-from ldct_jax.train.run import train
-from tests.tiny import feeder, job
+from tests.tiny import experiment, feeder, train
 
 pytestmark = pytest.mark.core
 
@@ -20,7 +17,7 @@ pytestmark = pytest.mark.core
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    train(job(epochs=1), feeder(), folder, parallel=DataParallel(jax.devices()[:1]))
+    train(experiment(epochs=1), feeder(), folder)
     return folder
 
 

@@ -50,7 +50,7 @@ class StopAfter(StopRequest):
 
 def test_two_runs_with_one_seed_are_equal_and_with_another_are_not(tmp_path):
     outcomes = [
-        run.train(tiny.job(seed=s, epochs=1), tiny.feeder(), tmp_path / n, parallel=one_device())
+        tiny.train(tiny.experiment(seed=s, epochs=1), tiny.feeder(), tmp_path / n)
         for n, s in (("a", 1), ("b", 1), ("c", 2))
     ]
     a, b, c = (np.concatenate([x.ravel() for x in leaves(o.variables)]) for o in outcomes)
@@ -71,12 +71,12 @@ class Told:
 
 def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     told: list = []
-    job = tiny.job(epochs=None, steps=21, optimizer=Adam(Told(told)), ema_decay=0.9)
+    job = tiny.experiment(epochs=None, steps=21, optimizer=Adam(Told(told)), ema_decay=0.9)
 
     def train(folder, stop=None):
         monitor = lambda v: lambda: {"validation_psnr": float(leaves(v)[0].sum())}  # noqa: E731
         arguments = {"parallel": one_device(), "monitor": monitor, "looks": 4, "stop": stop}
-        return run.train(job, tiny.feeder(), tmp_path / folder, **arguments)
+        return tiny.train(job, tiny.feeder(), tmp_path / folder, **arguments)
 
     outcome = train("whole")
     assert (outcome.steps, set(told)) == (21, {(21, 8)})
@@ -94,8 +94,8 @@ def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_pa
 
 def test_the_moving_average_covers_the_statistics(tmp_path):
     model = DnCNN(depth=3, n_filters=4)
-    job = tiny.job(model=model, loss=mse, ema_decay=0.5, epochs=1)
-    outcome = run.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+    job = tiny.experiment(model=model, loss=mse, ema_decay=0.5, epochs=1)
+    outcome = tiny.train(job, tiny.feeder(), tmp_path)
     arrays, _ = load_arrays(tmp_path)
     averaged, last = (jax.tree.leaves(arrays[k]) for k in ("ema_stats", "batch_stats"))
     assert all(not np.array_equal(a, b) for a, b in zip(averaged, last, strict=True))
@@ -108,8 +108,8 @@ def test_it_overfits_eight_patches_by_20_db(tmp_path):
     pairs = tiny.pairs(patients=8, size=16)
     feeder = Resident(pairs, Patches(size=16, stride=1, batch=8, slices_per_patient=None), 0)
     model = tiny.MODEL.clone(n_filters=16, n_layers=6, initialization="lecun")
-    job = tiny.job(model=model, optimizer=Adam(Constant(3e-3)), epochs=500)
-    run.train(job, feeder, tmp_path, parallel=one_device())
+    job = tiny.experiment(model=model, optimizer=Adam(Constant(3e-3)), epochs=500)
+    tiny.train(job, feeder, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = rows[0]["loss"], min(r["loss"] for r in rows[-20:])
     assert 10 * np.log10(first / last) >= 20
@@ -120,7 +120,7 @@ def test_five_bad_batches_in_a_row_stop_and_leave_the_last_good_state(tmp_path):
         return jnp.mean(jnp.log(-1 - prediction[-1] ** 2), axis=(1, 2, 3))
 
     with pytest.raises(NumericsError, match="5 batches in a row"):
-        run.train(tiny.job(loss=poisoned), tiny.feeder(), tmp_path / "bad", parallel=one_device())
+        tiny.train(tiny.experiment(loss=poisoned), tiny.feeder(), tmp_path / "bad")
     with pytest.raises(CheckpointError):
         find(tmp_path / "bad")
 
@@ -135,7 +135,7 @@ def test_one_bad_batch_is_skipped_and_counted(tmp_path):
         error = jnp.mean((prediction[-1] - target) ** 2, axis=(1, 2, 3))
         return jnp.where(jnp.mean(target) > 0.9, jnp.nan, 1.0) * error
 
-    outcome = run.train(tiny.job(loss=touchy, epochs=3), feeder, tmp_path, parallel=one_device())
+    outcome = tiny.train(tiny.experiment(loss=touchy, epochs=3), feeder, tmp_path)
     assert (outcome.steps, outcome.skipped) == (9, 3)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert sum("skipped_in_a_row" in r for r in rows) == 3
@@ -147,54 +147,86 @@ def test_one_bad_batch_is_skipped_and_counted(tmp_path):
 
 def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
     values = iter([30.0, 35.0, 33.0])
-    job = tiny.job(epochs=3)
-    outcome = run.train(
+    job = tiny.experiment(epochs=3)
+    outcome = tiny.train(
         job,
         tiny.feeder(),
         tmp_path,
-        parallel=one_device(),
         monitor=lambda variables: lambda: {"validation_psnr": next(values)},
     )
     assert outcome.best == 35.0
-    best = Checkpoints(tmp_path / "checkpoints" / "best", job.record)
-    last = Checkpoints(tmp_path / "checkpoints" / "last", job.record)
+    best = Checkpoints(tmp_path / "checkpoints" / "best", tiny.record(job))
+    last = Checkpoints(tmp_path / "checkpoints" / "last", tiny.record(job))
     assert (best.steps(), last.steps()) == ([16], [24])
     best.close()
     last.close()
 
 
+def test_a_model_is_the_state_that_the_tables_score(tmp_path):
+    """``last``, unless the experiment selects ``best``; ``--model RUN`` takes the same."""
+    values = iter([35.0, 30.0])
+    monitor = lambda variables: lambda: {"validation_psnr": next(values)}  # noqa: E731
+    tiny.train(tiny.experiment(), tiny.feeder(), tmp_path, monitor=monitor)
+    config, record = tmp_path / "config.json", {"experiment": {"select": "best"}}
+    assert find(tmp_path) == tmp_path / "checkpoints/last/16"
+    config.write_text(json.dumps({"record": record}))
+    assert find(tmp_path) == tmp_path / "checkpoints/best/8"
+    record["experiment"]["select"] = "last"
+    config.write_text(json.dumps({"record": record}))
+    assert find(tmp_path) == tmp_path / "checkpoints/last/16"
+    config.write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json can't be read"):
+        find(tmp_path)
+
+
+def test_what_the_log_lacks_is_evaluated_when_the_run_goes_on(tmp_path):
+    seen = []
+
+    def monitor(variables):
+        seen.append(leaves(variables)[0])
+        return lambda: {"validation_psnr": 30.0}
+
+    first = tiny.train(tiny.experiment(epochs=1), tiny.feeder(), tmp_path)
+    tiny.train(tiny.experiment(epochs=2), tiny.feeder(), tmp_path, monitor=monitor)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in rows if "evaluation" in r] == [8, 16]
+    np.testing.assert_array_equal(seen[0], leaves(first.variables)[0])
+    tiny.train(tiny.experiment(epochs=2), tiny.feeder(), tmp_path, monitor=monitor)
+    assert len(seen) == 2
+
+
 def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path, capfd):
-    source = run.train(tiny.job(), tiny.feeder(), tmp_path / "a", parallel=one_device())
-    frozen = tiny.job(init_from=tmp_path / "a", optimizer=Adam(Constant(0.0)), epochs=1)
+    source = tiny.train(tiny.experiment(), tiny.feeder(), tmp_path / "a")
+    frozen = tiny.experiment(optimizer=Adam(Constant(0.0)), epochs=1)
+    start = {"init_from": tmp_path / "a"}
     capfd.readouterr()
-    tuned = run.train(frozen, tiny.feeder(), tmp_path / "b", parallel=one_device())
+    tuned = tiny.train(frozen, tiny.feeder(), tmp_path / "b", **start)
     for x, y in zip(leaves(source.variables), leaves(tuned.variables), strict=True):
         np.testing.assert_array_equal(x, y)
     assert "parameters of a (sha256 " in capfd.readouterr().err
-    narrow = tiny.job(window=ABDOMEN, init_from=tmp_path / "a")
+    narrow = tiny.experiment(window=ABDOMEN)
     with pytest.raises(
         CheckpointError, match=r"for the window \[-1024, 3072\] HU, and \[-160, 240\]"
     ):
-        run.train(narrow, tiny.feeder(), tmp_path / "d", parallel=one_device())
-    other = tiny.job(model=tiny.MODEL.clone(n_filters=5), init_from=tmp_path / "a")
+        tiny.train(narrow, tiny.feeder(), tmp_path / "d", **start)
+    other = tiny.experiment(model=tiny.MODEL.clone(n_filters=5))
     with pytest.raises(CheckpointError, match="n_filters"):
-        run.train(other, tiny.feeder(), tmp_path / "c", parallel=one_device())
+        tiny.train(other, tiny.feeder(), tmp_path / "c", **start)
 
 
 def test_a_checkpoint_of_another_model_in_the_folder_is_refused(tmp_path):
-    run.train(tiny.job(), tiny.feeder(), tmp_path, parallel=one_device())
+    tiny.train(tiny.experiment(), tiny.feeder(), tmp_path)
     with pytest.raises(CheckpointError, match="n_filters is 4 there, 5 here"):
-        run.train(
-            tiny.job(model=tiny.MODEL.clone(n_filters=5)),
+        tiny.train(
+            tiny.experiment(model=tiny.MODEL.clone(n_filters=5)),
             tiny.feeder(),
             tmp_path,
-            parallel=one_device(),
         )
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
-    job = tiny.job()
-    outcome = run.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+    job = tiny.experiment()
+    outcome = tiny.train(job, tiny.feeder(), tmp_path)
     assert outcome.steps == 16
     folder = find(tmp_path)
     data = next(p for p in folder.glob("state/**/d/*") if p.is_file())
@@ -202,14 +234,14 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     content[len(content) // 2] ^= 0xFF
     data.write_bytes(content)
     with pytest.raises(CheckpointError):
-        run.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+        tiny.train(job, tiny.feeder(), tmp_path)
     assert "damaged" in caplog.text
 
 
 def test_a_huge_learning_rate_stops_within_six_steps_and_changes_nothing(tmp_path):
-    job = tiny.job(optimizer=Adam(Constant(1e20)))
+    job = tiny.experiment(optimizer=Adam(Constant(1e20)))
     with pytest.raises(NumericsError, match="learning rate") as error:
-        run.train(job, tiny.feeder(), tmp_path, parallel=one_device())
+        tiny.train(job, tiny.feeder(), tmp_path)
     assert "step" in str(error.value)
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     streaks = [json.loads(row).get("skipped_in_a_row", 0) for row in rows]
@@ -249,7 +281,7 @@ def test_evaluations_and_checkpoints_wait_until_the_device_has_the_next_steps(
     monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(run, "SAVE_EVERY_S", 0.0)
     monkeypatch.setattr(calls.Pace, "steps", lambda pace: 1 if pace.unsure else 8)
-    run.train(tiny.job(epochs=2), feeder, tmp_path, parallel=one_device(), monitor=monitor)
+    tiny.train(tiny.experiment(epochs=2), feeder, tmp_path, monitor=monitor)
     assert happened[1:] == [
         ("steps", 1),
         ("last", 1),  # the first call is waited for, to learn how long a step takes

@@ -1,8 +1,8 @@
 """Augmentations inside the compiled step, each patch from its own key.
 
 A patch's key is a function of (seed, epoch, index): the same patch turns the same way whatever
-the batch, the number of devices, or the feeder. Both images of a pair
-are changed alike; ``noise_25`` alone changes one of them.
+the batch, the number of devices, or the feed. Both images of a pair are changed alike;
+``noise_25`` alone changes one of them.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def _shift_rotate(key, images_khw):
     What leaves the frame is cropped, what enters is zero (the window's lower end, air).
     """
     shift_key, angle_key = jax.random.split(key)
-    most = MAX_SHIFT * images_khw.shape[-1]
-    shift = jnp.round(jax.random.uniform(shift_key, (2,), minval=-most, maxval=most))
+    limit = MAX_SHIFT * images_khw.shape[-1]
+    shift = jnp.round(jax.random.uniform(shift_key, (2,), minval=-limit, maxval=limit))
     tilt = jnp.deg2rad(MAX_TILT)
     angle = jax.random.uniform(angle_key, minval=-tilt, maxval=tilt)
     return _moved(images_khw, angle, shift, mode="constant")

@@ -1,14 +1,16 @@
-"""Which feeder a training uses: the resident one wherever the slices fit the device."""
+"""Which feed a training uses: the resident one wherever the slices fit the device."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from ldct_jax.data.feed.grain import GrainFeeder
+from ldct_jax.data.feed.feed import Feed
+from ldct_jax.data.feed.grain import GrainFeed
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
@@ -19,30 +21,37 @@ FEEDS = ("auto", "resident", "grain")
 RESIDENT_SHARE = 0.4
 
 
-def make_feeder(
+def make_feed(
     feed: str,
     pairs: PairedSlices,
     patches: Patches,
     seed: int,
     columns: np.ndarray | None = None,
-):
-    """A feeder for ``pairs``; ``auto`` takes Grain, and says so, where they exceed the device.
+    agree: Callable[[int], list[int]] = lambda *values: list(values),
+) -> Feed:
+    """The feed of ``pairs``; ``auto`` takes Grain, and says so, where they exceed the device.
 
-    ``columns``: the patches of a batch that this process's devices hold; Grain reads no others.
+    Args:
+      columns: the patches of a batch that this process's devices hold; Grain reads no others.
+      agree: the largest value over all processes. Their devices may have different memory, and
+        programs with different inputs would wait for each other for ever.
     """
     if feed not in FEEDS:
         raise UsageError(f"feed={feed!r}: use one of {', '.join(FEEDS)}")
     needed, limit = pairs.low_hu.nbytes + pairs.full_hu.nbytes, RESIDENT_SHARE * device_memory()
     if feed == "auto":
-        feed = "resident" if needed <= limit else "grain"
-        if feed == "grain":
+        (exceeded,) = agree(int(needed > limit))
+        feed = "grain" if exceeded else "resident"
+        if exceeded:
+            where = "the device" if needed > limit else "another process's device"
+            room = f" for {limit / 2**30:.1f} GiB of them" if needed > limit else " for fewer"
             print(
-                f"feeding through Grain: the slices take {needed / 2**30:.1f} GiB and the device "
-                f"has room for {limit / 2**30:.1f} GiB of them",
+                f"feeding through Grain: the slices take {needed / 2**30:.1f} GiB and {where} has "
+                f"room{room}",
                 file=sys.stderr,
             )
     if feed == "grain":
-        return GrainFeeder(pairs, patches, seed, columns)
+        return GrainFeed(pairs, patches, seed, columns)
     return Resident(pairs, patches, seed)
 
 

@@ -1,8 +1,8 @@
-"""The Grain feeder: patches cut on the host by threads and prefetched. The only place with grain.
+"""The Grain feed: patches cut on the host by threads and prefetched. The only place with grain.
 
 For collections that don't fit the device: slices may stay on the disk
 (:mod:`ldct_jax.data.feed.mapped`). Batches and their order are those of the
-resident feeder (:mod:`ldct_jax.data.feed.resident`); normalisation and augmentation stay inside
+resident feed (:mod:`ldct_jax.data.feed.resident`); normalisation and augmentation stay inside
 the compiled step.
 """
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ldct_jax.data.feed import patches as p
-from ldct_jax.data.feed.resident import Batch
+from ldct_jax.data.feed.feed import Batch, Place, put
 from ldct_jax.data.pairs import PairedSlices
 
 # Steps whose patches are handed over in one compiled call.
@@ -21,8 +21,8 @@ THREADS = 8
 PREFETCHED_STEPS = 32
 
 
-class GrainFeeder:
-    """Feeds patches of ``pairs`` from the host; see ``Resident`` for what a feeder offers.
+class GrainFeed:
+    """Feeds patches of ``pairs`` from the host; a :class:`ldct_jax.data.feed.feed.Feed`.
 
     Host memory: :data:`PREFETCHED_STEPS` + 2 · :data:`STEPS_PER_CALL` batches of both doses,
     whatever the collection's size. The position is the step, so a restart goes on where the
@@ -33,7 +33,7 @@ class GrainFeeder:
     cost no memory.
     """
 
-    most_steps = STEPS_PER_CALL
+    max_steps = STEPS_PER_CALL
 
     def __init__(
         self,
@@ -58,9 +58,8 @@ class GrainFeeder:
     def specs(self) -> dict:
         return {"low": True, "full": True, "order": True, "first": False}
 
-    def inputs(self, epoch: int, first: int, count: int, place=None) -> dict:
-        """The patches of steps ``first`` … ``first + count - 1``, padded to one shape."""
-        place = place or (lambda array, split: jax.device_put(array))
+    def inputs(self, epoch: int, first: int, count: int, place: Place = put) -> dict:
+        """The patches of these steps, padded to one shape."""
         if self._reading is None or self._reading[:2] != (epoch, first):
             self._reading = (epoch, first, iter(self._dataset(epoch, first)))
         iterator = self._reading[2]

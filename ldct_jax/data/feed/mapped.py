@@ -11,7 +11,9 @@ class MappedStack:
     """Slices of several (N_i, H, W) arrays, memory-mapped ones usually, as one (N, H, W) stack.
 
     A slice is read when it is asked for: ``stack[3]`` is an array (H, W); ``stack[2:5]`` and
-    ``stack[[7, 1]]`` are stacks again, without reading; ``numpy.asarray(stack)`` reads all of it.
+    ``stack[[7, 1]]`` are stacks again, without reading. Other indices, as in ``stack[..., None]``
+    or ``stack[:2, 5:9]``, give what an array would give: they read the slices that they name, and
+    ``numpy.asarray(stack)`` reads all.
     """
 
     ndim = 3
@@ -47,6 +49,15 @@ class MappedStack:
         if isinstance(index, int | np.integer):
             part, i = self._places[index]
             return np.asarray(self._parts[part][i])
+        if isinstance(index, tuple):
+            first, *rest = index or (...,)
+            if isinstance(first, int | np.integer):
+                return self[first][tuple(rest)]
+            if isinstance(first, slice):
+                return np.asarray(self[first])[:, *rest]
+            return np.asarray(self)[index]
+        if index is None or index is ... or np.ndim(index) > 1:
+            return np.asarray(self)[index]
         return MappedStack(self._parts, self._places[index])
 
     def __array__(self, dtype=None, copy=None):

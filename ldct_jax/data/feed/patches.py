@@ -1,7 +1,7 @@
 """The patch grid of a stack of slices, its order in an epoch, and the cut inside the compiled step.
 
 Every position of the grid is visited exactly once an epoch, in an order that is a function of
-(seed, epoch) alone: it doesn't depend on the feeder, the number of devices or an interruption.
+(seed, epoch) alone: it doesn't depend on the feed, the number of devices or an interruption.
 """
 
 from __future__ import annotations

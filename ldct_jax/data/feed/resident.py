@@ -1,4 +1,4 @@
-"""The resident feeder: all slices on the device as int16, patches cut inside the compiled step.
+"""The resident feed: all slices on the device as int16, patches cut inside the compiled step.
 
 The paper's training data, ninety slices, are 190 MB as int16 pairs, so no image byte crosses the
 bus during an epoch; only the epoch's order of patches does, four bytes a patch.
@@ -6,39 +6,21 @@ bus during an epoch; only the epoch's order of patches does, four bytes a patch.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from ldct_jax.data.feed import patches as p
+from ldct_jax.data.feed.feed import Batch, Place, put
 from ldct_jax.data.pairs import PairedSlices
 
 
-class Batch(NamedTuple):
-    """What a feeder hands to the step: raw pairs and which of them count.
-
-    low_hu, full_hu: (B, S, S) int16; index: (B,) position in the grid; weight: (B,) 1 or 0.
-    """
-
-    low_hu: Any
-    full_hu: Any
-    index: Any
-    weight: Any
-
-
 class Resident:
-    """Feeds patches of ``pairs`` from device memory.
-
-    A feeder has ``steps_per_epoch``, ``inputs(epoch, first, count)`` → arrays for one compiled
-    call that runs ``count`` steps of the epoch from step ``first`` on, ``specs()`` → how those
-    arrays are spread over devices (True = split along its batch axis, False = whole on each), and
-    ``batch(inputs, step)`` → :class:`Batch`, called inside the compiled program with ``step``
-    counted within the epoch; ``most_steps``, how many steps one call may have, or None.
-    """
+    """A :class:`ldct_jax.data.feed.feed.Feed` of ``pairs`` from device memory."""
 
     # No limit of its own: an epoch's inputs are the same arrays for every call.
-    most_steps = None
+    max_steps = None
 
     def __init__(self, pairs: PairedSlices, patches: p.Patches, seed: int):
         self.grid = p.Grid.of(pairs.low_hu, patches)
@@ -57,9 +39,7 @@ class Resident:
     def specs(self) -> dict:
         return {"low": False, "full": False, "order": True}
 
-    def inputs(self, epoch: int, first: int, count: int, place=None) -> dict:
-        """Device arrays for steps ``first`` … of ``epoch``; ``place(array, split)`` puts them."""
-        place = place or (lambda array, split: jax.device_put(array))
+    def inputs(self, epoch: int, first: int, count: int, place: Place = put) -> dict:
         if self._placed is None:
             self._placed = tuple(place(a, False) for a in self._slices)
         if self._order is None or self._order[0] != epoch:
