@@ -135,7 +135,9 @@ def measure(tested: study.Tested) -> study.Measured:
     for name, i in (places | {"lesion": k}).items():
         numbers[f"rmse_{name}"] = float(tested.protocol.score(denoised[[i]], full[[i]]).rmse[0])
         kept |= {f"{name}_low": pairs.low_hu[i], f"{name}_full": pairs.full_hu[i]}
-        kept[name] = np.rint(denoised[i]).astype(np.int16)
+        kept[f"{name}_result"] = np.rint(denoised[i]).astype(np.int16)
+    lesion = LESION.images(tested.denoise, low[k], full[k], pixel_mm) or {}
+    kept |= {f"lesion_{what}": image for what, image in lesion.items()}
     other_low, other_full = reconstruct_elsewhere(
         full[k],
         pixel_mm=pixel_mm,
@@ -147,7 +149,7 @@ def measure(tested: study.Tested) -> study.Measured:
     other = tested.denoise(other_low[None])
     score = tested.protocol.score(other, other_full[None])
     numbers |= {"other_rmse_hu": float(score.rmse[0]), "other_ssim": float(score.ssim[0])}
-    kept |= {"other_low": other_low, "other_full": other_full, "other": other[0]}
+    kept |= {"other_low": other_low, "other_full": other_full, "other_result": other[0]}
     return study.Measured(numbers, images=kept)
 
 
@@ -156,10 +158,10 @@ def minus(key: str):
     return lambda h, u: None if None in (h[key], u[key]) else h[key] - u[key]
 
 
-def kept_panel(title: str, name: str) -> blocks.Panel:
+def kept_panel(title: str, name: str, regions: str | None = None) -> blocks.Panel:
     """A panel of arrays that :func:`measure` kept under ``name``."""
-    kept = {"normal dose": f"{name}_full", "low dose": f"{name}_low", "{row}": name}
-    return blocks.Panel(title, kept=kept)
+    kept = {"normal dose": f"{name}_full", "low dose": f"{name}_low", "{row}": f"{name}_result"}
+    return blocks.Panel(title, kept=kept, regions=regions)
 
 
 BOTH = ("HRNet", "UNet")
@@ -206,6 +208,7 @@ STUDY = study.Study(
         kept_panel("Fig 2: abdomen", "abdomen"),
         kept_panel("Fig 3: the slice with the most liver", "liver"),
         kept_panel("Fig 4: the slice with the most lung", "lung"),
+        kept_panel("Fig 5: a low-contrast lesion", "lesion", "lesion_regions"),
         blocks.BySlice("Fig 6a: RMSE by slice", "rmse"),
         blocks.BySlice("Fig 6b: SSIM by slice", "ssim"),
         kept_panel("Fig 7: an unseen reconstruction, 1x1 mm", "other"),

@@ -17,6 +17,7 @@ from ldct_jax.metrics.contrast import cnr, cnr_hrnet
 from ldct_jax.metrics.noise import flat_mask
 
 SOFT_TISSUE = (0.0, 120.0)
+FOREGROUND, BACKGROUND = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +55,41 @@ class Lesion:
         has learnt nothing may give a constant).
         """
         rules = {"cnr": cnr, "cnr_hrnet": cnr_hrnet}
+        seen = self.images(denoise, low_hu, full_hu, pixel_mm)
+        if seen is None:
+            return {f"{name}{which}": None for which in ("", "_normal") for name in rules}
+        inside, around = (seen["regions"] == which for which in (FOREGROUND, BACKGROUND))
+        return {
+            f"{name}{which}": _or_none(rule, image[inside], image[around])
+            for which, image in {"": seen["result"], "_normal": seen["full"]}.items()
+            for name, rule in rules.items()
+        }
+
+    def images(
+        self,
+        denoise: Callable[[np.ndarray], np.ndarray],
+        low_hu: np.ndarray,
+        full_hu: np.ndarray,
+        pixel_mm: float,
+    ) -> dict[str, np.ndarray] | None:
+        """What :meth:`cnr` measures: ``low`` and ``full`` with the lesion, the denoised ``result``,
+        (H, W) HU each, and ``regions``: :data:`FOREGROUND`, :data:`BACKGROUND` or 0.
+
+        None where there is no room for the lesion.
+        """
         site = self.place(full_hu, pixel_mm)
         if site is None:
-            return {f"{name}{which}": None for which in ("", "_normal") for name in rules}
+            return None
         y, x = np.ogrid[: full_hu.shape[0], : full_hu.shape[1]]
         away = np.hypot(y - site[0], x - site[1]) * pixel_mm / self.radius_mm
         disc = np.where(away <= 1, np.float32(self.contrast_hu), np.float32(0))
-        inside, around = away <= 0.8, (away >= 1.2) & (away <= 1.9)
-        images = {"": denoise((low_hu + disc)[None])[0], "_normal": full_hu + disc}
+        regions = np.where(away <= 0.8, FOREGROUND, 0)
+        regions[(away >= 1.2) & (away <= 1.9)] = BACKGROUND
         return {
-            f"{name}{which}": _or_none(rule, image[inside], image[around])
-            for which, image in images.items()
-            for name, rule in rules.items()
+            "low": low_hu + disc,
+            "full": full_hu + disc,
+            "result": denoise((low_hu + disc)[None])[0],
+            "regions": regions.astype(np.int8),
         }
 
 

@@ -25,6 +25,7 @@ def panels(
     window: hu.Window = hu.ABDOMEN,
     zoom: tuple[int, int, int, int] | None = None,
     arrows: Sequence[tuple[float, float]] = (),
+    regions: np.ndarray | None = None,
     notes: Mapping[str, str] | None = None,
     caption: str = "",
 ) -> Figure:
@@ -32,6 +33,7 @@ def panels(
 
     images: label → (H, W) in HU, all of one shape. zoom: (top, left, height, width) in pixels.
     arrows: (row, column) of points in the image at which arrows in the magnified region point.
+    regions: (H, W) integers; the borders of 1 and of 2 are drawn in the magnified region.
     notes: label → a line below the label, such as its PSNR with the protocol. The window is added
     to the title.
     """
@@ -65,6 +67,11 @@ def panels(
             if zoom:
                 detail = fig.add_subplot(grid[group * len(ratios) + 1, column])
                 _magnify(axes, detail, image, window, zoom, arrows)
+                if regions is not None:
+                    limits = {"xlim": detail.get_xlim(), "ylim": detail.get_ylim()}
+                    for value, colour in ((1, BOX), (2, ARROW)):
+                        detail.contour(regions == value, [0.5], colors=colour, linewidths=1.1)
+                    detail.set(**limits)
         return finish(fig, name, title, caption)
 
 

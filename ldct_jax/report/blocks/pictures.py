@@ -28,7 +28,8 @@ class Panel:
     rows: row → label, or names alone; None for all. at: which of the slices of the interactive
     comparison, None for the middle test slice. dose: of the tested doses, this one. kept: label →
     name of an array in the run's samples, in place of those; a label with ``{row}`` stands for one
-    image a row. window: HU.
+    image a row. regions: name of an array (H, W) in the samples whose 1 and 2 are outlined in the
+    magnified region, which lies around them. window: HU.
     """
 
     title: str = "A test slice"
@@ -39,6 +40,7 @@ class Panel:
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: BLUR)
     kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
     zoom: tuple[float, float, float, float] = ZOOM
+    regions: str | None = None
 
     def render(self, found: Found) -> list[Figure]:
         if self.dose is not None and self.dose not in found.doses:
@@ -55,7 +57,14 @@ class Panel:
         reference = next(iter(shown.values()))
         height, width = reference.shape
         zoom = tuple(round(p * s) for p, s in zip(self.zoom, (height, width) * 2, strict=True))
-        arrows = images.landmarks(reference, zoom)
+        samples, outlined = found.results.of(rows[0])[0].samples if rows else {}, None
+        if self.regions in samples:
+            outlined = samples[self.regions]
+            zoom = _around(outlined)
+        arrows = images.landmarks(reference, zoom) if outlined is None else ()
+        what = "Arrows: the small structures that stand out most in the first image"
+        if outlined is not None:
+            what = "Outlined: foreground and background of the contrast-to-noise ratio"
         return [
             images.panels(
                 tables.stem(self.title),
@@ -64,9 +73,8 @@ class Panel:
                 window=self.window,
                 zoom=zoom,
                 arrows=arrows,
-                caption=f"A test slice at {self.window}. "
-                "Arrows: the small structures that stand out most in the first image. Data: "
-                f"{found.data}.",
+                regions=outlined,
+                caption=f"A test slice at {self.window}. {what}. Data: {found.data}.",
             )
         ]
 
@@ -78,6 +86,15 @@ class Panel:
                 if name in samples:
                     shown[label.format(row=row)] = samples[name]
         return shown
+
+
+def _around(regions: np.ndarray) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a square around the outlined regions, with a margin."""
+    places = np.argwhere(regions > 0)
+    low, high = places.min(0), places.max(0)
+    side = min(int(1.5 * (high - low).max()) + 4, *regions.shape)
+    corner = np.clip((low + high - side) // 2, 0, np.array(regions.shape) - side)
+    return int(corner[0]), int(corner[1]), side, side
 
 
 @dataclasses.dataclass(frozen=True)
