@@ -45,6 +45,8 @@ SCALES = scales(
         "test patients",
         test_patients=2,
         validation_patients=0,
+        thickness_mm=1.0,
+        one_reconstruction=True,
         **REGION,
     ),
     SMOKE.but(**REGION),

@@ -41,10 +41,13 @@ SCALES = scales(
     ),
     PAPER.but(
         words="the paper's protocol: half a million 80x80 patches of seven training patients, "
-        "three test patients, [-300, 300] HU, leave-one-out; the paper names neither optimiser, "
-        "batch nor epochs: Adam 1e-4, batch 128, 20 epochs; WGAN-VGG with its own Adam 1e-5",
-        test_patients=3,
+        "leave-one-out, [-300, 300] HU; the paper names neither optimiser, batch, epochs nor slice "
+        "thickness: Adam 1e-4, batch 128, 20 epochs, whatever one reconstruction DATA holds; "
+        "WGAN-VGG with its own Adam 1e-5",
         validation_patients=0,
+        training_patients=7,
+        leave_one_out=True,
+        one_reconstruction=True,
         slices=91,
     ),
 )

@@ -34,8 +34,9 @@ def rows(study: Study, request: Request, rate: float | None = None) -> list[dict
     if rate is not None and not rate > 0:
         raise UsageError(f"--rate {rate}: TFLOP/s above 0")
     plan = make_plan(study, request)
-    stated = f"{rate:g} TFLOP/s, as stated"
-    if rate is None:
+    if rate is not None:
+        stated = f"{rate:g} TFLOP/s, as stated"
+    else:
         rate = measured_rate()
         device = provenance.device()
         stated = f"{rate:.3g} TFLOP/s, measured on {device['count']} × {device['kind']}"

@@ -109,6 +109,7 @@ def test_the_rows_of_a_table_differ(name):
 def test_pcn_protocol(name):
     scale = load_study(name).scales["paper"]
     assert (scale.repeats, scale.test_patients, scale.phantoms.patients) == (3, 1, 10)
+    assert (scale.validation_patients, scale.thickness_mm) == (0, 3.0) and scale.one_reconstruction
     for row, experiment in runs(name).items():
         assert experiment.window == FULL and experiment.epochs == 60
         assert experiment.patches.batch == 128 and experiment.patches.slices_per_patient == 10
@@ -156,7 +157,9 @@ def test_pcn_rows():
 def test_dcswgan_protocol():
     study, rows = load_study("dcswgan"), runs("dcswgan")
     assert study.protocol(DCSWGAN) is protocols.DCSWGAN
-    assert study.scales["paper"].test_patients == 3
+    scale = study.scales["paper"]
+    assert scale.leave_one_out and scale.training_patients == 7 and scale.one_reconstruction
+    assert scale.validation_patients == 0 and scale.phantoms.patients == 10
     places = ((512 - 80) // rows["DCSCN"].patches.stride + 1) ** 2
     per_patient = places * rows["DCSCN"].patches.slices_per_patient
     assert 7 * per_patient == pytest.approx(499_996, rel=0.002)
@@ -184,7 +187,8 @@ def test_dcswgan_protocol():
 
 def test_cascade_protocol():
     rows, scale = runs("cascade"), load_study("cascade").scales["paper"]
-    assert scale.test_patients == 2 and scale.phantoms.patients == 10
+    assert (scale.test_patients, scale.validation_patients, scale.thickness_mm) == (2, 0, 1.0)
+    assert scale.phantoms.patients == 10 and scale.one_reconstruction
     for row, experiment in rows.items():
         assert experiment.window == CASCADE
         assert (experiment.patches.size, experiment.patches.batch) == (64, 32)
@@ -224,7 +228,7 @@ def test_dose_protocol():
     assert [e.optimizer.trainable for e in tuned] == ["last_conv", "all"]
     for experiment in rows.values():
         assert experiment.epochs == 150 and experiment.patches.size == 50
-        assert experiment.patches.per_slice == 15
+        assert experiment.patches.per_slice == (6600 if experiment is plain else 15)
         assert experiment.optimizer.rate_at(9, 10, 1) == pytest.approx(1e-3)
         # σ = 25 of 255 grey levels lies among the noise of the tested doses.
         assert 12 < 25 / 255 * experiment.window.width < 120
@@ -245,6 +249,7 @@ def test_hrnet_protocol():
     scale = study.scales["paper"]
     assert study.protocol(HRNET) is protocols.HRNET
     assert (scale.test_patients, scale.validation_patients) == (2, 0)
+    assert (scale.thickness_mm, scale.kernel, scale.one_reconstruction) == (1.0, "D45f", True)
     for experiment in rows.values():
         assert experiment.steps == 100_000
         assert experiment.patches.fit(512, 512).size == 512 and experiment.patches.batch == 1
