@@ -80,7 +80,7 @@ smoke: $(READY)
 bench: $(READY)
 	@test -n "$(TORCH_PYTHON)" || $(BIN)/python -c 'import torch' 2>/dev/null \
 		|| $(PIP) install torch==2.13.0
-	@$(BIN)/ldct bench --torch $(if $(TORCH_PYTHON),--torch-python "$(TORCH_PYTHON)")
+	@$(BIN)/python -m experiments.speed $(if $(TORCH_PYTHON),--torch-python "$(TORCH_PYTHON)") $(ARGS)
 
 export: $(READY)
 	@test -n "$(RUN)" || { echo "error: which run? make export RUN=runs/pcn_ablation/full-pcn OUT=exported"; exit 2; }

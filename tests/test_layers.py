@@ -22,7 +22,7 @@ LAYERS = [
     {"train"},
     {"denoise", "export", "loading"},
     {"study"},
-    {"report", "bench"},
+    {"report"},
     {"cli"},
 ]
 # The one place of each heavy library at module level; None: nowhere at module level.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
-from twins import conv, deconv
+from twins_layers import conv, deconv
 
 
 class Clone(nn.Module):

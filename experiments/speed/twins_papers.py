@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.nn.functional import instance_norm, interpolate, leaky_relu, max_pool2d
-from twins import BatchNorm, conv, deconv
+from twins_layers import BatchNorm, conv, deconv
 
 
 class REDCNN(nn.Module):

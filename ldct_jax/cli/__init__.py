@@ -25,7 +25,6 @@ COMMANDS = {
     "denoise": "ldct_jax.cli.denoise:denoise",
     "evaluate": "ldct_jax.cli.evaluate:evaluate",
     "export": "ldct_jax.cli.export:export",
-    "bench": "ldct_jax.cli.bench:bench",
     "report": "ldct_jax.cli.report:report",
 }
 

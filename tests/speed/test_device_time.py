@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldct_jax.bench.watch import WatchedDevices
+from experiments.speed.device_time import WatchedDevices
 
 pytestmark = pytest.mark.core
 
@@ -35,8 +35,6 @@ def test_a_device_is_idle_from_a_calls_end_to_the_next_one():
     assert watched.idle_seconds(began + 1, began + 3) == pytest.approx(0.0)
     assert watched.idle_seconds(began + 3.25, began + 5) == pytest.approx(0.25)
     assert watched.idle_seconds(began - 1, began + 6) == pytest.approx(2.5)
-    watched.forget()
-    assert watched.idle_seconds(began, began + 5) == pytest.approx(5.0)
 
 
 def test_calls_are_noted_when_they_are_over(monkeypatch):

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.bench import scaling
-from ldct_jax.bench.cells import MODELS
-from ldct_jax.bench.prepare import build
+from experiments.speed import scaling
+from experiments.speed.rows import MODELS
+from experiments.speed.shared import build
 from ldct_jax.hu import FULL
 from ldct_jax.train import state as train_state
 from ldct_jax.train import steps

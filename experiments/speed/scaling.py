@@ -1,6 +1,6 @@
 """Many devices on paper: bytes of a step's all-reduce against the step's time.
 
-``python -m ldct_jax.bench.scaling`` prints the table of docs/many_devices.md. Nothing here is
+``python -m experiments.speed.scaling`` prints the table of docs/many_devices.md. Nothing here is
 measured; every assumption is a field of :class:`Machine` or :class:`Training`.
 
 The step has one all-reduce, after the whole backward pass, and nothing to hide it behind:
@@ -22,8 +22,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ldct_jax.bench.cells import MODELS
-from ldct_jax.bench.prepare import build, nominal_flops
+from experiments.speed.rows import MODELS
+from experiments.speed.shared import build, nominal_flops
 
 # What travels with the gradients: the sums of the loss and of the squared error, and the count.
 FURTHER_NUMBERS = 3

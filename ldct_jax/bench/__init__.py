@@ -1,1 +1,0 @@
-"""Speed: training and inference cells, measured beside PyTorch in one run."""
