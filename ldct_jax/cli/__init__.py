@@ -20,7 +20,6 @@ COMMANDS = {
     "experiments": "ldct_jax.cli.experiments:experiments",
     "models": "ldct_jax.cli.models:models",
     "data": "ldct_jax.cli.data:data",
-    "physics": "ldct_jax.cli.physics:physics",
     "train": "ldct_jax.cli.train:train",
     "denoise": "ldct_jax.cli.denoise:denoise",
     "evaluate": "ldct_jax.cli.evaluate:evaluate",

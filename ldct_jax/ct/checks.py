@@ -1,130 +1,20 @@
-"""Measurements that show whether the physics holds: spectra, dose laws, body regions, speed.
-
-They return plain records; ``ldct physics`` makes tables and figures of them.
-"""
+"""Whether simulated noise is that of a lower dose: by series, body region and zone."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 
-import jax
 import numpy as np
 from scipy import ndimage
 
 from ldct_jax.ct.calibration import Calibration, n0_from_added_sd, n0_from_noise
-from ldct_jax.ct.dose import mtf, sample_noise
-from ldct_jax.ct.fbp import filtered_back_projection
-from ldct_jax.ct.geometry import Geometry
-from ldct_jax.ct.insertion import Scan, insert_projection_domain, reconstruct_scan, simulate_scan
+from ldct_jax.ct.insertion import Scan, insert_projection_domain
 from ldct_jax.ct.phantom.random_patient import random_patient
-from ldct_jax.ct.projector import forward_project
 from ldct_jax.errors import DataError
-from ldct_jax.metrics.noise import PowerSpectrum, power_spectrum, regions
 
 SOFT_TISSUE_HU = (0.0, 200.0)
 WINDOW_MM = 6.0
-
-
-def water(size: int, pixel_mm: float, half_axes_mm, bones=()) -> np.ndarray:
-    """A water ellipse in air, (size, size) HU; ``bones``: (x, y, radius) mm of 900 HU discs."""
-    axis = (np.arange(size) - (size - 1) / 2) * pixel_mm
-    x, y = axis[None, :], axis[:, None]
-
-    def share(distance_mm):
-        return np.clip(0.5 - distance_mm / pixel_mm, 0, 1)
-
-    a, b = half_axes_mm
-    rho = np.hypot(x / a, y / b) + 1e-9
-    hu = -1000 + 1000 * share((rho - 1) / np.hypot(x / a**2, y / b**2).clip(1e-6) * rho)
-    for bx, by, radius in bones:
-        hu += (900 - hu) * share(np.hypot(x - bx, y - by) - radius)
-    return hu.astype(np.float32)
-
-
-def measured_curve(frequency_per_mm) -> np.ndarray:
-    """f · MTF(f)², the noise power measured on B30f images (data.md), in arbitrary units."""
-    return np.asarray(frequency_per_mm) * np.asarray(mtf(frequency_per_mm)) ** 2
-
-
-def added_noise_spectra(
-    scan: Scan, *, size: int, pixel_mm: float, slices: int, dose: float, seed: int
-) -> dict[str, PowerSpectrum]:
-    """Power spectra of quarter-dose-like noise in a water disc: each domain and kernel."""
-    disc = water(size, pixel_mm, (0.36 * size * pixel_mm,) * 2)
-    stack = np.repeat(disc[None], slices, axis=0)
-    side = size // 8
-    axis = np.arange(size) - (size - 1) / 2
-    core = np.hypot(axis[None, :], axis[:, None]) < 0.22 * size
-    mask = np.broadcast_to(core, stack.shape)
-    found = {}
-    for kernel in ("smooth", "sharp"):
-        own = dataclasses.replace(scan, kernel=kernel)
-        noise = insert_projection_domain(stack, seed=seed, dose=dose, scan=own, pixel_mm=pixel_mm)
-        found[f"projection domain, {kernel}"] = power_spectrum(
-            regions(noise - stack, mask, side), pixel_mm
-        )
-    noise = sample_noise(stack.shape, 30.0, pixel_mm, seed)
-    found["image domain"] = power_spectrum(regions(noise, mask, side), pixel_mm)
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class DoseLaw:
-    """Variances in HU² in the middle of a body: ``added`` by insertion, ``whole`` of a scan."""
-
-    dose: float
-    added: float
-    whole: float
-
-
-def variance_by_dose(
-    hu, mask, doses: Sequence[float], *, scan: Scan, pixel_mm: float, seed: int
-) -> list[DoseLaw]:
-    """Noise variance of (N, H, W) ``hu`` inside ``mask`` at each dose, both ways of making it."""
-    exact = reconstruct_scan(hu, scan=scan, pixel_mm=pixel_mm)
-    laws = []
-    for dose in doses:
-        options = {"seed": seed, "dose": dose, "scan": scan, "pixel_mm": pixel_mm}
-        added = insert_projection_domain(hu, **options) - hu
-        whole = simulate_scan(hu, **options) - exact
-        laws.append(DoseLaw(dose, float(added[mask].var()), float(whole[mask].var())))
-    return laws
-
-
-@dataclasses.dataclass(frozen=True)
-class Streaks:
-    """Noise of a region averaged along lines, SD in HU: ``lateral`` lines run from side to side.
-
-    Noise without a direction gives the same both ways. Where the rays from side to side are short
-    of photons, each of them leaves a line, which averaging along it keeps.
-    """
-
-    lateral: float
-    frontal: float
-    pixels: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times stronger along the lateral rays; 1 without streaks."""
-        return self.lateral / self.frontal
-
-
-def streaks(noise, mask, pixel_mm: float, length_mm: float = 40.0) -> Streaks:
-    """Directions in the (H, W) ``noise`` (HU) of the pixels in ``mask``, by means over lines."""
-    length = max(2, round(length_mm / pixel_mm))
-    lateral, frontal = (ndimage.uniform_filter1d(noise, length, axis=a)[mask].std() for a in (1, 0))
-    return Streaks(float(lateral), float(frontal), float(noise[mask].std()))
-
-
-def between(size: int, pixel_mm: float, half_mm: tuple[float, float], y_mm: float = 0.0):
-    """(H, W) bool: a box about the middle of the image, ``y_mm`` further back."""
-    axis = (np.arange(size) - (size - 1) / 2) * pixel_mm
-    return (np.abs(axis[None, :]) < half_mm[0]) & (np.abs(axis[:, None] - y_mm) < half_mm[1])
-
-
-# -- real images -----------------------------------------------------------------------------
 
 
 def local_sd(image, pixel_mm: float) -> tuple[np.ndarray, np.ndarray]:
@@ -253,68 +143,3 @@ def mayo_levels(
         scan = dataclasses.replace(scan, n0=found.n0)
         low = insert_projection_domain(hu, seed=999, dose=0.25, scan=scan, pixel_mm=pixel_mm)
         yield Level(slice_mm, target, found.n0, float((low - hu)[liver].std()))
-
-
-# -- speed -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Timing:
-    """Seconds of a warm call (median, least, most) and from nothing to the first result; memory."""
-
-    what: str
-    median_s: float
-    least_s: float
-    most_s: float
-    first_s: float
-    memory_mib: float
-
-
-def timings(*, size: int, geometry: Geometry, repeats: int) -> list[Timing]:
-    """One slice of ``size``²: forward projection, FBP, quarter dose, on jax's default device.
-
-    ``memory_mib`` is the compiled program's temporary memory, without input, output and, for the
-    quarter dose, the sum of its two parts.
-    """
-    pixel_mm = 379.0 / size
-    hu = random_patient(1, n_slices=1, size=size, pixel_mm=pixel_mm).hu
-    mu = jax.numpy.asarray(0.019 * np.maximum(1 + hu[0] / 1000, 0))
-    sinogram = jax.numpy.zeros((geometry.n_views, geometry.n_detectors))
-    programs = {
-        "forward projection": (lambda a: forward_project(a, geometry, pixel_mm), mu),
-        "filtered back-projection": (
-            lambda a: filtered_back_projection(a, geometry, size=(size, size), pixel_mm=pixel_mm),
-            sinogram,
-        ),
-    }
-    found = []
-    for what, (program, argument) in programs.items():
-        began = time.perf_counter()
-        compiled = jax.jit(program).lower(argument).compile()
-        compiled(argument).block_until_ready()
-        first_s = time.perf_counter() - began
-        memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
-        times = _repeat(lambda c=compiled, a=argument: c(a).block_until_ready(), repeats)
-        found.append(Timing(what, *times, first_s, memory))
-    scan = Scan(1e5, geometry=geometry)
-
-    def quarter():
-        insert_projection_domain(hu[0], seed=1, dose=0.25, scan=scan, pixel_mm=pixel_mm)
-
-    began = time.perf_counter()
-    quarter()
-    first_s = time.perf_counter() - began
-    times = _repeat(quarter, repeats)
-    memory = sum(t.memory_mib for t in found)
-    found.append(Timing("quarter dose, whole", *times, first_s, memory))
-    return found
-
-
-def _repeat(call, repeats: int) -> tuple[float, float, float]:
-    call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times)), min(times), max(times)

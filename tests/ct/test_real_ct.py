@@ -9,6 +9,7 @@ from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan
 from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import DataError
+from tests.ct.bodies import water
 
 SCAN = Scan(5e5, geometry=FanBeam(n_views=384))
 
@@ -47,7 +48,7 @@ def test_regions_of_real_series(real_ct):
 @pytest.mark.core
 def test_flat_tissue_and_regions_of_a_drawing():
     pixel = 3.0
-    body = checks.water(128, pixel, (150, 105)) + 40
+    body = water(128, pixel, (150, 105)) + 40
     rng = np.random.default_rng(0)
     flat = checks.flat_tissue(body + rng.normal(0, 12, body.shape), pixel)
     assert flat.sum() > 500
