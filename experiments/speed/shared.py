@@ -16,8 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
 from ldct_jax import losses
+from ldct_jax.data.feed.feed import Batch
 from ldct_jax.data.feed.patches import Patches
-from ldct_jax.data.feed.resident import Batch, Resident
+from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.hu import FULL
 from ldct_jax.models import clones, layers
