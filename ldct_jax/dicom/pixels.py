@@ -94,7 +94,10 @@ def _frame(header: Header, opened: Opened, file: BinaryIO) -> bytes:
         from pydicom.encaps import get_frame
 
         frames = int(opened.data_set.get("NumberOfFrames", None) or 1)
-        return get_frame(file, frame, number_of_frames=frames)
+        try:
+            return get_frame(file, frame, number_of_frames=frames)
+        except (ValueError, EOFError, IndexError):
+            raise Unusable(header.path, "damaged: its compressed pixels can't be read") from None
     size = header.rows * header.columns * 2
     there = min(opened.pixels_length - frame * size, size)
     file.seek(frame * size, 1)
