@@ -15,6 +15,7 @@ import click
 
 from ldct_jax import __version__
 from ldct_jax.errors import LdctError
+from ldct_jax.system.names import printable
 
 COMMANDS = {
     "experiments": "ldct_jax.cli.experiments:experiments",
@@ -111,5 +112,5 @@ def run(arguments: list[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo("error: " + " ".join(message.split()), err=True)
+    click.echo("error: " + printable(" ".join(message.split())), err=True)
     return code

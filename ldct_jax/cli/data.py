@@ -8,6 +8,9 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.errors import DataError
+from ldct_jax.system.names import printable
+
 FOLDER = click.Path(path_type=Path)
 
 
@@ -101,21 +104,25 @@ def vgg(out):
 @data.command()
 @click.argument("paths", nargs=-1, required=True, type=FOLDER, metavar="[DICOM] OUT")
 @click.option("--layout", default="auto", show_default=True, help="auto, mayo2016, ldct-pd, plain.")
-@click.option("--full", type=FOLDER, help="Folder of the normal-dose series (with --low).")
-@click.option("--low", type=FOLDER, help="Folder of the low-dose series (with --full).")
+@click.option("--full", type=FOLDER, help="Normal dose, a folder or a file (with --low).")
+@click.option("--low", type=FOLDER, help="Low dose, a folder or a file (with --full).")
 @click.option(
     "--dose", type=float, help="Low dose as a fraction, where the layout doesn't know it."
 )
 @click.option("--thickness", type=float, help="Only series of this slice thickness, mm.")
-@click.option("--kernel", help="Only series of this kernel.")
+@click.option("--kernel", help="Only series of this kernel; Br40f takes Br40f\\3, too.")
+@click.option(
+    "--derived", is_flag=True, help="Take derived images (ImageType) as normal dose, too."
+)
 @click.option("--attribution", default="", help="Whom to cite where images are shown.")
 @click.option("--json", "as_json", is_flag=True, help="Print the store's manifest instead.")
-def prepare(paths, layout, full, low, dose, thickness, kernel, attribution, as_json):
+def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribution, as_json):
     """Turn a folder of DICOM series into the store OUT.
 
     The layout is recognised: the Mayo 2016 challenge, TCIA LDCT-and-Projection-data, or plain
     series. Low and normal dose are paired by slice position. The same command goes on after an
-    interruption.
+    interruption. Exit code 1 when CT images could not be stored or files could not be read; the
+    rest is stored then.
 
     \b
     Example:
@@ -125,10 +132,11 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, attribution, as_j
     from ldct_jax.data.prepare import Selection
     from ldct_jax.data.prepare import prepare as prepare_store
     from ldct_jax.data.table import summary, survey_table
+    from ldct_jax.dicom.left_out import incomplete, lines
 
     if len(paths) != (2 if full is None and low is None else 1):
         raise click.UsageError("give DICOM and OUT, or --full, --low and OUT")
-    selection = Selection(layout=layout, thickness_mm=thickness, kernel=kernel, dose=dose)
+    selection = Selection(layout, thickness, kernel, dose, derived)
     store, survey = prepare_store(
         paths[0] if len(paths) == 2 else None,
         paths[-1],
@@ -139,9 +147,13 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, attribution, as_j
     )
     if as_json:
         _json(store)
-        return
-    click.echo(survey_table(survey.rows, store))
-    click.echo(f"{store.folder}: {summary(store)}")
+    else:
+        click.echo(survey_table(survey.rows, store))
+        for line in lines(survey.left_out, survey.root):
+            click.echo(line)
+        click.echo(printable(f"{store.folder}: {summary(store)}"))
+    if missing := incomplete(survey.left_out):
+        raise DataError(f"{missing}; everything else is stored")
 
 
 @data.command()

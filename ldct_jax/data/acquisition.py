@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -61,6 +62,19 @@ class Acquisition:
             self.kvp[index],
             self.dose[index],
         )
+
+
+def same_kernel(wanted: str, kernel: str) -> bool:
+    """Whether a user's ``Br40f`` means the kernel that a file calls ``Br40f\\3``.
+
+    Case and the strength of an iterative reconstruction don't count, unless the user names one.
+    """
+
+    def plain(text: str) -> str:
+        return " ".join(text.replace("\\", " ").lower().split())
+
+    wanted, kernel = plain(wanted), plain(kernel)
+    return wanted in (kernel, re.sub(r" [0-9]$", "", kernel))
 
 
 def joined(parts: Sequence[Acquisition]) -> Acquisition:

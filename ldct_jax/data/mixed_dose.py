@@ -13,8 +13,8 @@ import numpy as np
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.simulate import LEAST_NOISE_HU, SIMULATION_VERSION, LowDose, calibrated
-from ldct_jax.data.store import SeriesRecord, Store, write_array
-from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
 from ldct_jax.system.progress import Progress

@@ -6,6 +6,7 @@ Both go series by series, resume after an interruption, and check what they wrot
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.acquisition import PHANTOMS
+from ldct_jax.ct.plausible import AIR_HU, Range, no_data
+from ldct_jax.data.acquisition import PHANTOMS, same_kernel
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
-from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan, write_array
-from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
 from ldct_jax.system.progress import Progress
 
-PREPARE_VERSION = 1
+PREPARE_VERSION = 2
 """Part of every digest: raise it when the same DICOM would give another store."""
 
 
@@ -34,14 +36,16 @@ class Selection:
     Args:
       layout: see ldct_jax.dicom.collections.layouts.LAYOUTS.
       thickness_mm: only series of this slice thickness (±0.05 mm).
-      kernel: only series of this kernel, without case (``B30f``).
+      kernel: only series of this kernel; ``br40f`` takes ``Br40f\\3``, too.
       dose: the low dose as a fraction where the layout doesn't know it.
+      derived: take images that were computed from others (ImageType) as normal dose, too.
     """
 
     layout: str = "auto"
     thickness_mm: float | None = None
     kernel: str | None = None
     dose: float | None = None
+    derived: bool = False
 
     def __post_init__(self):
         if self.dose is not None and not 0 < self.dose < 1:
@@ -52,29 +56,25 @@ EVERYTHING = Selection()
 
 
 def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = EVERYTHING):
-    """The survey of ``path``, or of the two folders ``full`` and ``low``, after ``selection``."""
+    """The survey of ``path``, or of ``full`` and ``low`` (files or folders), as selected."""
     from ldct_jax.dicom.collections.layouts import survey, survey_plain
 
+    derived = selection.derived
     if path is not None:
-        found = survey(path, selection.layout)
+        found = survey(path, selection.layout, derived=derived)
     else:
-        found = survey_plain(full, low, dose=selection.dose)
-    rows, candidates = list(found.rows), []
-    for candidate in found.candidates:
+        found = survey_plain(full, low, dose=selection.dose, derived=derived)
+    candidates, everything = [], found.candidates
+    for candidate in everything:
         if why := _unwanted(candidate.full, selection):
-            rows = [
-                dataclasses.replace(r, used=False, note=why) if r.files is candidate.full else r
-                for r in rows
-            ]
+            found = found.without(candidate, why)
         else:
             dose = candidate.dose if candidate.dose is not None else selection.dose
             candidates.append(dataclasses.replace(candidate, dose=dose))
     if not candidates:
-        have = sorted(
-            {f"{c.full.thickness_mm:g} mm {c.full.first.kernel}" for c in found.candidates}
-        )
+        have = sorted({f"{c.full.thickness_mm:g} mm {c.full.first.kernel}" for c in everything})
         raise DataError(f"nothing is left by thickness and kernel; there are {', '.join(have)}")
-    return dataclasses.replace(found, rows=tuple(rows), candidates=tuple(candidates))
+    return dataclasses.replace(found, candidates=tuple(candidates))
 
 
 def prepare(
@@ -89,14 +89,17 @@ def prepare(
     """Turn DICOM into a store.
 
     Args:
-      path: a folder whose layout is recognised; or None, with the folders ``full`` and ``low``.
+      path: a folder whose layout is recognised; or None, with ``full`` and ``low`` (folders or
+        single files).
       out: the store's folder. A finished store of the same files and options is opened instead.
 
     Returns:
-      (Store, Survey): the survey's rows are the table of what was found, skipped and why.
+      (Store, Survey): the survey's rows are the table of what was found, skipped and why, its
+      ``left_out`` the files that are not in the store.
 
     Raises:
-      DataError: see ldct_jax.dicom.collections.layouts; pairs that don't correlate; no space.
+      DataError: see ldct_jax.dicom.collections.layouts; pairs that don't correlate, equal images
+        under two patients, nothing that can be stored, no space.
     """
     sources = [Path(p) for p in (path, full, low) if p is not None]
     if (path is None) == (full is None) or (full is None) != (low is None):
@@ -120,33 +123,54 @@ def prepare(
         Progress("preparing", slices, "slices") as progress,
     ):
         for candidate in survey.candidates:
+            resumed, damaged = False, []
             label = store.label(candidate.patient_key)
             identity = candidate.full.content_identity
-            _, resumed = store.series(
-                identity, lambda stem, c=candidate, who=label: _convert(store.folder, stem, c, who)
+            if candidate.low is not None:
+                identity += candidate.low.content_identity
+            convert = functools.partial(
+                _convert, store.folder, candidate=candidate, label=label, damaged=damaged
             )
+            try:
+                _, resumed = store.series(identity, convert)
+            except Unstorable as error:
+                survey = survey.without(candidate, str(error), "failed")
+            survey = survey.leaving_out(damaged)
             progress.advance(len(candidate.full.headers), "already there" if resumed else "")
+        if not survey.candidates:
+            reasons = "; ".join(dict.fromkeys(one.reason for one in survey.left_out))
+            raise DataError(f"nothing can be stored: {reasons}")
         return store.finish(survey.source, attribution), survey
 
 
-def _convert(folder: Path, stem: str, candidate, label: str) -> SeriesRecord:
-    """Decode, cut to common slices, measure and write one candidate."""
+class Unstorable(DataError):
+    """Why one series can't be stored; the others can."""
+
+
+def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -> SeriesRecord:
+    """Decode, cut to common slices, measure and write one candidate.
+
+    ``damaged`` takes the errors of slices that can't be decoded. Raises Unstorable.
+    """
     from ldct_jax.dicom.collections.pairing import load_pair
     from ldct_jax.dicom.load import load
+    from ldct_jax.dicom.values import Unusable
 
-    if candidate.low is None:
-        full, low = load(candidate.full, damaged=[]), None
-    else:
-        full, low = load_pair(candidate.full, candidate.low, damaged=[])
+    try:
+        if candidate.low is None:
+            full, low = load(candidate.full, damaged=damaged), None
+        else:
+            full, low = load_pair(candidate.full, candidate.low, damaged=damaged)
+    except Unusable as error:
+        raise Unstorable(error.reason) from None
     notes = list(full.skipped)
-    full_hu, below = _floor(full.hu)
-    if below:
-        notes.append(f"{below} pixels below -1024 HU set to air")
+    full_hu = _checked(full, notes)
     full_array = write_array(folder, f"{stem}-full.npy", full_hu)
     low_array, low_noise = None, None
     if low is not None:
-        low_hu, _ = _floor(low.hu)
-        notes += [f"low dose: {note}" for note in low.skipped]
+        own: list[str] = list(low.skipped)
+        low_hu = _checked(low, own)
+        notes += [f"low dose: {note}" for note in own]
         low_array = write_array(folder, f"{stem}-low.npy", low_hu)
         low_noise = flat_noise_hu(low_hu, full.pixel_mm)
     return SeriesRecord(
@@ -169,6 +193,26 @@ def _convert(folder: Path, stem: str, candidate, label: str) -> SeriesRecord:
         dose_source=candidate.dose_source if low is not None else "",
         notes=tuple(notes),
     )
+
+
+def _checked(series, notes: list[str]) -> np.ndarray:
+    """The (N, H, W) int16 HU to store, with air where there are no data; doubts become notes.
+
+    Raises Unstorable for values that can't be HU.
+    """
+    values = Range()
+    for i, image in enumerate(series.hu):
+        declared = None if series.padding is None else series.padding[i]
+        values.add(image, no_data(image, declared))
+    if values.impossible:
+        raise Unstorable(values.impossible)
+    if values.doubt:
+        notes.append(values.doubt)
+    below = int(np.count_nonzero(series.hu < AIR_HU))
+    if not below:
+        return series.hu
+    notes.append(f"{below} pixels below {AIR_HU} HU set to air")
+    return np.maximum(series.hu, np.int16(AIR_HU))
 
 
 def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
@@ -275,20 +319,13 @@ def simulation_digest(store: Store, low: LowDose) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _unwanted(files, selection: Selection) -> str:
-    if selection.thickness_mm is not None and not (
-        abs(files.thickness_mm - selection.thickness_mm) <= 0.05
-    ):
-        return f"not {selection.thickness_mm:g} mm"
-    if selection.kernel is not None and files.first.kernel.lower() != selection.kernel.lower():
-        return f"not kernel {selection.kernel}"
+def _unwanted(series, selection: Selection) -> str:
+    mm, kernel = selection.thickness_mm, selection.kernel
+    if mm is not None and not abs(series.thickness_mm - mm) <= 0.05:
+        return f"not {mm:g} mm"
+    if kernel is not None and not same_kernel(kernel, series.first.kernel):
+        return f"not kernel {kernel}"
     return ""
-
-
-def _floor(hu: np.ndarray) -> tuple[np.ndarray, int]:
-    """Nothing absorbs less than nothing: values below -1024 HU are unnamed padding."""
-    below = int(np.count_nonzero(hu < -1024))
-    return (np.maximum(hu, np.int16(-1024)) if below else hu), below
 
 
 def _link(source: Path, folder: Path, name: str, record: ArrayRecord) -> ArrayRecord:

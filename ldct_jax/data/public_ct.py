@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.store import SeriesRecord, Store, write_array
-from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.data.volumes import Volume, read_nifti, read_nrrd
 from ldct_jax.errors import DataError
 from ldct_jax.system.files import sha256

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.pairs import PairedSlices, concatenate
@@ -20,8 +21,8 @@ from ldct_jax.data.prepare import (
 )
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
+from ldct_jax.data.store_writer import finished
 from ldct_jax.data.thinned import thinned
-from ldct_jax.data.unfinished import finished
 from ldct_jax.errors import DataError
 
 SAMPLE = "sample"
@@ -74,7 +75,7 @@ def _selected(store: Store, selection: Selection) -> Store:
         s
         for s in store.series
         if (mm is None or (s.slice_mm is not None and abs(s.slice_mm - mm) <= 0.05))
-        and (kernel is None or s.kernel.lower().split("\\")[0] == kernel.lower().split("\\")[0])
+        and (kernel is None or same_kernel(kernel, s.kernel))
     )
     if not kept:
         have = sorted({f"{s.slice_mm or 0:g} mm {s.kernel}".strip() for s in store.series})

@@ -21,7 +21,7 @@ from ldct_jax.data.acquisition import Acquisition, joined
 from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.system.files import DAMAGED_ARRAY, sha256, write_bytes, write_whole
+from ldct_jax.system.files import DAMAGED_ARRAY, sha256
 from ldct_jax.system.progress import Progress
 
 FORMAT, VERSION = "ldct-store", 1
@@ -118,7 +118,9 @@ class Store:
         if not is_store(folder):
             if (folder / STATE).is_dir():
                 raise DataError(f"{folder} is unfinished; run the same prepare command again")
-            raise DataError(f"{folder} is no store (it has no {MANIFEST}); see `ldct data prepare`")
+            raise DataError(
+                f"{folder} is not a store (it has no {MANIFEST}); see `ldct data prepare`"
+            )
         store = cls._read(folder)
         store._check_arrays(verify)
         _check_manifest(folder)
@@ -243,38 +245,7 @@ def is_store(folder: Path) -> bool:
     return (Path(folder) / MANIFEST).is_file()
 
 
-def write_array(folder: Path, name: str, hu: np.ndarray) -> ArrayRecord:
-    """Write (N, H, W) int16 HU to ``folder/name``, read it back and compare."""
-    if hu.dtype != np.int16 or hu.ndim != 3:
-        raise DataError(f"a store holds (N, H, W) int16 HU, not {hu.shape} {hu.dtype}")
-    write_whole(folder / name, lambda part: _save(part, hu))
-    record = ArrayRecord(name, sha256(folder / name), tuple(hu.shape))
-    if not np.array_equal(np.load(folder / name, mmap_mode="r", allow_pickle=False), hu):
-        raise DataError(f"{folder / name} reads back differently from what was written; bad disk?")
-    return record
-
-
-def _save(path: Path, hu: np.ndarray) -> None:
-    with path.open("wb") as file:  # np.save would add an ending to a path
-        np.save(file, np.ascontiguousarray(hu))
-
-
-def write_manifest(store: Store) -> None:
-    """Finish a store: the manifest comes last, in one step."""
-    manifest = {
-        "format": FORMAT,
-        "version": VERSION,
-        "source": store.source,
-        "attribution": store.attribution,
-        "digest": store.digest,
-        "series": [dataclasses.asdict(s) for s in store.series],
-    }
-    manifest["sha256"] = _manifest_sha256(manifest)
-    text = json.dumps(manifest, indent=1, allow_nan=False)
-    write_bytes(store.folder / MANIFEST, text.encode("utf-8"))
-
-
-def _manifest_sha256(manifest: dict) -> str:
+def manifest_sha256(manifest: dict) -> str:
     """Of everything else in the manifest."""
     rest = {k: v for k, v in manifest.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
@@ -285,7 +256,7 @@ def _check_manifest(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     if manifest.keys() == _KEYS_WITHOUT_DIGEST:
         return  # written before manifests had one
-    if manifest.get("sha256") != _manifest_sha256(manifest):
+    if manifest.get("sha256") != manifest_sha256(manifest):
         raise DataError(f"{folder / MANIFEST} was changed (SHA-256 differs); prepare it again")
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.system.tables import plain_table
 
 HEAD = (
     "patient",
@@ -24,8 +23,11 @@ HEAD = (
 def survey_table(rows, store: Store) -> str:
     """Rows of a survey with the labels and noise of the store that came of them.
 
-    Names folders, which the store never does: for the terminal only.
+    Names folders, which the store never does: for the terminal only. A store opened again lacks
+    the series that couldn't be stored; then its own table stands alone.
     """
+    if sum(row.used for row in rows) != len(store.series):
+        return store_table(store)
     records = iter(store.series)  # series were written in the order of the used rows
     lines = []
     for row in rows:
@@ -35,7 +37,7 @@ def survey_table(rows, store: Store) -> str:
             lines.append(_line(record, row.folder, row.what, slices, note))
         else:
             lines.append(_line(None, row.folder, row.what, row.slices, row.note))
-    return _align([HEAD, *lines])
+    return plain_table(HEAD, lines)
 
 
 def store_table(store: Store) -> str:
@@ -46,7 +48,8 @@ def store_table(store: Store) -> str:
         note = "; ".join(record.notes)
         lines.append(_line(record, "", what, record.full.shape[0], note))
     keep = [i for i, name in enumerate(HEAD) if name != "folder"]
-    return _align([tuple(line[i] for i in keep) for line in [HEAD, *lines]])
+    head, *rows = (tuple(line[i] for i in keep) for line in [HEAD, *lines])
+    return plain_table(head, rows)
 
 
 def summary(store: Store) -> str:
@@ -83,11 +86,3 @@ def _count(n: int, what: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "?" if value is None else f"{value:.4g}"
-
-
-def _align(lines: Sequence[tuple[str, ...]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )

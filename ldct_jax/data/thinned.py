@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.store import SeriesRecord, Store, write_array
-from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import UsageError
 
 

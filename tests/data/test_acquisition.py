@@ -11,8 +11,8 @@ from ldct_jax import cli
 from ldct_jax.data.acquisition import Acquisition
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.pairs import concatenate
-from ldct_jax.data.store import SeriesRecord, Store, write_array
-from ldct_jax.data.unfinished import begin
+from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store_writer import begin, write_array
 from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.errors import DataError

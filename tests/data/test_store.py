@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from ldct_jax.data.store import SeriesRecord, Store, write_array
-from ldct_jax.data.unfinished import begin, finished
+from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, LdctError
 from ldct_jax.system.files import write_whole
 

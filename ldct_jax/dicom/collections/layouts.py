@@ -16,6 +16,7 @@ from ldct_jax.dicom.collections.listing import Found, Listing, Row
 from ldct_jax.dicom.collections.pairing import AMBIGUOUS, match, partners
 from ldct_jax.dicom.left_out import LeftOut, nothing_found
 from ldct_jax.dicom.series import Series
+from ldct_jax.dicom.values import Unusable
 from ldct_jax.errors import DataError, UsageError
 
 LAYOUTS = ("auto", "mayo2016", "ldct-pd", "plain")
@@ -50,6 +51,24 @@ class Survey:
     candidates: tuple[Candidate, ...]
     rows: tuple[Row, ...]
     left_out: tuple[LeftOut, ...]
+
+    def without(self, candidate: Candidate, why: str, kind: str = "") -> Survey:
+        """The survey without one candidate; with ``kind`` its series count as left out."""
+        series = [s for s in (candidate.full, candidate.low) if s is not None]
+        return dataclasses.replace(
+            self,
+            candidates=tuple(c for c in self.candidates if c is not candidate),
+            rows=tuple(
+                dataclasses.replace(r, used=False, note=why) if r.files is candidate.full else r
+                for r in self.rows
+            ),
+            left_out=self.left_out + tuple(LeftOut(s.folder, why, kind) for s in series if kind),
+        )
+
+    def leaving_out(self, errors: list[Unusable]) -> Survey:
+        """The survey with what came up while pixels were decoded."""
+        more = tuple(LeftOut(e.path, e.reason, e.kind) for e in errors)
+        return dataclasses.replace(self, left_out=self.left_out + more)
 
 
 def survey(path: Path, layout: str = "auto", *, derived: bool = False) -> Survey:

@@ -183,10 +183,10 @@ def load_pair(
     a, b = _take(a, at_a, notes), _take(b, at_b, ())
     r = correlation(a.hu, b.hu)
     if not r >= MIN_CORRELATION:
-        raise Unusable(
-            full.folder,
-            f"doesn't correlate with its low dose in {printable(str(low.folder))} (r = {r:.2f}, at "
-            f"least {MIN_CORRELATION} for one scan at two doses); are they the same patient?",
+        raise DataError(
+            printable(f"{full.folder} doesn't correlate with its low dose in {low.folder} ")
+            + f"(r = {r:.2f}, at least {MIN_CORRELATION} for one scan at two doses); are they the "
+            "same patient?"
         )
     return a, b
 

@@ -1,4 +1,4 @@
-"""A store while it is being made: resumable, one writer at a time, labels from a random key."""
+"""Making a store: resumable, one writer at a time, patients' labels from a random key."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ import dataclasses
 import hashlib
 import hmac
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from ldct_jax.data.store import (
+    FORMAT,
     MANIFEST,
     STATE,
+    VERSION,
+    ArrayRecord,
     SeriesRecord,
     Store,
     check_array,
     is_store,
+    manifest_sha256,
     series_from_json,
-    write_manifest,
 )
 from ldct_jax.errors import DataError
-from ldct_jax.system.files import PART, write_bytes
+from ldct_jax.system.files import PART, locked, sha256, write_bytes, write_whole
 
 
 class Unfinished:
@@ -38,6 +42,7 @@ class Unfinished:
     def __init__(self, folder: Path, key: bytes, digest: str):
         self.folder, self._key, self._digest = folder, key, digest
         self._records: list[SeriesRecord] = []
+        self._seen: set[str] = set()
 
     def label(self, patient_key: str) -> str:
         """The pseudonym of a patient in this store."""
@@ -50,14 +55,27 @@ class Unfinished:
 
         ``identity`` tells the series from all others; only its keyed hash is kept. Returns the
         record and whether it was there already.
+
+        Raises DataError for one identity twice, and for equal images under two patients' labels:
+        a split by patient would train and test on one body.
         """
-        state = self.folder / STATE / f"{self._hash('series', identity)}.json"
+        name = self._hash("series", identity)
+        if name in self._seen:
+            raise DataError("a series came twice; this is a fault of the program, please report it")
+        self._seen.add(name)
+        state = self.folder / STATE / f"{name}.json"
         record = self._resumed(state)
         resumed = record is not None
         if record is None:
             record = make(f"series-{len(self._records):04d}")
             text = json.dumps(dataclasses.asdict(record), allow_nan=False)
             write_bytes(state, text.encode("utf-8"))
+        for other in self._records:
+            if other.full.sha256 == record.full.sha256 and other.patient != record.patient:
+                raise DataError(
+                    f"{other.full.file} and {record.full.file} hold the same images under two "
+                    "patients: correct the patients' IDs, or take one of the copies out"
+                )
         self._records.append(record)
         return record, resumed
 
@@ -83,7 +101,8 @@ class Unfinished:
         return Store.open(self.folder, verify=False)
 
     def _hash(self, kind: str, text: str) -> str:
-        return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()
+        data = f"{kind}\0{text}".encode("utf-8", "surrogateescape")
+        return hmac.new(self._key, data, hashlib.sha256).hexdigest()
 
 
 @contextlib.contextmanager
@@ -103,12 +122,9 @@ def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinishe
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; a store is a folder")
     if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
-        raise DataError(f"{folder} is not empty and no store; choose another folder")
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{folder} can't be made: {error.strerror}") from None
-    with _only_writer(state / "lock", folder):
+        raise DataError(f"{folder} is not empty and not a store; choose another folder")
+    with locked(folder):
+        state.mkdir(exist_ok=True)
         key = _key(state, digest, folder)
         there = sum(f.stat().st_size for f in folder.glob("*.npy"))
         free = shutil.disk_usage(folder).free
@@ -140,20 +156,35 @@ def _key(state: Path, digest: str, folder: Path) -> bytes:
     return key
 
 
-@contextlib.contextmanager
-def _only_writer(path: Path, folder: Path) -> Iterator[None]:
-    """Hold an advisory lock that the system drops with the process; none on Windows."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
+def write_array(folder: Path, name: str, hu: np.ndarray) -> ArrayRecord:
+    """Write (N, H, W) int16 HU to ``folder/name``, read it back and compare."""
+    if hu.dtype != np.int16 or hu.ndim != 3:
+        raise DataError(f"a store holds (N, H, W) int16 HU, not {hu.shape} {hu.dtype}")
+    write_whole(folder / name, lambda part: _save(part, hu))
+    record = ArrayRecord(name, sha256(folder / name), tuple(hu.shape))
+    if not np.array_equal(np.load(folder / name, mmap_mode="r", allow_pickle=False), hu):
+        raise DataError(f"{folder / name} reads back differently from what was written; bad disk?")
+    return record
 
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"{folder} is being written by another process; wait for it") from None
-        yield
+
+def _save(path: Path, hu: np.ndarray) -> None:
+    with path.open("wb") as file:  # np.save would add an ending to a path
+        np.save(file, np.ascontiguousarray(hu))
+
+
+def write_manifest(store: Store) -> None:
+    """Finish a store: the manifest comes last, in one step."""
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "source": store.source,
+        "attribution": store.attribution,
+        "digest": store.digest,
+        "series": [dataclasses.asdict(s) for s in store.series],
+    }
+    manifest["sha256"] = manifest_sha256(manifest)
+    text = json.dumps(manifest, indent=1, allow_nan=False)
+    write_bytes(store.folder / MANIFEST, text.encode("utf-8"))
 
 
 def finished(folder: Path, digest: str) -> Store | None:
