@@ -87,11 +87,11 @@ def test_no_identity_anywhere(tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
     convert, calls = preparation._convert, []
 
-    def interrupted(*args):
+    def interrupted(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return convert(*args)
+        return convert(*args, **options)
 
     monkeypatch.setattr(preparation, "_convert", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -116,11 +116,11 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
         write_series(tmp_path / "in" / f"{k}", anatomy(k), PatientID=f"P{k % 2}")
     convert, calls = preparation._convert, []
 
-    def counting(*args):
+    def counting(*args, **options):
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return convert(*args)
+        return convert(*args, **options)
 
     monkeypatch.setattr(preparation, "_convert", counting)
     with pytest.raises(KeyboardInterrupt):

@@ -83,6 +83,6 @@ def test_missing_and_empty_data(tmp_path):
         load_pairs(tmp_path / "empty", cache=tmp_path / "cache")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("x")
-    with pytest.raises(DataError, match="no DICOM file"):
+    with pytest.raises(DataError, match="holds no CT image"):
         load_pairs(tmp_path / "text", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

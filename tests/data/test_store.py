@@ -127,7 +127,7 @@ def test_foreign_manifests_are_refused(tmp_path, change, reason):
 
 @pytest.mark.core
 def test_no_store_and_an_unfinished_one(tmp_path):
-    with pytest.raises(DataError, match="is no store"):
+    with pytest.raises(DataError, match="is not a store"):
         Store.open(tmp_path)
     with begin(tmp_path / "s", "d", needed_bytes=0):
         pass
@@ -183,7 +183,7 @@ def test_a_store_is_never_overwritten_or_begun_elsewhere(tmp_path):
 def test_two_writers_exclude_each_other(tmp_path):
     with (
         begin(tmp_path, "d", needed_bytes=0),
-        pytest.raises(DataError, match="written by another process"),
+        pytest.raises(LdctError, match="another command is writing"),
         begin(tmp_path, "d", needed_bytes=0),
     ):
         pass
