@@ -7,7 +7,7 @@ Reproduces: Fig 2 (MTF), Fig 3 and 5 (images), Fig 4 (vertical profiles), Fig 6 
 
     make train EXP=dose_levels                              # demo: embedded phantoms
     make train EXP=dose_levels DATA=/path/to/dicom SCALE=paper
-    make train EXP=dose_levels SCALE=demo_physics           # noise as independent quanta demand
+    make train EXP=dose_levels SET=scale.dose_rule=physics  # noise as independent quanta demand
 
 Expected time: demo, two CPU cores, jax 0.12: 8 minutes. paper: 150 epochs of 15,000 patches, twice,
 and of the photographs.
@@ -89,15 +89,6 @@ SMOKE_SCALE = SMOKE.but(
 )
 
 
-def physics(scale):
-    """The same with the noise of independent quanta, SD as 1/√dose."""
-    return scale.but(
-        name=f"{scale.name}_physics",
-        words=scale.words.replace("1/dose", "1/√dose").replace(", as in the paper", ""),
-        dose_rule="physics",
-    )
-
-
 MODEL = {
     "paper": DnCNN(20),
     "demo": DnCNN(10, 24, initialization="zero_last"),
@@ -114,14 +105,13 @@ LENGTHS = {
 
 def variants(scale: str) -> dict[str, Experiment]:
     """DnCNN on photographs with σ = 25, and that network tuned on CT: last layer, all layers."""
-    size = scale.removesuffix("_physics")
-    rate = Constant(1e-3) if size == "paper" else Cosine(1e-3, to=2e-5, warmup=0.05)
-    pieces = Patches(50, batch=BATCH[size], slices_per_patient=None, per_slice=15)
+    rate = Constant(1e-3) if scale == "paper" else Cosine(1e-3, to=2e-5, warmup=0.05)
+    pieces = Patches(50, batch=BATCH[scale], slices_per_patient=None, per_slice=15)
     # DnCNN's own code cuts 204,800 patches an epoch of its photographs; the tiles here are 31.
-    many = 6600 if size == "paper" else 15
-    natural, last, all_layers = LENGTHS[size]
+    many = 6600 if scale == "paper" else 15
+    natural, last, all_layers = LENGTHS[scale]
     plain = Experiment(
-        model=MODEL[size],
+        model=MODEL[scale],
         loss=mse,
         optimizer=Adam(rate),
         patches=dataclasses.replace(pieces, per_slice=many, augment="noise_25"),
@@ -174,7 +164,7 @@ STUDY = study.Study(
     name="dose_levels",
     title="DnCNN at several doses, before and after fine-tuning",
     reproduces="dncnn_dose Fig 2-7",
-    scales=scales(DEMO_SCALE, PAPER_SCALE, SMOKE_SCALE, physics(DEMO_SCALE), physics(PAPER_SCALE)),
+    scales=scales(DEMO_SCALE, PAPER_SCALE, SMOKE_SCALE),
     variants=variants,
     protocol=lambda window: dataclasses.replace(
         protocols.DNCNN_DOSE, name=f"dncnn_dose {window}", window=window

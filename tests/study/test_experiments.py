@@ -240,8 +240,6 @@ def test_dose_protocol():
     protocol = study.protocol(ABDOMEN)
     assert protocol.window == ABDOMEN and protocol.crop == (250, 350)
     assert protocol.peak == protocols.DNCNN_DOSE.peak
-    assert study.scales["paper_physics"].dose_rule == "physics"
-    assert study.variants("paper_physics") == rows
 
 
 def test_hrnet_protocol():

@@ -77,6 +77,12 @@ def test_the_script_stands_in_the_run_with_its_digest(trained, capfd):
     assert json.loads((trained / "run" / "study.json").read_text())["code"] == code
 
 
+def test_without_blocks_the_report_shows_scores_training_and_images(trained):
+    page = (trained / "run" / "report.html").read_text()
+    for wanted in ("The answer", 'id="image_quality_on', 'id="training"', 'id="a_test_slice"'):
+        assert wanted in page, wanted
+
+
 def test_the_report_is_rebuilt_from_the_copy_when_it_is_named(trained, capfd):
     run = trained / "run"
     before = (run / "report.html").read_bytes()

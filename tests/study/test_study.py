@@ -84,7 +84,7 @@ def test_everything_a_run_should_hold_is_there(finished):
     assert sum("evaluation" in r for r in rows) == 4
     assert list((run / "tensorboard").glob("events*"))
     page = (finished / "report.html").read_text()
-    for words in ("Table I", "Fig 7", "phantom", "not held", "compile", "smoke"):
+    for words in ("Table I", "Fig 7", "phantom", "untested", "compile", "smoke"):
         assert words in page, words
 
 
