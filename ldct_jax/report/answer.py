@@ -56,9 +56,9 @@ def _trained(found: Found) -> str:
     failed = [t for t in rows if t.reason]
     if not failed:
         return (
-            f"All {len(rows)} trained rows count as trained (the rule: below the table)."
+            f"{_all(len(rows))} rows count as trained (the rule: below the table)."
             if len(rows) > 1
-            else "The trained row counts as trained (the rule: below the table)."
+            else "The one row counts as trained (the rule: below the table)."
         )
     learnt = len(rows) - len(failed)
     head = f"Only {learnt} of {len(rows)} rows count" if learnt else "None of the rows counts"
@@ -66,6 +66,10 @@ def _trained(found: Found) -> str:
         f"{head} as trained: {'; '.join(t.reason for t in failed)}. Every claim that needs one of "
         "these rows is untested."
     )
+
+
+def _all(n: int) -> str:
+    return "Both" if n == 2 else f"All {n}"
 
 
 def _picture(found: Found) -> str:
@@ -90,8 +94,8 @@ def _picture(found: Found) -> str:
     if len(order) > 1:
         span = best.psnr_db - order[-1].psnr_db
         text += (
-            f". {order[1].row} follows {best.psnr_db - order[1].psnr_db:.2f} dB behind; all "
-            f"{len(order)} trained rows lie within {span:.2f} dB"
+            f". {order[1].row} follows {best.psnr_db - order[1].psnr_db:.2f} dB behind; "
+            f"{_all(len(order)).lower()} trained rows lie within {span:.2f} dB"
         )
     return text + f" (protocol {found.protocol.name})."
 

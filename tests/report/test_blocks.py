@@ -125,7 +125,8 @@ def test_clone_by_clone():
     rows = {"A": [[34.0, x] for x in steady(36.0)], "B": [[33.0, x] for x in steady(35.0)]}
     assert verdict(blocks.BetterByClone("A", "B", "c"), found(rows)) == HELD
     rows["B"] = [[34.5, x] for x in steady(35.0)]
-    assert verdict(blocks.BetterByClone("A", "B", "c"), found(rows)) == NOT_HELD
+    (claim,) = blocks.BetterByClone("A", "B", "c").render(found(rows))
+    assert claim.verdict == NOT_HELD and "clone 1" in claim.measured
     more = {n: [[first, 36.0]] * 3 for n, first in (("1", 33.0), ("2", 34.0), ("3", 35.0))}
     assert verdict(blocks.MoreWithClones(["1", "2", "3"], "c"), found(more)) == HELD
     assert verdict(blocks.MoreWithClones(["1", "3", "2"], "c"), found(more)) == NOT_HELD
@@ -227,7 +228,7 @@ def test_the_report_opens_with_who_is_first_and_what_was_trained():
     assert "Only 2 of 3 rows count as trained: C ended +0.20 dB from its input" in text
     assert "A has the highest PSNR, 35.00 dB: 5.00 dB above the low dose (30.00 dB)" in text
     assert "6.00 dB above the best classical filter (gaussian)" in text
-    assert "B follows 1.00 dB behind; all 2 trained rows lie within 1.00 dB" in text
+    assert "B follows 1.00 dB behind; both trained rows lie within 1.00 dB" in text
     assert "Of the paper's 2 claims 1 held, 0 did not, 1 could not be tested" in text
     cells = {row[0]: row[-1] for row in answer.training_table(given).rows}
     assert cells == {"A": "yes", "B": "yes", "C": "no"}

@@ -40,6 +40,7 @@ def _difference(
     if metric == "rmse":
         values, unit, what = -values, found.protocol.unit, f"RMSE of {b} minus {a}"
     at = "" if dose is None else f" at {dose:.0%} of the dose"
+    at += f", clone {which['clone'] + 1}" if "clone" in which else ""
     return judge(claim, f"{what}{at} ({found.protocol.name})", values, unit, **limits)
 
 
