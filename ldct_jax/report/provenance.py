@@ -21,6 +21,8 @@ def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
         for s in study["splits"]
     )
     splits = "; ".join(dict.fromkeys(every_split))  # several seeds share one
+    begun = {r.variant: r.result["record"].get("init") for r in results.runs if r.repeat == 0}
+    started = "; ".join(f"{v} from sha256 {digest[:16]}" for v, digest in begun.items() if digest)
     experiment = results.runs[0].result["record"]["experiment"]
     optimizer, patches = experiment["optimizer"], experiment["patches"]
     return page.Provenance(
@@ -42,6 +44,7 @@ def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
                 f"{_seeds(results)}; tables use the "
                 f"{experiment['select']} checkpoint"
             ),
+            **({"begun with other parameters": started} if started else {}),
         },
     )
 
