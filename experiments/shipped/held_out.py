@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ import numpy as np
 import ldct_jax
 from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, patients
 from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
-from ldct_jax.data.simulate import LowDose, calibrated
+from ldct_jax.data.own_noise import OwnNoise
+from ldct_jax.data.simulate import required_noise
 from ldct_jax.denoise.filters import (
     Bilateral,
     Gaussian,
@@ -123,29 +125,21 @@ REPEATS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Patient:
-    """A normal-dose series: (N, H, W) int16 HU, side of a pixel in mm, own noise in HU."""
+    """A normal-dose series: (N, H, W) int16 HU, side of a pixel in mm."""
 
     name: str
     full_hu: np.ndarray
     pixel_mm: float
-    noise_hu: float
 
     def pairs(self, case: Case, indices, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
         """(low, full) of the slices ``indices``, each (n, H, W) int16 HU."""
         drawn = [Drawn(int(i), case.fraction, case.kernel, case.thinner) for i in indices]
-        n0 = {case.kernel: self._n0(case.kernel)}
-        return simulate_mixed(self.full_hu, drawn, n0=n0, pixel_mm=self.pixel_mm, seed=seed)
+        return simulate_mixed(self.full_hu, drawn, own=self.own, pixel_mm=self.pixel_mm, seed=seed)
 
-    def _n0(self, kernel: str) -> float:
-        found = _N0.get((self.name, kernel))
-        if found is None:
-            low = LowDose(fraction=0.5, domain="projection", kernel=kernel)
-            found = calibrated(self.full_hu, low, self.noise_hu, self.pixel_mm, SEED)[0].n0
-            _N0[self.name, kernel] = found
-        return found
-
-
-_N0: dict[tuple[str, str], float] = {}
+    @functools.cached_property
+    def own(self) -> OwnNoise:
+        """Its noise, from which the low doses follow."""
+        return required_noise(self.full_hu, self.pixel_mm)
 
 
 def load_patients(data: str, wanted: set[str]) -> dict[str, Patient]:
@@ -154,7 +148,7 @@ def load_patients(data: str, wanted: set[str]) -> dict[str, Patient]:
     for store, names in patients(data):
         for i, (record, name) in enumerate(zip(store.series, names, strict=True)):
             if name in wanted and name not in found:
-                found[name] = Patient(name, store.full(i), record.pixel_mm, record.noise_hu)
+                found[name] = Patient(name, store.full(i), record.pixel_mm)
     return found
 
 

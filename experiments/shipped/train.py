@@ -89,7 +89,7 @@ SCALES = {
 }
 MIXED = {
     "demo": MixedDose(fraction=(0.1, 0.6), seed=20261121, target=NoiseFreeTarget()),
-    "smoke": MixedDose(seed=1, step_mm=100.0, kernels=("smooth",), target=NoiseFreeTarget()),
+    "smoke": MixedDose(seed=1, step_mm=100.0, target=NoiseFreeTarget()),
 }
 
 # A network unit is UNIT times the noise. Nothing is clipped.

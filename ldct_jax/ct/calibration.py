@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy import optimize
 
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.insertion import Scan, insert_projection_domain
+from ldct_jax.ct.insertion import Scan
+from ldct_jax.ct.variance import added_variance, ray_sums
 from ldct_jax.errors import DataError, UsageError
 
 PHOTONS_PER_MM2_MAS = 1.0e6
@@ -30,6 +32,7 @@ class Calibration:
 
 LONGEST_TURN_S = 3.0  # no scanner takes longer for a rotation
 USUAL_TURN_S = 0.8
+N0_RANGE = (30.0, 1e10)
 
 
 def rotation_mas(exposure_mas: float, tube_current_ma: float) -> tuple[float, str]:
@@ -68,13 +71,12 @@ def n0_from_tags(
 
 
 def n0_from_added_sd(
-    full_hu, region, target_sd_hu: float, *, dose: float, scan: Scan, pixel_mm: float, seed: int = 0
+    full_hu, region, target_sd_hu: float, *, dose: float, scan: Scan, pixel_mm: float
 ) -> Calibration:
     """The N₀ at which ``dose`` adds ``target_sd_hu`` inside ``region``.
 
-    ``full_hu`` (N, H, W) HU, ``region`` (N, H, W) bool: SDs are pooled over the region's variance.
-    Quantum noise obeys 1/sqrt(N₀) but electronic noise and starvation don't, so a few secant
-    steps in log N₀ follow, on the same random numbers.
+    ``full_hu`` (N, H, W) HU, ``region`` (N, H, W) bool: the variance is averaged over the region.
+    It is computed (:func:`ldct_jax.ct.variance.added_variance`), not drawn.
     """
     region = np.asarray(region, bool)
     if region.sum() < 200:
@@ -86,33 +88,31 @@ def n0_from_added_sd(
         raise UsageError(
             f"target_sd_hu={target_sd_hu}, dose={dose}: a positive SD and a dose in (0, 1)"
         )
+    inside = [(hu, where) for hu, where in zip(full_hu, region, strict=True) if where.any()]
+    rays = [ray_sums(hu, scan=scan, pixel_mm=pixel_mm) for hu, _ in inside]
 
-    def added(n0):
-        trial = dataclasses.replace(scan, n0=n0)
-        low = insert_projection_domain(full_hu, seed=seed, dose=dose, scan=trial, pixel_mm=pixel_mm)
-        return float(np.std((low - np.asarray(full_hu, np.float32))[region]))
+    def excess(log_n0: float) -> float:
+        lit = dataclasses.replace(scan, n0=float(np.exp(log_n0)))
+        found = [
+            added_variance(one, lit, dose)[where]
+            for one, (_, where) in zip(rays, inside, strict=True)
+        ]
+        return 0.5 * float(np.log(np.concatenate(found).mean())) - float(np.log(target_sd_hu))
 
-    n0, slope, last = scan.n0, -0.5, None
-    for _ in range(6):
-        sd = added(n0)
-        error = np.log(sd / target_sd_hu)
-        if last is not None and abs(np.log(n0 / last[0])) > 1e-3:
-            slope = float(np.clip((error - last[1]) / np.log(n0 / last[0]), -1.2, -0.25))
-        if abs(error) < 0.005:
-            break
-        last = (n0, error)
-        n0 = float(np.clip(n0 * np.exp(-error / slope), 10.0, 1e10))
+    lowest, highest = (float(np.log(n0)) for n0 in N0_RANGE)
+    if excess(lowest) < 0 or excess(highest) > 0:
+        raise DataError(
+            f"no number of photons adds {target_sd_hu:.3g} HU at a dose of {dose:g}: choose "
+            "another noise level"
+        )
+    n0 = float(np.exp(optimize.brentq(excess, lowest, highest, xtol=1e-3)))
     return Calibration(n0, f"set so that dose {dose:g} adds {target_sd_hu:.3g} HU")
 
 
-def n0_from_noise(
-    full_hu, region, own_sd_hu: float, *, scan: Scan, pixel_mm: float, seed: int = 0
-) -> Calibration:
+def n0_from_noise(full_hu, region, own_sd_hu: float, *, scan: Scan, pixel_mm: float) -> Calibration:
     """N₀ of a series from its own noise ``own_sd_hu`` in ``region`` (flat tissue).
 
     Half the dose adds just as much variance as the series has, so N₀ is set for that.
     """
-    found = n0_from_added_sd(
-        full_hu, region, own_sd_hu, dose=0.5, scan=scan, pixel_mm=pixel_mm, seed=seed
-    )
+    found = n0_from_added_sd(full_hu, region, own_sd_hu, dose=0.5, scan=scan, pixel_mm=pixel_mm)
     return Calibration(found.n0, f"measured noise of {own_sd_hu:.3g} HU in flat tissue")

@@ -99,7 +99,7 @@ def series_dose(
     if flat.sum() < 500:
         raise DataError("too little flat soft tissue to measure noise: use other slices")
     own = float(np.median(sd[flat]))
-    calibration = n0_from_noise(hu, flat, own, scan=scan, pixel_mm=pixel_mm, seed=seed)
+    calibration = n0_from_noise(hu, flat, own, scan=scan, pixel_mm=pixel_mm)
     scan = dataclasses.replace(scan, n0=calibration.n0)
     added = {}
     for dose in doses:

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ldct_jax.ct.fbp import SMOOTH, Kernel
 from ldct_jax.errors import UsageError
 
 SPECTRA = ("sqrt_f_mtf", "mtf")
@@ -24,23 +25,23 @@ RULES = ("physics", "paper")
 PHOTONS = 1000.0  # λ: large enough for u to be nearly normal, small enough to keep its skewness
 
 
-def mtf(f_per_mm):
-    """Modulation transfer at ``f_per_mm`` cycles/mm, any shape: exp(−ln2·(f/0.38)^2.5).
+def noise_response(
+    size: tuple[int, int],
+    pixel_mm: float,
+    spectrum: str = "sqrt_f_mtf",
+    kernel: Kernel = SMOOTH,
+):
+    """H on the grid of ``rfft2``: (H, W//2 + 1) float32, scaled to mean |H|² = 1 (‖h‖₂ = 1).
 
-    Measured on a public quarter/full-dose pair of B30f images with 0.74 mm pixels (data.md).
+    MTF: the window of ``kernel``, by default the one measured on B30f images.
     """
-    return jnp.exp(-jnp.log(2.0) * (jnp.asarray(f_per_mm) / 0.38) ** 2.5)
-
-
-def noise_response(size: tuple[int, int], pixel_mm: float, spectrum: str = "sqrt_f_mtf"):
-    """H on the grid of ``rfft2``: (H, W//2 + 1) float32, scaled to mean |H|² = 1 (‖h‖₂ = 1)."""
     if spectrum not in SPECTRA:
         raise UsageError(f"spectrum={spectrum!r}: use one of {', '.join(SPECTRA)}")
     height, width = size
     fy = np.fft.fftfreq(height, pixel_mm)[:, None]
     fx = np.fft.rfftfreq(width, pixel_mm)[None, :]
     f = np.hypot(fx, fy)
-    response = np.exp(-np.log(2.0) * (f / 0.38) ** 2.5)
+    response = kernel.window(f)
     if spectrum == "sqrt_f_mtf":
         response = response * np.sqrt(f)
     # The half spectrum stands for both halves, but for its first (and, if even, last) column.
@@ -91,6 +92,7 @@ def sample_noise(
     seed: int,
     *,
     spectrum: str = "sqrt_f_mtf",
+    kernel: Kernel = SMOOTH,
     first_slice: int = 0,
 ) -> np.ndarray:
     """Shaped noise of standard deviation ``sd_hu``: ``shape`` = (N, H, W) or (H, W) float32, HU.
@@ -104,7 +106,7 @@ def sample_noise(
         raise UsageError(f"sd_hu={sd_hu}, pixel_mm={pixel_mm}: a noise level and a pixel in mm")
     n = shape[0] if len(shape) == 3 else 1
     size = tuple(int(side) for side in shape[-2:])
-    response = noise_response(size, float(pixel_mm), spectrum)
+    response = noise_response(size, float(pixel_mm), spectrum, kernel)
     noise = _shaped_noise(slice_keys(seed, n, first_slice), response, jnp.float32(sd_hu), size)
     return np.asarray(noise).reshape(shape)
 

@@ -98,9 +98,32 @@ def _filter(geometry: Geometry, kernel: Kernel):
     return weight.astype(np.float32), response.astype(np.float32), n_fft
 
 
-def _refine_and_filter(sinogram, geometry: Geometry, kernel: Kernel):
+def filter_energy(
+    geometry: Geometry, kernel: str | Kernel, cutoff_per_mm: float | None = None
+) -> float:
+    """Noise variance behind the filter where every channel had variance 1 before it.
+
+    Without the factors of each ray (cos γ before, 1/L² after), but with what the two linear
+    interpolations between the refined samples take, each 1 − (1 − cos(ω/REFINE))/3 of the power at
+    ω radians a channel, on average over places.
+    """
+    _, response, n_fft = _filter(geometry, named_kernel(kernel, cutoff_per_mm))
+    omega = 2 * np.pi * np.arange(len(response)) / n_fft
+    power = np.square(response, dtype=np.float64)
+    power *= (1 - (1 - np.cos(omega / REFINE)) / 3) ** 2
+    return float((2 * power.sum() - power[0] - power[-1]) / n_fft)
+
+
+def filter_response(
+    geometry: Geometry, kernel: str | Kernel, cutoff_per_mm: float | None = None
+) -> np.ndarray:
+    """What :func:`reconstruct` multiplies the views' spectra by, (F,) float32."""
+    return _filter(geometry, named_kernel(kernel, cutoff_per_mm))[1]
+
+
+def _refine_and_filter(sinogram, geometry: Geometry, response):
     """Filtered views, ``REFINE`` samples a channel: (V, D) → (V, REFINE·D)."""
-    weight, response, n_fft = _filter(geometry, kernel)
+    weight, _, n_fft = _filter(geometry, RAMP)
     spectrum = jnp.fft.rfft(sinogram * weight, n=n_fft, axis=-1) * response
     # The Nyquist bin stands for two frequencies once the spectrum is longer.
     spectrum = spectrum.at[..., -1].multiply(0.5)
@@ -129,12 +152,17 @@ def _sample(line, position):
     return jnp.where(inside, low + (position - left) * (high - low), 0.0)
 
 
-@functools.partial(jax.jit, static_argnames=("geometry", "size", "pixel_mm", "kernel"))
-def _reconstruct(sinogram, geometry: Geometry, size, pixel_mm: float, kernel: Kernel):
+@functools.partial(jax.jit, static_argnames=("geometry", "size", "pixel_mm"))
+def reconstruct(sinogram, response, geometry: Geometry, size: tuple[int, int], pixel_mm: float):
+    """One image (H, W), 1/mm, from line integrals (V, D), filtered by ``response`` (F,).
+
+    The response (:func:`filter_response`) is an argument like the sinogram, so that one compiled
+    program serves all kernels.
+    """
     height, width = size
     x = ((jnp.arange(width) - (width - 1) / 2) * pixel_mm)[None, :]
     y = (((height - 1) / 2 - jnp.arange(height)) * pixel_mm)[:, None]
-    fine = _refine_and_filter(sinogram, geometry, kernel)
+    fine = _refine_and_filter(sinogram, geometry, response)
     cos = jnp.asarray(np.cos(geometry.views), jnp.float32)
     sin = jnp.asarray(np.sin(geometry.views), jnp.float32)
 
@@ -199,10 +227,10 @@ def filtered_back_projection(
     if sinogram.ndim not in (2, 3) or sinogram.shape[-2:] != shape:
         raise UsageError(f"this geometry's sinogram is {shape}, not {tuple(sinogram.shape)}")
     one = functools.partial(
-        _reconstruct,
+        reconstruct,
+        response=filter_response(geometry, kernel, cutoff_per_mm),
         geometry=geometry,
         size=tuple(size),
         pixel_mm=float(pixel_mm),
-        kernel=named_kernel(kernel, cutoff_per_mm),
     )
     return one(sinogram) if sinogram.ndim == 2 else lax.map(one, sinogram)

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from ldct_jax.ct.dose import slice_keys
-from ldct_jax.ct.fbp import Kernel, filtered_back_projection, named_kernel
+from ldct_jax.ct.fbp import Kernel, filter_response, named_kernel, reconstruct
 from ldct_jax.ct.geometry import FanBeam, Geometry
 from ldct_jax.ct.projector import forward_project
 from ldct_jax.errors import UsageError
@@ -92,9 +92,13 @@ class Scan:
         share = 1.0 if self.bowtie is None else self.bowtie.transmission(self.geometry)
         return jnp.asarray(self.n0 * share, jnp.float32)
 
-    def unlit(self) -> Scan:
-        """The same with one photon a ray: what a compiled program depends on."""
-        return dataclasses.replace(self, n0=1.0)
+    def program(self) -> Scan:
+        """What a compiled program depends on: all but the photons' number and the kernel."""
+        return dataclasses.replace(self, n0=1.0, kernel="smooth", cutoff_per_mm=None)
+
+    def response(self) -> np.ndarray:
+        """The reconstruction's filter (F,), see :func:`ldct_jax.ct.fbp.filter_response`."""
+        return filter_response(self.geometry, self.kernel, self.cutoff_per_mm)
 
     def record(self, *, dose: float, seed: int, domain: str = "projection") -> dict:
         """Everything that makes a pair, as JSON-able values, for a store or a report."""
@@ -136,7 +140,7 @@ def insert_projection_domain(
     ``first_slice`` + i alone (and on its pixels). Dose 1 returns the image.
     """
     full, keys = _stack(full_hu, dose, seed, first_slice)
-    noise = np.asarray(_reconstruct(full, keys, dose, scan.n0, scan.unlit(), pixel_mm, "added"))
+    noise = _reconstruct(full, keys, dose, scan, pixel_mm, "added")
     low = full + noise * np.float32(1000 / scan.mu_water)
     return low.reshape(np.shape(full_hu))
 
@@ -149,14 +153,14 @@ def simulate_scan(
     Unlike insertion the result has the scan's kernel and, at dose 1, the normal dose's noise.
     """
     full, keys = _stack(hu, dose, seed, first_slice)
-    mu = np.asarray(_reconstruct(full, keys, dose, scan.n0, scan.unlit(), pixel_mm, "scan"))
+    mu = _reconstruct(full, keys, dose, scan, pixel_mm, "scan")
     return ((mu / scan.mu_water - 1) * 1000).astype(np.float32).reshape(np.shape(hu))
 
 
 def reconstruct_scan(hu, *, scan: Scan, pixel_mm: float) -> np.ndarray:
     """Noise-free projection and reconstruction of ``hu``: the mean of ``simulate_scan``."""
     full, keys = _stack(hu, 1.0, 0, 0)
-    mu = np.asarray(_reconstruct(full, keys, 1.0, scan.n0, scan.unlit(), pixel_mm, "exact"))
+    mu = _reconstruct(full, keys, 1.0, scan, pixel_mm, "exact")
     return ((mu / scan.mu_water - 1) * 1000).astype(np.float32).reshape(np.shape(hu))
 
 
@@ -183,25 +187,24 @@ def _measured(p, key, dose, photons, scan: Scan):
 _SINOGRAMS = {"added": _added_noise, "scan": _measured, "exact": lambda p, *_: p}
 
 
-@functools.partial(jax.jit, static_argnames=("scan", "pixel_mm", "what"))
-def _reconstruct(full, keys, dose, n0, scan: Scan, pixel_mm: float, what: str):
-    """Reconstruct the sinogram ``what`` of every slice: (N, H, W) HU → (N, H, W), 1/mm.
+def _reconstruct(full, keys, dose, scan: Scan, pixel_mm: float, what: str) -> np.ndarray:
+    """The sinogram ``what`` of every slice, reconstructed: (N, H, W) HU → (N, H, W), 1/mm."""
+    program = scan.program()
+    return np.asarray(
+        _compiled(full, keys, dose, scan.n0, scan.response(), program, float(pixel_mm), what)
+    )
 
-    ``dose`` and ``n0`` are traced, so that one compiled program serves every dose.
-    """
+
+@functools.partial(jax.jit, static_argnames=("scan", "pixel_mm", "what"))
+def _compiled(full, keys, dose, n0, response, scan: Scan, pixel_mm: float, what: str):
+    """``dose``, ``n0`` and the filter are traced: one compiled program serves all of them."""
     photons = n0 * scan.photons()
 
     def one(hu_and_key):
         hu, key = hu_and_key
         p = line_integrals(hu, scan.geometry, pixel_mm, scan.mu_water)
-        return filtered_back_projection(
-            _SINOGRAMS[what](p, key, dose, photons, scan),
-            scan.geometry,
-            size=hu.shape,
-            pixel_mm=pixel_mm,
-            kernel=scan.kernel,
-            cutoff_per_mm=scan.cutoff_per_mm,
-        )
+        sinogram = _SINOGRAMS[what](p, key, dose, photons, scan)
+        return reconstruct(sinogram, response, scan.geometry, hu.shape, pixel_mm)
 
     return lax.map(one, (full, keys))
 

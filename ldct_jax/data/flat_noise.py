@@ -1,70 +1,119 @@
-"""How noisy a series is in flat tissue: one number, measured where anatomy disturbs least."""
+"""How noisy images are in flat tissue: the one estimator of it, for series and results alike.
+
+A window's SD can't decide whether the window is flat: the flattest would be those whose noise is
+low by chance. So flatness is judged on a blurred copy, in which anatomy is left and hardly any
+noise, against what blurred noise of that level and spectrum shows; and the variance of all
+windows that pass is averaged, so that the result is the SD of the noise there and not of its
+lowest values.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+from scipy import ndimage
+
+from ldct_jax.ct.fbp import SMOOTH, Kernel
+from ldct_jax.ct.noise_spectrum import blurred_share, measured_kernel
 
 WINDOW_MM = 6.0
+BLUR_MM = 2.5
 SOFT_TISSUE_HU = (0.0, 200.0)
-QUANTILE = 0.10
+FIRST_SHARE = 0.10
+"""Of the windows in soft tissue: the flattest on the blurred copy, where the search starts."""
+MAX_STRUCTURE = 1.7
+"""Times the variance that blurred noise alone shows in a window; more is anatomy."""
 MAX_SLICES = 12
 MIN_WINDOWS = 500
+"""Windows in soft tissue, one around every pixel; with fewer no noise is measured."""
+MIN_FLAT_WINDOWS = 50
+MIN_FLAT_MM2 = 500.0
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatTissue:
+    """Flat soft tissue of a stack, and its noise.
+
+    flat: (N, H, W) bool, middles of flat 6 mm windows (nowhere true where there is too little soft
+    tissue); variance: (N, H, W) HU² of the windows; kernel: of the noise, or None.
+    """
+
+    flat: np.ndarray
+    variance: np.ndarray
+    kernel: Kernel | None
+
+    @property
+    def sd_hu(self) -> float | None:
+        """SD of the noise, HU; None without flat tissue."""
+        return float(np.sqrt(self.variance[self.flat].mean())) if self.flat.any() else None
 
 
 def flat_noise_hu(hu: np.ndarray, pixel_mm: float) -> float | None:
-    """SD of the noise of (N, H, W) HU in flat soft tissue, HU; None where there is too little.
+    """SD of a series' own noise in flat soft tissue, HU; None where there is too little of it.
 
-    Up to twelve slices, spread evenly, are covered with square windows of 6 mm around every
-    pixel. Of the windows whose mean is 0 … 200 HU, the SD at the lowest tenth counts: above it
-    anatomy adds to the spread. That rule is a convention. On pure noise of one SD with the
-    spectrum of a medium kernel it reads 16 % low (0.7 mm pixels), since the SD of a small window
-    scatters and the lowest tenth is taken; a body is noisier at its centre than at its edge, and
-    the figure stands for the quieter tissue.
+    hu: (N, H, W) HU, of which up to twelve slices, evenly spread, are looked at.
     """
-    chosen = np.unique(np.linspace(0, len(hu) - 1, min(len(hu), MAX_SLICES)).round().astype(int))
-    spreads = []
-    for index in chosen:
-        mean, sd = _window_mean_sd(hu[index].astype(np.float64), _side(pixel_mm))
-        spreads.append(sd[_is_soft(mean)])
-    sd = np.concatenate(spreads)
-    return float(np.quantile(sd, QUANTILE)) if len(sd) >= MIN_WINDOWS else None
+    return flat_tissue(hu[spread_slices(len(hu))], pixel_mm).sd_hu
+
+
+def tissue_noise(images_hu: np.ndarray, reference_hu: np.ndarray, pixel_mm: float) -> float | None:
+    """SD of the noise of images (N, H, W) HU where the reference (N, H, W) shows flat soft tissue.
+
+    The root of the mean variance of 6 mm windows; None where there is too little flat tissue.
+    """
+    flat = flat_tissue(reference_hu, pixel_mm).flat
+    if not flat.any():
+        return None
+    side = window_side(pixel_mm)
+    found = [window_moments(image, side)[1][ok] for image, ok in zip(images_hu, flat, strict=True)]
+    return float(np.sqrt(np.mean(np.concatenate(found))))
 
 
 def flat_region(hu: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """The centres of the windows that :func:`flat_noise_hu` counts as flat, (N, H, W) bool."""
-    side = _side(pixel_mm)
-    margin = side // 2
-    region = np.zeros(hu.shape, bool)
-    for image, marked in zip(hu, region, strict=True):
-        mean, sd = _window_mean_sd(image.astype(np.float64), side)
-        soft = _is_soft(mean)
-        if soft.any():
-            flat = soft & (sd <= np.quantile(sd[soft], QUANTILE))
-            marked[margin : margin + flat.shape[0], margin : margin + flat.shape[1]] = flat
-    return region
+    """The middles of flat 6 mm windows in soft tissue, (N, H, W) bool, of images (N, H, W) HU."""
+    return flat_tissue(hu, pixel_mm).flat
 
 
-def _side(pixel_mm: float) -> int:
-    """The odd number of pixels that spans about 6 mm."""
+def flat_tissue(hu: np.ndarray, pixel_mm: float) -> FlatTissue:
+    """Where (N, H, W) HU show flat soft tissue (mean of the window 0 … 200 HU), and its noise."""
+    side, sigma = window_side(pixel_mm), BLUR_MM / pixel_mm
+    variance, structure = (np.zeros(hu.shape, np.float32) for _ in range(2))
+    soft = np.zeros(hu.shape, bool)
+    edge = side // 2
+    inner = (slice(edge, hu.shape[1] - edge), slice(edge, hu.shape[2] - edge))
+    for i, image in enumerate(hu if min(hu.shape[1:]) >= side else ()):
+        mean, variance[i] = window_moments(image, side)
+        structure[i] = window_moments(ndimage.gaussian_filter(np.float64(image), sigma), side)[1]
+        soft[i][inner] = ((mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1]))[inner]
+    if soft.sum() < MIN_WINDOWS:
+        return FlatTissue(np.zeros_like(soft), variance, None)
+    flat = soft & (structure <= np.quantile(structure[soft], FIRST_SHARE))
+    kernel = measured_kernel(hu, flat, pixel_mm)
+    share = blurred_share(kernel or SMOOTH, pixel_mm, sigma, side)
+    enough = max(MIN_FLAT_WINDOWS, MIN_FLAT_MM2 / pixel_mm**2)
+    for _ in range(10):
+        passed = soft & (structure <= MAX_STRUCTURE * share * variance[flat].mean())
+        if passed.sum() < enough:
+            break  # hardly anything is flat: the flattest must do
+        flat = passed
+    return FlatTissue(flat, variance, measured_kernel(hu, flat, pixel_mm) or kernel)
+
+
+def spread_slices(n: int, at_most: int = MAX_SLICES) -> np.ndarray:
+    """Up to ``at_most`` indices of ``n`` slices, evenly spread."""
+    return np.unique(np.linspace(0, n - 1, min(n, at_most)).round().astype(int))
+
+
+def window_side(pixel_mm: float) -> int:
+    """The odd number of pixels that spans about 6 mm, at least 3."""
     return max(3, round(WINDOW_MM / pixel_mm) | 1)
 
 
-def _is_soft(mean: np.ndarray) -> np.ndarray:
-    return (mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1])
-
-
-def _window_mean_sd(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and sample SD of every side x side window that lies fully inside (maybe none)."""
-    if min(image.shape) < side:
-        return np.zeros((0, 0)), np.zeros((0, 0))
+def window_moments(image: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and sample variance of the ``side`` x ``side`` window around every pixel of (H, W)."""
+    image = np.asarray(image, np.float64)
+    mean = ndimage.uniform_filter(image, side)
+    square = ndimage.uniform_filter(image * image, side)
     n = side * side
-    mean = _box_sum(image, side) / n
-    variance = (_box_sum(image * image, side) / n - mean * mean) * (n / (n - 1))
-    return mean, np.sqrt(np.maximum(variance, 0.0))
-
-
-def _box_sum(image: np.ndarray, side: int) -> np.ndarray:
-    """Sums over windows from the summed-area table, exact to float64 for HU."""
-    table = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
-    table[1:, 1:] = image.cumsum(0).cumsum(1)
-    return table[side:, side:] - table[:-side, side:] - table[side:, :-side] + table[:-side, :-side]
+    return mean, np.maximum(square - mean * mean, 0.0) * (n / (n - 1))

@@ -10,9 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.fbp import named_kernel
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
-from ldct_jax.data.simulate import LEAST_NOISE_HU, SIMULATION_VERSION, LowDose, calibrated
+from ldct_jax.data.own_noise import OwnNoise
+from ldct_jax.data.simulate import (
+    OWN,
+    SIMULATION_VERSION,
+    add_in_proportion,
+    noise_seed,
+    own_scan,
+    required_noise,
+    stored,
+)
 from ldct_jax.data.store import SeriesRecord, Store
 from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, UsageError
@@ -31,7 +41,8 @@ class MixedDose:
 
     Args:
       fraction: (least, greatest) low dose as a fraction of the normal one, drawn log-uniformly.
-      kernels: of the added noise (ldct_jax.ct.fbp), one drawn for each slice.
+      kernels: of the added noise, one drawn for each slice: ``own`` for the spectrum of the series'
+        own noise, as scanners make it, or names of ldct_jax.ct.fbp.
       thinner_share: share of slices whose normal dose is made noisier first.
       thinner: (least, greatest) factor on the variance of those, drawn log-uniformly.
       step_mm: slices nearer than this to the last one taken are left out.
@@ -41,7 +52,7 @@ class MixedDose:
     """
 
     fraction: tuple[float, float] = (0.1, 1.0)
-    kernels: tuple[str, ...] = ("smooth", "medium", "sharp")
+    kernels: tuple[str, ...] = (OWN,)
     thinner_share: float = 0.3
     thinner: tuple[float, float] = (2.0, 8.0)
     step_mm: float = 2.0
@@ -64,13 +75,17 @@ class MixedDose:
                 f"draws={self.draws}, kernels={self.kernels}, step_mm={self.step_mm}, "
                 f"seed={self.seed}: at least one draw and kernel, no negative step or seed"
             )
+        for kernel in self.kernels:
+            if kernel != OWN:
+                named_kernel(kernel)
 
     def describe(self) -> str:
         """In words, for reports."""
         least, greatest = self.fraction
         return (
             f"low doses of {least:.0%} to {greatest:.0%} drawn slice by slice, simulated in the "
-            f"projection domain from each series' own noise; {self.thinner_share:.0%} of the "
+            f"projection domain from each series' own noise{self._kernel_note()}; "
+            f"{self.thinner_share:.0%} of the "
             f"slices with {self.thinner[0]:g} to {self.thinner[1]:g} times the variance, as "
             "thinner slices have"
             + (
@@ -79,6 +94,10 @@ class MixedDose:
                 else "; training targets whose mean has no noise (Noisier2Noise)"
             )
         )
+
+    def _kernel_note(self) -> str:
+        named = [kernel for kernel in self.kernels if kernel != OWN]
+        return f" with the kernels {', '.join(self.kernels)}" if named else " and its spectrum"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,50 +137,33 @@ def simulate_mixed(
     full_hu: np.ndarray,
     drawn: list[Drawn],
     *,
-    n0: dict[str, float],
+    own: OwnNoise,
     pixel_mm: float,
     seed: int,
     target: NoiseFreeTarget | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs of one series: (low, full), each (len(drawn), H, W) int16 HU, not below -1024.
+    """The pairs of one series: (low, full), each (len(drawn), H, W) int16 HU.
 
-    ``full_hu``: (N, H, W) int16. ``n0``: photons a ray at the series' normal dose by kernel. With
-    ``target``, the second array holds its targets.
+    ``full_hu``: (N, H, W) int16; ``own``: its noise. With ``target``, the second array holds its
+    targets. Pixels without data stay as they are.
     """
-    from ldct_jax.ct.insertion import Scan, insert_projection_domain
-
     low = np.empty((len(drawn), *full_hu.shape[1:]), np.int16)
     full = np.empty_like(low)
     for i, one in enumerate(drawn):
-        reference = full_hu[one.index].astype(np.float32)
+        original = full_hu[one.index]
+        scan, _ = own_scan(own, None if one.kernel == OWN else named_kernel(one.kernel))
+        how = {"scan": scan, "pixel_mm": pixel_mm, "seed": seed}
+        reference = original[None].astype(np.float32)
         # With 1/v of the photons the variance is v times as large.
-        scan = Scan(n0=n0[one.kernel], kernel=one.kernel)
-        if one.thinner > 1:
-            reference = insert_projection_domain(
-                reference,
-                seed=seed,
-                dose=1 / one.thinner,
-                scan=scan,
-                pixel_mm=pixel_mm,
-                first_slice=2 * i,
-            )
-            scan = dataclasses.replace(scan, n0=scan.n0 / one.thinner)
-        noisy = insert_projection_domain(
-            reference,
-            seed=seed,
-            dose=one.fraction,
-            scan=scan,
-            pixel_mm=pixel_mm,
-            first_slice=2 * i + 1,
+        reference = add_in_proportion(reference, own, 1 / one.thinner, first_slice=2 * i, **how)
+        noisy = add_in_proportion(
+            reference, own, one.fraction, times=one.thinner, first_slice=2 * i + 1, **how
         )
         if target is not None:
             ratio = one.thinner / one.fraction
-            reference = target.of(noisy, full_hu[one.index].astype(np.float32), ratio)
-        for stack, image in ((full, reference), (low, noisy)):
-            if not np.isfinite(image).all():
-                raise DataError("the simulated dose is not finite: are the HU beyond all bounds?")
-            stack[i] = np.clip(np.rint(image), -1024, 32767)
+            reference = target.of(noisy, original.astype(np.float32), ratio)
+        full[i], low[i] = stored(reference[0], original), stored(noisy[0], original)
         advance(1)
     return low, full
 
@@ -182,7 +184,7 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
     digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
     if done := finished(Path(out), digest):
         return done
-    plans = [_plan(record, mixed) for record in store.series]
+    plans = [_plan(store, i, mixed) for i in range(len(store.series))]
     needed = sum(
         4 * len(drawn) * int(np.prod(record.full.shape[1:]))
         for (_, drawn), record in zip(plans, store.series, strict=True)
@@ -205,34 +207,20 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
         return unfinished.finish(store.source, store.attribution)
 
 
-def _plan(record: SeriesRecord, mixed: MixedDose) -> tuple[int, list[Drawn]]:
-    words = [mixed.seed, *np.frombuffer(bytes.fromhex(record.full.sha256), "<u4").tolist()]
-    sequence = np.random.SeedSequence(words)
-    seed = int(sequence.generate_state(1)[0] >> 1)
-    return seed, draw(mixed, record.offsets_mm, np.random.default_rng(sequence))
+def _plan(store: Store, i: int, mixed: MixedDose) -> tuple[int, list[Drawn]]:
+    seed = noise_seed(store.full(i), mixed.seed, dataclasses.replace(mixed, target=None))
+    return seed, draw(mixed, store.series[i].offsets_mm, np.random.default_rng(seed))
 
 
 def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, progress):
-    if record.noise_hu is None or record.noise_hu < LEAST_NOISE_HU:
-        raise DataError(
-            f"the series of {record.patient} shows no noise in flat soft tissue to derive its low "
-            "doses from; leave it out"
-        )
-    scans = {
-        # Half the dose adds as much variance as the series has.
-        kernel: calibrated(
-            full_hu,
-            LowDose(fraction=0.5, domain="projection", kernel=kernel),
-            record.noise_hu,
-            record.pixel_mm,
-            seed,
-        )
-        for kernel in sorted({one.kernel for one in drawn})
-    }
+    try:
+        own = required_noise(full_hu, record.pixel_mm)
+    except DataError as error:
+        raise DataError(f"{record.patient}: {error}; or leave the series out") from error
     low, full = simulate_mixed(
         full_hu,
         drawn,
-        n0={kernel: scan.n0 for kernel, (scan, _) in scans.items()},
+        own=own,
         pixel_mm=record.pixel_mm,
         seed=seed,
         target=mixed.target,
@@ -246,17 +234,14 @@ def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, pro
         tube_current_ma=(),
         exposure_mas=(),
         # That of the normal dose: targets have another.
-        noise_hu=record.noise_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
+        noise_hu=own.sd_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
         low_dose_noise_hu=flat_noise_hu(low, record.pixel_mm),
         dose=None,
         dose_source=mixed.describe(),
         low_dose={
             "spec": to_record(mixed),
             "seed": seed,
-            "scans": {
-                kernel: {**scan.record(dose=0.5, seed=seed), "n0_from": how}
-                for kernel, (scan, how) in scans.items()
-            },
+            "own_noise": own.record(),
             "slices": [dataclasses.asdict(one) for one in drawn],
         },
     )

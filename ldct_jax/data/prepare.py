@@ -243,7 +243,6 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
                 low_hu, made = simulate(
                     full_hu,
                     low,
-                    own_noise_hu=record.noise_hu,
                     pixel_mm=record.pixel_mm,
                     advance=progress.advance,
                 )

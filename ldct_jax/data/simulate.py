@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable
 
 import numpy as np
 
-from ldct_jax.data.flat_noise import flat_region
+from ldct_jax.ct.dose import sample_noise
+from ldct_jax.ct.fbp import SMOOTH, Kernel, named_kernel
+from ldct_jax.ct.plausible import no_data
+from ldct_jax.data.flat_noise import flat_tissue, spread_slices
+from ldct_jax.data.own_noise import ONE_PHOTON, OwnNoise, measure_own_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
 
 DOMAINS = ("image", "projection")
-SIMULATION_VERSION = 1
+OWN = "own"
+"""The kernel that the series' own noise shows."""
+SIMULATION_VERSION = 2
 """Part of the key of cached simulations: raise it when the same spec gives other pixels."""
 SLICES_A_CALL = {"image": 8, "projection": 4}
 """Slices whose noise is made in one call; bounds memory."""
-LEAST_NOISE_HU = 0.5
+MIN_NOISE_HU = 0.5
 """Less is rounding to whole HU, or a phantom without noise."""
 CALIBRATION_SLICES = 3
-FIRST_N0 = 1e5
-"""Where the search for the photon number starts."""
+MAX_GAIN = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +36,22 @@ class LowDose:
 
     Args:
       fraction: low dose as a fraction of the normal dose, in (0, 1).
-      domain: ``projection`` (noise of the line integrals, reconstructed and added: more of it in
-        thick patients, and streaks) or ``image`` (dncnn_dose: shaped noise of one SD a series).
-      added_sd_hu: SD of the added noise in flat soft tissue, HU. None for physics:
+      domain: ``projection`` (noise of the line integrals, reconstructed and added: streaks, and
+        more of it in thick patients) or ``image`` (dncnn_dose: shaped noise).
+      added_sd_hu: SD of the added noise in flat soft tissue, HU. None for physics: everywhere
         sqrt(1/fraction - 1) times the noise that the series itself has there.
-      n0: photons a ray at normal dose (projection domain). None calibrates them for each series,
-        so that the added noise has the SD above.
-      kernel: reconstructs the added noise in the projection domain (ldct_jax.ct.fbp).
-      seed: of the noise. The same pixels and seed give the same low dose.
+      n0: photons a ray at normal dose (projection domain), in place of the series' own noise.
+      kernel: of the added noise: ``own`` for the spectrum of the series' own noise (``smooth``
+        where it can't be measured), or one of ldct_jax.ct.fbp by name.
+      seed: of the noise. The same pixels, seed and dose give the same noise, and every dose,
+        domain and kernel has noise of its own.
     """
 
     fraction: float = 0.25
     domain: str = "projection"
     added_sd_hu: float | None = None
     n0: float | None = None
-    kernel: str = "smooth"
+    kernel: str = OWN
     seed: int = 0
 
     def __post_init__(self):
@@ -62,21 +69,11 @@ class LowDose:
             )
         if self.seed < 0:
             raise UsageError(f"seed={self.seed}: 0 or a positive whole number")
-
-    def sd_hu(self, own_noise_hu: float | None) -> float:
-        """The SD that is added to a series with noise ``own_noise_hu`` (unless ``n0`` sets it)."""
-        if self.added_sd_hu is not None:
-            return self.added_sd_hu
-        if own_noise_hu is None or own_noise_hu < LEAST_NOISE_HU:
-            what = "no" if own_noise_hu is None else f"only {own_noise_hu:.2g} HU of"
-            raise DataError(
-                f"the series shows {what} noise in flat soft tissue to derive its low dose from; "
-                "say how much noise to add (added_sd_hu)"
-            )
-        return own_noise_hu * (1 / self.fraction - 1) ** 0.5
+        if self.kernel != OWN:
+            named_kernel(self.kernel)
 
     def describe(self) -> str:
-        """In words, for reports."""
+        """One line for reports."""
         how = f"{self.fraction:.0%} dose simulated in the {self.domain} domain"
         if self.n0 is not None:
             return f"{how}, {self.n0:.3g} photons a ray at normal dose"
@@ -89,27 +86,27 @@ def simulate(
     full_hu: np.ndarray,
     low: LowDose,
     *,
-    own_noise_hu: float | None,
     pixel_mm: float,
     advance: Callable[[int], None] = lambda n: None,
 ) -> tuple[np.ndarray, dict]:
     """The low-dose partner of one series.
 
-    The noise depends on (``low.seed``, the pixels), not on names or order, so that the same
-    series gets the same low dose in every store.
+    The noise depends on (``low``, the pixels), not on names or order, so that the same series gets
+    the same low dose in every store. Pixels without data stay as they are.
 
     Args:
       full_hu: (N, H, W) int16, HU.
-      own_noise_hu: its noise in flat tissue (ldct_jax.data.flat_noise).
       advance: called with the number of slices that were made.
 
     Returns:
-      (N, H, W) int16 HU, not below -1024; and a record of how it was made, for JSON.
+      (N, H, W) int16 HU, not below -1024 where there are data; and a record of how it was made,
+      for JSON.
     """
-    digest = hashlib.sha256(np.ascontiguousarray(full_hu).tobytes()).digest()
-    words = [low.seed, *np.frombuffer(digest, "<u4").tolist()]
-    seed = int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)
-    insert, record = _insertion(full_hu, low, own_noise_hu, pixel_mm, seed)
+    seed = noise_seed(full_hu, low.seed, low)
+    if low.domain == "image":
+        insert, record = _image_domain(full_hu, low, pixel_mm, seed)
+    else:
+        insert, record = _projection_domain(full_hu, low, pixel_mm, seed)
     out = np.empty(full_hu.shape, np.int16)
     n = SLICES_A_CALL[low.domain]
     for start in range(0, len(full_hu), n):
@@ -117,70 +114,168 @@ def simulate(
         # Every call has the same shape, so that one compiled program serves them all.
         short = min(n, len(full_hu)) - len(chunk)
         filled = np.concatenate([chunk, chunk[-1:].repeat(short, axis=0)]) if short else chunk
-        noisy = np.asarray(insert(filled.astype(np.float32), start))[: len(chunk)]
-        if not np.isfinite(noisy).all():
-            raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
-        # As scanners do: nothing is stored below -1024 HU.
-        out[start : start + len(chunk)] = np.clip(np.rint(noisy), -1024, 32767)
+        noisy = insert(filled.astype(np.float32), start)[: len(chunk)]
+        out[start : start + len(chunk)] = stored(noisy, chunk)
         advance(len(chunk))
     return out, {"spec": to_record(low), **record}
 
 
-def _insertion(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: float, seed: int):
+def noise_seed(full_hu: np.ndarray, seed: int, recipe) -> int:
+    """A seed that depends on ``seed``, the pixels and everything in ``recipe`` (a dataclass)."""
+    pixels = hashlib.sha256(np.ascontiguousarray(full_hu).tobytes()).digest()
+    how = hashlib.sha256(json.dumps(to_record(recipe), sort_keys=True).encode()).digest()
+    entropy = [seed, *np.frombuffer(pixels + how, "<u4").tolist()]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
+
+
+def stored(noisy_hu: np.ndarray, full_hu: np.ndarray) -> np.ndarray:
+    """Simulated slices as scanners store them: int16, not below -1024, no noise without data."""
+    if not np.isfinite(noisy_hu).all():
+        raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
+    out = np.clip(np.rint(noisy_hu), -1024, 32767).astype(np.int16)
+    without = no_data(full_hu)
+    return out if without is None else np.where(without, full_hu, out)
+
+
+# -- in the image domain ---------------------------------------------------------------------------
+
+
+def _image_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
     """(function of (slices, index of the first) → low-dose slices, record)."""
-    if low.domain == "image":
-        from ldct_jax.ct.dose import insert_image_domain
+    own = None
+    if low.added_sd_hu is None:
+        own = required_noise(full_hu, pixel_mm)
+    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
 
-        added = low.sd_hu(own_noise_hu)
+    def insert(hu, first):
+        unit = sample_noise(hu.shape, 1.0, pixel_mm, seed, kernel=kernel, first_slice=first)
+        if own is None:
+            return hu + np.float32(low.added_sd_hu) * unit
+        variance = np.stack([own.variance(image, _rays(image, pixel_mm)) for image in hu])
+        return hu + np.sqrt(variance * (1 / low.fraction - 1)).astype(np.float32) * unit
 
-        def image(hu, first):
-            return insert_image_domain(
-                hu, seed=seed, added_sd_hu=added, pixel_mm=pixel_mm, first_slice=first
-            )
+    added = low.added_sd_hu or own.sd_hu * (1 / low.fraction - 1) ** 0.5
+    return insert, {
+        "added_sd_hu": round(added, 4),
+        "kernel": dataclasses.asdict(kernel),
+        "own_noise": None if own is None else own.record(),
+    }
 
-        return image, {"added_sd_hu": round(added, 4)}
 
+# -- in the projection domain ----------------------------------------------------------------------
+
+
+def _projection_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
+    """(function of (slices, index of the first) → low-dose slices, record)."""
+    from ldct_jax.ct.calibration import n0_from_added_sd
     from ldct_jax.ct.insertion import Scan, insert_projection_domain
 
-    scan = Scan(n0=low.n0 or FIRST_N0, kernel=low.kernel)
-    how = "given"
-    if low.n0 is None:
-        scan, how = calibrated(full_hu, low, own_noise_hu, pixel_mm, seed)
+    own = None
+    if low.n0 is None and low.added_sd_hu is None:
+        own = required_noise(full_hu, pixel_mm)
+    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
+    if own is not None:
+        scan, how = own_scan(own, kernel)
+    elif low.n0 is not None:
+        scan, how = Scan(n0=low.n0, kernel=kernel), "given"
+    else:
+        chosen = full_hu[spread_slices(len(full_hu), CALIBRATION_SLICES)]
+        found = n0_from_added_sd(
+            chosen,
+            flat_tissue(chosen, pixel_mm).flat,
+            low.added_sd_hu,
+            dose=low.fraction,
+            scan=Scan(n0=1.0, kernel=kernel),
+            pixel_mm=pixel_mm,
+        )
+        scan, how = Scan(n0=found.n0, kernel=kernel), found.how
 
-    def projection(hu, first):
+    def insert(hu, first):
+        if own is not None:
+            return add_in_proportion(
+                hu, own, low.fraction, scan=scan, pixel_mm=pixel_mm, seed=seed, first_slice=first
+            )
         return insert_projection_domain(
             hu, seed=seed, dose=low.fraction, scan=scan, pixel_mm=pixel_mm, first_slice=first
         )
 
-    return projection, {
+    return insert, {
         "scan": scan.record(dose=low.fraction, seed=seed),
         "n0_from": how,
+        "own_noise": None if own is None else own.record(),
     }
 
 
-def calibrated(full_hu, low: LowDose, own_noise_hu: float | None, pixel_mm: float, seed: int):
-    """The scan whose photons add ``low.sd_hu`` in the flat tissue of a few slices.
-
-    Returns (:class:`ldct_jax.ct.insertion.Scan`, how its N₀ was found, in words).
-    """
-    from ldct_jax.ct.calibration import n0_from_added_sd
+def own_scan(own: OwnNoise, kernel: Kernel | None = None):
+    """The :class:`ldct_jax.ct.insertion.Scan` whose quanta make a series' own noise, and how its
+    photons were found, for a record. ``kernel``: another one than the series' own."""
+    from ldct_jax.ct.fbp import filter_energy
     from ldct_jax.ct.insertion import Scan
 
-    scan = Scan(n0=FIRST_N0, kernel=low.kernel)
-    target = low.sd_hu(own_noise_hu)
-    region = flat_region(full_hu, pixel_mm)
-    # Spread over the slices with much flat tissue: a thick slice alone would stand for all.
-    much = np.flatnonzero(region.sum((1, 2)) * 2 >= region.sum((1, 2)).max())
-    spread = np.linspace(0, len(much) - 1, min(len(much), CALIBRATION_SLICES)).round().astype(int)
-    chosen = much[np.unique(spread)]
-    found = n0_from_added_sd(
-        full_hu[chosen],
-        region[chosen],
-        target,
-        dose=low.fraction,
-        scan=scan,
-        pixel_mm=pixel_mm,
-        seed=seed,
+    kernel = own.kernel if kernel is None else kernel
+    # A sharper kernel makes more noise of the same photons.
+    energy, ours = (filter_energy(ONE_PHOTON.geometry, k) for k in (kernel, ONE_PHOTON.kernel))
+    n0 = own.photons() * energy / ours
+    return Scan(n0=n0, kernel=kernel), f"measured noise of {own.sd_hu:.3g} HU in flat tissue"
+
+
+def add_in_proportion(
+    hu: np.ndarray,
+    own: OwnNoise,
+    dose: float,
+    *,
+    scan,
+    pixel_mm: float,
+    seed: int,
+    first_slice: int = 0,
+    times: float = 1.0,
+) -> np.ndarray:
+    """Slices (N, H, W) float32 HU at ``dose`` in (0, 1], by noise of the projections.
+
+    The noise is scaled so that its variance is everywhere (1/dose - 1) times ``times`` the own
+    noise's, which the projections alone don't know (:mod:`ldct_jax.data.own_noise`). ``times``:
+    variance of ``hu`` to that of the series.
+    """
+    from ldct_jax.ct.insertion import insert_projection_domain
+    from ldct_jax.ct.variance import added_variance
+
+    if dose == 1:
+        return hu
+    scan = dataclasses.replace(scan, n0=scan.n0 / times)
+    low = insert_projection_domain(
+        hu, seed=seed, dose=dose, scan=scan, pixel_mm=pixel_mm, first_slice=first_slice
     )
-    own = "" if own_noise_hu is None else f"; own noise {own_noise_hu:.3g} HU"
-    return dataclasses.replace(scan, n0=found.n0), f"{found.how}{own}"
+    gain = np.empty_like(hu)
+    for i, image in enumerate(hu):
+        rays = _rays(image, pixel_mm)
+        wanted = times * (1 / dose - 1) * own.variance(image, rays)
+        gain[i] = np.sqrt(wanted / added_variance(rays, scan, dose))
+    return hu + np.clip(gain, 1 / MAX_GAIN, MAX_GAIN) * (low - hu)
+
+
+def required_noise(full_hu: np.ndarray, pixel_mm: float) -> OwnNoise:
+    """The own noise of a series (N, H, W) HU; DataError where it shows none."""
+    own = measure_own_noise(full_hu, pixel_mm)
+    if own is None or own.sd_hu < MIN_NOISE_HU:
+        what = "no" if own is None else f"only {own.sd_hu:.2g} HU of"
+        raise DataError(
+            f"the series shows {what} noise in flat soft tissue to derive its low dose from; "
+            "say how much noise to add (added_sd_hu)"
+        )
+    return own
+
+
+def _kernel(name: str, own: OwnNoise | None, full_hu, pixel_mm: float) -> Kernel:
+    if name != OWN:
+        return named_kernel(name)
+    if own is not None:
+        return own.kernel
+    tissue = flat_tissue(full_hu[spread_slices(len(full_hu), CALIBRATION_SLICES)], pixel_mm)
+    noisy = tissue.sd_hu is not None and tissue.sd_hu >= MIN_NOISE_HU
+    return tissue.kernel if noisy and tissue.kernel else SMOOTH
+
+
+def _rays(image: np.ndarray, pixel_mm: float):
+    from ldct_jax.ct.variance import ray_sums
+
+    return ray_sums(image, scan=ONE_PHOTON, pixel_mm=pixel_mm)

@@ -16,7 +16,7 @@ from ldct_jax.ct.dose import sample_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.contrast import cnr
 from ldct_jax.metrics.noise import power_spectrum
-from ldct_jax.metrics.observers import hotelling
+from ldct_jax.metrics.observers import detect
 from ldct_jax.metrics.resolution import disc_transfer
 
 BODY_HU = 50.0
@@ -35,7 +35,8 @@ class QualityPhantom:
       size: side of the images, pixels; at least 64.
       pixel_mm: side of a pixel.
       noise_hu: SD of the noise, which has the spectrum of :func:`ldct_jax.ct.dose.sample_noise`.
-      contrast: of the lesions, as a multiple of ``noise_hu`` (they are brighter than the body).
+      contrast: of the lesions, as a multiple of ``noise_hu`` (they are brighter than the body). So
+        faint that an observer misses some: otherwise nothing could be lost.
       realisations: images with lesions, and as many without.
       seed: of the noise.
     """
@@ -43,8 +44,8 @@ class QualityPhantom:
     size: int
     pixel_mm: float
     noise_hu: float
-    contrast: float = 0.5
-    realisations: int = 10
+    contrast: float = 0.15
+    realisations: int = 12
     seed: int = 0
 
     def __post_init__(self):
@@ -114,7 +115,7 @@ class Quality:
     noise_hu: SD; nps: noise power spectrum (HU² mm²) at ``nps_per_mm`` (cycles/mm), and its mean
     frequency ``nps_mean_per_mm``. ttf: by contrast, ``per_mm``, ``ttf`` and ``f50_per_mm``.
     cnr: of a lesion, mean over lesions and realisations. d_prime, auc: of the channelised
-    Hotelling observer. bias_hu: mean of result - truth, by material.
+    Hotelling observer, with 95 % intervals. bias_hu: mean of result - truth, by material.
     """
 
     noise_hu: float
@@ -126,6 +127,8 @@ class Quality:
     d_prime: float | None
     auc: float | None
     bias_hu: dict[str, float]
+    d_prime_interval: tuple[float, float] | None = None
+    auc_interval: tuple[float, float] | None = None
 
 
 def measure(phantom: QualityPhantom, denoise: Callable[[np.ndarray], np.ndarray]) -> Quality:
@@ -152,6 +155,8 @@ def measure(phantom: QualityPhantom, denoise: Callable[[np.ndarray], np.ndarray]
         d_prime=None if observed is None else observed.d_prime,
         auc=None if observed is None else observed.auc,
         bias_hu=_bias(phantom, absent),
+        d_prime_interval=None if observed is None else observed.d_prime_interval,
+        auc_interval=None if observed is None else observed.auc_interval,
     )
 
 
@@ -213,7 +218,7 @@ def _observe(phantom: QualityPhantom, present: np.ndarray, absent: np.ndarray):
         return np.concatenate(found)
 
     try:
-        return hotelling(regions(present), regions(absent), width=2 * phantom.lesion_radius)
+        return detect(regions(present), regions(absent), diameter=2 * phantom.lesion_radius)
     except DataError:
         return None
 

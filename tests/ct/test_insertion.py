@@ -187,7 +187,9 @@ def test_calibration_reaches_its_target():
     start = dataclasses.replace(SCAN, n0=1e6, electronic_variance=10.0)
     found = n0_from_added_sd(BODY, region, 40.0, dose=0.25, scan=start, pixel_mm=PIXEL)
     scan = dataclasses.replace(start, n0=found.n0)
-    np.testing.assert_allclose(sd(added(BODY, 0.25, scan, seed=0), region), 40, rtol=0.02)
+    # Computed, not drawn: a region holds few independent values, so its SD scatters.
+    drawn = added(STACK, 0.25, scan, seed=0)
+    np.testing.assert_allclose(sd(drawn, np.broadcast_to(CENTRE, STACK.shape)), 40, rtol=0.06)
     assert found.n0 < 1e6 and "adds 40 HU" in found.how
     own = n0_from_noise(BODY, region, 12.0, scan=start, pixel_mm=PIXEL)
     scan = dataclasses.replace(start, n0=own.n0)

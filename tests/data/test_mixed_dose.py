@@ -8,10 +8,11 @@ import pytest
 from ldct_jax.data.flat_noise import flat_region
 from ldct_jax.data.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, simulate_mixed
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
+from ldct_jax.data.own_noise import measure_own_noise
 from ldct_jax.data.prepare import prepare
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import from_record
-from tests.dicom_fixtures import anatomy, write_series
+from tests.dicom_fixtures import anatomy, noisy, write_series
 
 
 @pytest.mark.core
@@ -26,23 +27,25 @@ def test_draws_keep_to_their_ranges():
     thinner = np.array([one.thinner for one in drawn])
     assert (thinner > 1).mean() == pytest.approx(0.3, abs=0.13)
     assert thinner[thinner > 1].min() >= 2 and thinner.max() <= 8
-    assert {one.kernel for one in drawn} == set(mixed.kernels)
+    assert {one.kernel for one in drawn} == {"own"}
     assert drawn == draw(mixed, offsets, np.random.default_rng(0))
     assert drawn != draw(mixed, offsets, np.random.default_rng(1))
 
 
 def test_noise_of_dose_and_thinner_slices():
-    body = anatomy(0, 1)
-    region = flat_region(body, 5.0)
-    shape = {"n0": {"smooth": 3e4}, "pixel_mm": 5.0, "seed": 0}
+    body = noisy(anatomy(0, 2), 12.0, 1)
+    region = flat_region(body, 5.0)[:1]
+    own = measure_own_noise(body, 5.0)
+    shape = {"own": own, "pixel_mm": 5.0, "seed": 0}
 
     def sds(fraction, thinner):
-        low, full = simulate_mixed(body, [Drawn(0, fraction, "smooth", thinner)], **shape)
-        reference = full.astype(float) - body
+        low, full = simulate_mixed(body, [Drawn(0, fraction, "own", thinner)], **shape)
+        reference = full.astype(float) - body[:1]
         return reference[region].std(), (low.astype(float) - full)[region].std()
 
     zero, at_half = sds(0.5, 1.0)
     assert zero == 0
+    assert at_half == pytest.approx(own.sd_hu, rel=0.15)
     assert sds(0.2, 1.0)[1] == pytest.approx(2 * at_half, rel=0.15)  # 1/a - 1: 4 to 1
     reference, added = sds(0.5, 4.0)
     # The reference has three times the slice's own variance more, its low dose four times more.
@@ -51,16 +54,16 @@ def test_noise_of_dose_and_thinner_slices():
 
 
 def test_a_store_of_mixed_doses(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 10, (3, 64, 64))
-    body = np.clip(anatomy(0, 3) + noise, -1024, 3071).astype(np.int16)
+    noise = np.random.default_rng(0).normal(0, 10, (2, 64, 64))
+    body = np.clip(anatomy(0, 2) + noise, -1024, 3071).astype(np.int16)
     write_series(tmp_path / "in", body)
     store, _ = prepare(tmp_path / "in", tmp_path / "store")
-    mixed = MixedDose(kernels=("smooth",), draws=2, thinner_share=0.5, step_mm=0.0, seed=3)
+    mixed = MixedDose(draws=2, thinner_share=0.5, step_mm=0.0, seed=3)
     made = add_mixed_dose(store, tmp_path / "mixed", mixed)
     (record,) = made.series
-    assert record.full.shape == (6, 64, 64) == record.low.shape
+    assert record.full.shape == (4, 64, 64) == record.low.shape
     assert from_record(record.low_dose["spec"]) == mixed
-    assert [one["index"] for one in record.low_dose["slices"]] == [0, 1, 2, 0, 1, 2]
+    assert [one["index"] for one in record.low_dose["slices"]] == [0, 1, 0, 1]
     for i, one in enumerate(record.low_dose["slices"]):
         same = np.array_equal(made.full(0)[i], store.full(0)[one["index"]])
         assert same == (one["thinner"] == 1)
@@ -81,9 +84,8 @@ def test_a_store_of_mixed_doses(tmp_path):
 def test_a_series_without_noise_is_refused(tmp_path):
     write_series(tmp_path / "in", anatomy(0, 2))
     store, _ = prepare(tmp_path / "in", tmp_path / "store")
-    silent = dataclasses.replace(store.series[0], noise_hu=None)
-    with pytest.raises(DataError, match="no noise in flat soft tissue"):
-        add_mixed_dose(dataclasses.replace(store, series=(silent,)), tmp_path / "out", MixedDose())
+    with pytest.raises(DataError, match="noise in flat soft tissue"):
+        add_mixed_dose(store, tmp_path / "out", MixedDose())
 
 
 @pytest.mark.core
@@ -96,6 +98,7 @@ def test_a_series_without_noise_is_refused(tmp_path):
         {"thinner_share": 1.5},
         {"draws": 0},
         {"kernels": ()},
+        {"kernels": ("B30",)},
         {"step_mm": -1.0},
     ],
 )

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import ldct_jax.data.prepare as preparation
-from ldct_jax.data.flat_noise import flat_noise_hu, flat_region
 from ldct_jax.data.prepare import Selection, add_low_dose, prepare
 from ldct_jax.data.simulate import LowDose, simulate
 from ldct_jax.data.store import Store
@@ -248,66 +247,10 @@ def test_simulated_low_dose_is_reproducible_and_recorded(tmp_path):
     same = add_low_dose(other, tmp_path / "low2", spec)
     np.testing.assert_array_equal(same.low(1), low.low(0))
     np.testing.assert_array_equal(same.low(0), low.low(1))
-    changed, _ = simulate(
-        store.full(0), dataclasses.replace(spec, seed=4), own_noise_hu=None, pixel_mm=5.0
-    )
+    changed, _ = simulate(store.full(0), dataclasses.replace(spec, seed=4), pixel_mm=5.0)
     assert (changed != low.low(0)).mean() > 0.5
     with pytest.raises(DataError, match="already holds low-dose"):
         add_low_dose(low, tmp_path / "low3", spec)
-
-
-def test_projection_domain_adds_the_noise_it_was_calibrated_for(tmp_path):
-    noise = np.random.default_rng(0).normal(0, 10, (4, 64, 64))
-    body = np.clip(anatomy(0, 4) + noise, -1024, 3071).astype(np.int16)
-    write_series(tmp_path / "in", body)
-    store, _ = prepare(tmp_path / "in", tmp_path / "store")
-    low = add_low_dose(store, tmp_path / "low", LowDose(0.25, "projection"))
-    added = low.low(0).astype(float) - low.full(0)
-    expected = store.series[0].noise_hu * 3**0.5
-    assert added[flat_region(body, 5.0)].std() == pytest.approx(expected, rel=0.1)
-    record = low.series[0].low_dose
-    assert record["scan"]["dose"] == 0.25 and record["scan"]["n0"] > 0
-    assert "own noise" in record["n0_from"]
-    given = LowDose(0.25, "projection", n0=1000.0)
-    few, record = simulate(body, given, own_noise_hu=None, pixel_mm=5.0)
-    many, _ = simulate(body, dataclasses.replace(given, n0=1e6), own_noise_hu=None, pixel_mm=5.0)
-    assert (few.astype(int) - body).std() > 5 * (many.astype(int) - body).std()
-    assert record["n0_from"] == "given"
-
-
-@pytest.mark.core
-def test_low_dose_specs():
-    assert LowDose(0.25).sd_hu(10.0) == pytest.approx(10 * 3**0.5)
-    assert LowDose(0.25, added_sd_hu=60.0).sd_hu(None) == 60.0
-    with pytest.raises(DataError, match="shows no noise in flat soft tissue"):
-        LowDose(0.25).sd_hu(None)
-    with pytest.raises(DataError, match=r"only 0\.1 HU of noise in flat soft tissue"):
-        LowDose(0.25).sd_hu(0.1)
-    for wrong in (
-        {"fraction": 0},
-        {"fraction": 1},
-        {"domain": "x"},
-        {"added_sd_hu": 0},
-        {"domain": "image", "n0": 1e5},
-        {"n0": 1e5, "added_sd_hu": 10.0},
-        {"seed": -1},
-    ):
-        with pytest.raises(UsageError):
-            LowDose(**wrong)
-
-
-def test_flat_noise_follows_the_noise_and_ignores_edges():
-    rng = np.random.default_rng(0)
-    flat = np.full((3, 128, 128), 50.0)
-    edges = flat.copy()
-    edges[:, :, 64:] = -900
-    for sd in (5.0, 20.0):
-        noise = rng.normal(0, sd, flat.shape)
-        # White noise in 9 x 9 windows: the lowest tenth reads about 10 % low.
-        assert flat_noise_hu(flat + noise, 0.7) == pytest.approx(0.9 * sd, rel=0.04)
-        assert flat_noise_hu(edges + noise, 0.7) == pytest.approx(0.9 * sd, rel=0.06)
-    assert flat_noise_hu(np.full((3, 64, 64), -1000.0), 0.7) is None
-    assert flat_noise_hu(np.zeros((1, 4, 4)), 0.7) is None
 
 
 def test_the_real_series_become_a_store(tmp_path, real_ct):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ldct_jax.ct.dose import mtf
+from ldct_jax.ct.fbp import SMOOTH
 from ldct_jax.models.catalogue import parameter_count
 from ldct_jax.record import from_record
 from ldct_jax.report import figures, tables
@@ -252,7 +252,7 @@ class MTF:
             figures.lines(
                 tables.stem(self.title),
                 self.title,
-                [Curve("MTF", frequencies.tolist(), mtf(frequencies).tolist())],
+                [Curve("MTF", frequencies.tolist(), SMOOTH.window(frequencies).tolist())],
                 "spatial frequency [1/mm]",
                 "MTF",
                 caption="The simulated noise has the spectrum f · MTF², as filtered back "
