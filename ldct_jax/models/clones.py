@@ -13,13 +13,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, relu
+from ldct_jax.models.layers import Conv, relu, unrolling
 
 TRANSFERS = ("image", "feature")
 RESIDUALS = ("incremental", "brute_force")
 FIRST_TRANSFERS = ("f0", "zeros")
 BACKBONES = ("redcnn", "cpce")
-LOOPS = ("scan", "unrolled", "python")
+LOOPS = ("auto", "scan", "unrolled", "python")
 
 
 class Clone(nn.Module):
@@ -124,8 +124,10 @@ class ClonesNet(nn.Module):
       final_relu: end each clone with a ReLU (eq. 30). Turn it off where the window's lower end
         must not cut the image.
       dtype: computing type of the layers. Parameters, images and the residual addition are float32.
-      loop: ``scan`` (one rolled ``nn.scan``), ``unrolled`` (the same scan, unrolled) or
-        ``python``. All three give the same parameters and the same function.
+      loop: ``scan`` (one rolled ``nn.scan``), ``unrolled`` (the same scan, unrolled), ``python``,
+        or ``auto``: unrolled on an accelerator, where a rolled loop writes every activation once
+        more to hand it to its backward pass, and rolled on a CPU, where it compiles faster. All
+        give the same parameters and the same function.
       shortcuts: use the exact algebra that saves work with feature transfer: conv2 of F_0 once
         for all clones, and all output deconvolutions as one batched one.
     """
@@ -142,7 +144,7 @@ class ClonesNet(nn.Module):
     initialization: str = "lecun"
     final_relu: bool = True
     dtype: Any = jnp.float32
-    loop: str = "scan"
+    loop: str = "auto"
     shortcuts: bool = True
 
     def _check(self):
@@ -232,12 +234,13 @@ class ClonesNet(nn.Module):
                 carry, out = step(self.body, carry)
                 outs.append(out)
             return carry, None if outs[0] is None else jnp.stack(outs)
+        unrolled = {"auto": None, "scan": 1, "unrolled": self.n_clones}
         scan = nn.scan(
             lambda body, carry, _: step(body, carry),
             variable_broadcast="params",
             split_rngs={"params": False},
             length=self.n_clones,
-            unroll=self.n_clones if self.loop == "unrolled" else 1,
+            unroll=unrolling(self.n_clones, unrolled[self.loop]),
         )
         return scan(self.body, carry, None)
 

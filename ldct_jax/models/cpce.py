@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, relu
+from ldct_jax.models.layers import Conv, check_images, relu, unrolling
 
 LEAST = 9  # four convolutions without padding take eight pixels
 
@@ -77,8 +77,8 @@ class MAPNN(nn.Module):
     """MAP-NN's generator: one CPCE, T times in series, (B, H, W, 1) → (T, B, H, W, 1), float32.
 
     x_t = clip(ReLU(x_{t-1} + deconv8), 0, 1) with the same weights for every t; the last image is
-    the result. ``clip=False`` leaves the clipping to [0, 1] out; ``unroll`` is the number of
-    modules that one round of the loop runs.
+    the result. ``clip=False`` leaves the clipping to [0, 1] out; ``unroll``: see
+    :func:`ldct_jax.models.layers.unrolling`.
     """
 
     n_modules: int = 5
@@ -86,7 +86,7 @@ class MAPNN(nn.Module):
     use_bias: bool = False
     clip: bool = True
     initialization: str = "lecun"
-    unroll: int = 1
+    unroll: int | None = None
     dtype: Any = jnp.float32
 
     @property
@@ -118,6 +118,6 @@ class MAPNN(nn.Module):
             variable_broadcast="params",
             split_rngs={"params": False},
             length=self.n_modules,
-            unroll=self.unroll,
+            unroll=unrolling(self.n_modules, self.unroll),
         )
         return scan(self.body, x_bhw1.astype(jnp.float32), None)[1]

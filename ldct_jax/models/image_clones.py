@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import check_images
+from ldct_jax.models.layers import check_images, unrolling
 
 
 class ImageClones(nn.Module):
@@ -18,12 +18,13 @@ class ImageClones(nn.Module):
     with ``coupled`` the two channels [y, x_{t-1}] (eq. 16), where a base such as DnCNN or DRL
     with ``in_channels=2`` takes its residual from the first channel, y: the brute-force residual
     of eq. 23. BatchNorm's running statistics pass through all clones.
+    ``unroll``: see :func:`ldct_jax.models.layers.unrolling`.
     """
 
     base: nn.Module
     n_clones: int = 4
     coupled: bool = False
-    unroll: int = 1
+    unroll: int | None = None
 
     @property
     def receptive_field(self) -> int | None:
@@ -58,6 +59,6 @@ class ImageClones(nn.Module):
             variable_carry="batch_stats" if updates else False,
             split_rngs={"params": False},
             length=self.n_clones,
-            unroll=self.unroll,
+            unroll=unrolling(self.n_clones, self.unroll),
         )
         return scan(self.base, y, None)[1]

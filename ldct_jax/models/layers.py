@@ -166,6 +166,17 @@ def check_images(x_bhwc, network: str, *, channels: int = 1, least: int = 1, mul
         )
 
 
+def unrolling(length: int, unroll: int | None) -> int:
+    """How many rounds of a clone network's loop are written out as one.
+
+    ``unroll``, or where it is None all of them on an accelerator, one on a CPU. It is only a matter
+    of speed and compile time: the function is the same.
+    """
+    if unroll is not None:
+        return unroll
+    return 1 if jax.default_backend() == "cpu" else length
+
+
 def max_pool2(x_bhwc):
     """2x2 maxima, stride 2; an odd last row or column is left out: (B, H//2, W//2, C).
 

@@ -9,6 +9,9 @@ import pytest
 
 from ldct_jax.errors import UsageError
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.cpce import MAPNN
+from ldct_jax.models.dncnn import DnCNN
+from ldct_jax.models.image_clones import ImageClones
 
 pytestmark = pytest.mark.core
 
@@ -25,6 +28,12 @@ WIRINGS = [
 
 def small(**flags):
     return ClonesNet(**{"n_filters": 3, "n_clones": 3, "n_layers": 6, **flags})
+
+
+def loops(model) -> int:
+    """While loops of the compiled network."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+    return jax.jit(model.apply).lower(variables, IMAGE).as_text().count("stablehlo.while")
 
 
 def count(model):
@@ -80,7 +89,7 @@ def test_the_scan_with_shortcuts_is_the_plain_python_loop(wiring):
     assert_same_function(small(**wiring), small(**wiring, loop="python", shortcuts=False))
 
 
-@pytest.mark.parametrize("loop", ["unrolled", "python"])
+@pytest.mark.parametrize("loop", ["scan", "unrolled", "python"])
 def test_unrolled_scan_and_python_loop_with_shortcuts_are_the_same(loop):
     assert_same_function(small(loop=loop), small(loop="python", shortcuts=False))
 
@@ -124,13 +133,23 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_must():
 
 
 def test_the_rolled_scan_is_one_while_loop_and_the_unrolled_none():
-    params = small().init(jax.random.key(0), IMAGE)
+    assert [loops(small(loop=loop)) for loop in ("scan", "unrolled", "python")] == [1, 0, 0]
 
-    def loops(model):
-        return jax.jit(model.apply).lower(params, IMAGE).as_text().count("stablehlo.while")
 
-    assert loops(small(loop="scan")) == 1
-    assert loops(small(loop="python")) == 0
+@pytest.mark.parametrize(
+    ("model", "rolled"),
+    [
+        (small(), dict(loop="scan")),
+        (MAPNN(n_filters=2), dict(unroll=1)),
+        (ImageClones(DnCNN(3, n_filters=2), n_clones=3), dict(unroll=1)),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_accelerators_run_clones_unrolled_unless_told_otherwise(monkeypatch, model, rolled):
+    assert loops(model) == loops(model.clone(**rolled)) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loops(model) == 0
+    assert loops(model.clone(**rolled)) == 1
 
 
 def test_zero_last_starts_as_the_identity():
