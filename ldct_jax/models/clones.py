@@ -129,7 +129,7 @@ class ClonesNet(nn.Module):
         more to hand it to its backward pass, and rolled on a CPU, where it compiles faster. All
         give the same parameters and the same function.
       shortcuts: use the exact algebra that saves work with feature transfer: conv2 of F_0 once
-        for all clones, and all output deconvolutions as one batched one.
+        for all clones, and in a rolled loop all output deconvolutions as one batched one.
     """
 
     n_filters: int = 48
@@ -191,8 +191,12 @@ class ClonesNet(nn.Module):
         if not self.shortcuts:
             return self._feature_clones_plain(y)
         stack = self._features(y)
-        t, b, h, w, n = stack.shape
-        deltas = self.body.out(stack.reshape(t * b, h, w, n)).reshape(t, *y.shape)
+        if self._unroll() > 1:
+            # The stack of an unrolled loop is only named, never written; as one batch it would be.
+            deltas = jnp.stack([self.body.out(features) for features in stack])
+        else:
+            t, b, h, w, n = stack.shape
+            deltas = self.body.out(stack.reshape(t * b, h, w, n)).reshape(t, *y.shape)
         return self._images(y, deltas)
 
     def denoise(self, y_bhw1):
@@ -226,6 +230,10 @@ class ClonesNet(nn.Module):
             images.append(x)
         return jnp.stack(images)
 
+    def _unroll(self) -> int:
+        unroll = {"scan": 1, "unrolled": self.n_clones}
+        return unrolling(self.n_clones, unroll.get(self.loop))
+
     def _repeat(self, step, carry):
         """Apply ``step(body, carry) -> (carry, out)`` T times: (carry, stacked outs)."""
         if self.loop == "python":
@@ -234,13 +242,12 @@ class ClonesNet(nn.Module):
                 carry, out = step(self.body, carry)
                 outs.append(out)
             return carry, None if outs[0] is None else jnp.stack(outs)
-        unrolled = {"auto": None, "scan": 1, "unrolled": self.n_clones}
         scan = nn.scan(
             lambda body, carry, _: step(body, carry),
             variable_broadcast="params",
             split_rngs={"params": False},
             length=self.n_clones,
-            unroll=unrolling(self.n_clones, unrolled[self.loop]),
+            unroll=self._unroll(),
         )
         return scan(self.body, carry, None)
 
