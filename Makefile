@@ -3,7 +3,7 @@
 #   make train EXP=pcn_ablation [DATA=...] [SCALE=demo|paper] [VARIANT=...] [SET="a.b=c ..."]
 #              [SEEDS=3] [OUT=...] [INIT=...] [FEED=grain] [PROFILE=1]
 #              [ARGS="--added-sd 60"]
-#   make test | test-core | test-long | lint | smoke
+#   make test | test-core | test-long | test-aot | lint | smoke
 #   make export RUN=... | denoise IN=... OUT=... | bench
 #
 # PYTHON=python3.12 chooses the interpreter, ACCEL=auto|cpu|cuda12|cuda13|tpu the accelerator.
@@ -33,7 +33,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(ACCEL)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup train test test-core test-long lint smoke bench export denoise clean-venv
+.PHONY: help setup train test test-core test-long test-aot lint smoke bench export denoise clean-venv
 
 help:
 	@sed -n '2,11s/^# \{0,1\}//p' Makefile
@@ -65,6 +65,12 @@ test-core: $(READY)
 
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(TESTS)
+
+# The papers' programs through the compilers for CUDA and TPUs, without such a device: an hour.
+test-aot: $(READY)
+	@sh requirements/aot.sh $(VENV) .venv-aot
+	XLA_FLAGS= .venv-aot/bin/python -m pytest $(or $(TESTS),tests/aot)
+	.venv-aot/bin/python -m tests.aot.table
 
 lint: $(READY)
 	$(BIN)/ruff check .

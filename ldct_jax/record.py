@@ -80,6 +80,9 @@ BARE_NAMES = {
     "Experiment": "ldct_jax.study.experiment",
 }
 
+# Fields that older records hold and no class has any more, with what they always were.
+RETIRED = {"frozen_statistics": False}
+
 
 # ---- names -------------------------------------------------------------------------------------
 
@@ -290,7 +293,13 @@ def from_record(record: Any) -> Any:
     if "type" not in record:
         return values
     kind = _dataclass(record["type"])
-    if unknown := set(values) - {f.name for f in fields(kind)}:
+    unknown = set(values) - {f.name for f in fields(kind)}
+    for name in sorted(unknown & RETIRED.keys()):
+        # Gone, but with the value that is now built in.
+        if values[name] == RETIRED[name]:
+            unknown.remove(name)
+            del values[name]
+    if unknown:
         raise CheckpointError(
             f"{short_name(record['type'])} has no {', '.join(sorted(unknown))} in this version"
         )

@@ -12,6 +12,7 @@ from ldct_jax.hu import DCSWGAN
 from ldct_jax.losses import LastClone, l1, last_clone, mse
 from ldct_jax.metrics import protocols
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Cosine, Exponential, Piecewise
 from ldct_jax.record import BARE_NAMES, difference, from_record, name_of, resolve, to_record
 from ldct_jax.study.experiment import Experiment
@@ -35,6 +36,13 @@ EXPERIMENTS = [
 def test_a_record_goes_through_json_and_rebuilds_the_experiment(experiment):
     again = from_record(json.loads(json.dumps(experiment.record())))
     assert again == experiment
+
+
+def test_records_of_before_a_field_was_retired_load_where_it_had_the_value_that_is_left():
+    record = {"type": "DnCNN", "depth": 5, "frozen_statistics": False}
+    assert from_record(record) == DnCNN(depth=5)
+    with pytest.raises(CheckpointError, match="frozen_statistics"):
+        from_record(record | {"frozen_statistics": True})
 
 
 @pytest.mark.parametrize("protocol", protocols.ALL, ids=lambda p: p.name)

@@ -74,13 +74,11 @@ class DnCNN(nn.Module):
         depth=17,
         n_filters=64,
         in_channels=1,
-        frozen_statistics=False,
         momentum=0.9,
         epsilon=1e-5,
     ):
         super().__init__()
         self.depth, n = depth, n_filters
-        self.frozen = frozen_statistics
         for i in range(1, depth + 1):
             inputs = in_channels if i == 1 else n
             setattr(self, f"conv{i}", conv(inputs, 1 if i == depth else n, padding="same"))
@@ -91,8 +89,6 @@ class DnCNN(nn.Module):
         h = torch.relu(self.conv1(x))
         for i in range(2, self.depth):
             norm = getattr(self, f"bn{i}")
-            if self.frozen:
-                norm.eval()
             h = torch.relu(norm(getattr(self, f"conv{i}")(h)))
         return x[:, :1] - getattr(self, f"conv{self.depth}")(h).float()
 

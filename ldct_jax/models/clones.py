@@ -99,6 +99,12 @@ class Clone(nn.Module):
         """The last deconvolution, cast to float32: (B, H-2, W-2, n) → (B, H, W, 1)."""
         return getattr(self, f"deconv{self.n_layers // 2}")(features).astype(jnp.float32)
 
+    def outs(self, stack):
+        """:meth:`out` of all clones' features, clone by clone: (T, B, H, W, 1)."""
+        last = getattr(self, f"deconv{self.n_layers // 2}")
+        outs = jnp.stack([last.convolve(features, last.kernel) for features in stack])
+        return last.add_bias(outs).astype(jnp.float32)
+
 
 class ClonesNet(nn.Module):
     """T weight-shared clones on a noisy image: (B, H, W, 1) → (T, B, H, W, 1), last = result.
@@ -193,7 +199,7 @@ class ClonesNet(nn.Module):
         stack = self._features(y)
         if self._unroll() > 1:
             # The stack of an unrolled loop is only named, never written; as one batch it would be.
-            deltas = jnp.stack([self.body.out(features) for features in stack])
+            deltas = self.body.outs(stack)
         else:
             t, b, h, w, n = stack.shape
             deltas = self.body.out(stack.reshape(t * b, h, w, n)).reshape(t, *y.shape)

@@ -25,8 +25,6 @@ class DnCNN(nn.Module):
     Args:
       depth: number of convolutions, 17 or 20 in the papers.
       in_channels: 1, or 2 in Wu's cascade.
-      frozen_statistics: use the running statistics in training too, and leave them alone (the
-        papers' fine-tuning of "only the last layer").
       momentum, epsilon: of BatchNorm; see :func:`ldct_jax.models.norm.batch_norm`.
       axis_name: mesh axis over which batch statistics are shared; None: this device alone, or
         all devices where a sharded batch is compiled as one program.
@@ -37,7 +35,6 @@ class DnCNN(nn.Module):
     depth: int = 17
     n_filters: int = 64
     in_channels: int = 1
-    frozen_statistics: bool = False
     momentum: float = 0.9
     epsilon: float = 1e-5
     axis_name: str | None = None
@@ -69,12 +66,11 @@ class DnCNN(nn.Module):
 
     def __call__(self, x_bhwc, train: bool = False):
         check_images(x_bhwc, type(self).__name__, channels=self.in_channels)
-        running = self.frozen_statistics or not train
         x = x_bhwc.astype(jnp.float32)
         h = relu(self.conv1(x))
         for i in range(2, self.depth):
             h = getattr(self, f"conv{i}")(h)
-            h = relu(getattr(self, f"bn{i}")(h, use_running_average=running))
+            h = relu(getattr(self, f"bn{i}")(h, use_running_average=not train))
         noise = getattr(self, f"conv{self.depth}")(h).astype(jnp.float32)
         return x[..., :1] - noise
 

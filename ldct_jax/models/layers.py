@@ -129,7 +129,8 @@ class Conv(nn.Module):
         paddings = {"valid": (0, 0), "same": (reach // 2, -(-reach // 2)), "full": (reach, reach)}
         if self.padding not in paddings:
             raise UsageError(f"padding={self.padding!r}: use valid, same or full")
-        if self.dtype == jnp.bfloat16 and x_bhwc.dtype == jnp.float32:
+        reads_image = self.in_features <= IMAGE_CHANNELS
+        if is_split := self.dtype == jnp.bfloat16 and x_bhwc.dtype == jnp.float32:
             x_bhwc, kernel_hwio = _in_two_halves(x_bhwc, kernel_hwio)
         return conv(
             x_bhwc.astype(self.dtype),
@@ -137,7 +138,7 @@ class Conv(nn.Module):
             padding=paddings[self.padding],
             stride=self.stride,
             dilation=self.dilation,
-            precision=lax.Precision.HIGHEST if self.in_features <= IMAGE_CHANNELS else None,
+            precision=lax.Precision.HIGHEST if reads_image and not is_split else None,
         )
 
     def add_bias(self, x_bhwc):

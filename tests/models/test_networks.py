@@ -196,20 +196,6 @@ def test_zero_last_starts_residual_networks_as_the_identity():
 
 
 @pytest.mark.core
-def test_frozen_statistics_stay_and_others_move():
-    x = images(12, 13)
-    free, frozen = (DnCNN(3, 3, frozen_statistics=f) for f in (False, True))
-    variables = init(free, 0, x)
-    for model, moves in ((free, True), (frozen, False)):
-        out, new = apply(model, variables, x, train=True, mutable=["batch_stats"])
-        before, after = (jax.tree.leaves(v["batch_stats"]) for v in (variables, new))
-        equal = all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
-        assert equal != moves
-        evaluated = apply(model, variables, x)
-        assert np.allclose(out, evaluated, atol=1e-6) != moves
-
-
-@pytest.mark.core
 def test_normalisations_have_the_constants_of_the_papers():
     assert (DnCNN().momentum, DnCNN().epsilon) == (CNN10().momentum, CNN10().epsilon) == (0.9, 1e-5)
     assert (DRL().momentum, DRL().epsilon) == (0.99, 1e-3)

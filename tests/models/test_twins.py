@@ -44,7 +44,6 @@ NETWORKS = {
     "cpce": (CPCE(n_filters=6), SIZE),
     "mapnn": (MAPNN(n_filters=6, n_modules=2), SIZE),
     "dncnn": (DnCNN(depth=6, n_filters=6), (3, 15, 17, 1)),
-    "dncnn_frozen": (DnCNN(depth=4, n_filters=6, frozen_statistics=True), (3, 15, 17, 1)),
     "cnn10_2ch": (CNN10(depth=5, n_filters=4, in_channels=2), (3, 15, 17, 2)),
     "drl": (DRL(n_filters=6), (3, 15, 17, 1)),
     "wgan_vgg": (WGANVGG(n_filters=6), (2, 21, 25, 1)),
@@ -126,7 +125,7 @@ def dead_parameters(model, params):
         # Its earlier stages run on constant statistics.
         last = f"stages_{len(model.stages) - 1}"
         return {(last, *path) for path in dead_parameters(model.stages[-1], params[last])}
-    elif not getattr(model, "frozen_statistics", False):
+    else:
         dead = {name for name in params if name.replace("conv", "bn") in set(params) - {name}}
     dead = {(name, "bias") for name in dead}
     if isinstance(model, UNet) and BOTTLENECK in params:
