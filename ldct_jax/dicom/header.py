@@ -137,9 +137,10 @@ class Header:
 
     @property
     def output_name(self) -> Path:
-        """What a derived file is called: as the source, a frame in a folder of that name."""
-        name = Path(self.path.name)
-        return name if self.frame is None else name / f"{self.frame + 1:04d}.dcm"
+        """What a derived file is called: as the source, frames in a folder."""
+        if self.frame is None:
+            return Path(self.path.name)
+        return Path(f"{self.path.name}-frames", f"{self.frame + 1:04d}.dcm")
 
 
 def read_header(path: Path) -> Header:
