@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.ct.plausible import filled, no_data, value_range
+from ldct_jax.data.volumes import is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.denoise.filters import run as run_filter
 from ldct_jax.denoise.models import for_series
 from ldct_jax.errors import DataError
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
-from ldct_jax.system.files import DAMAGED_ARRAY
 from ldct_jax.system.progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class PairedSeries:
+    """One series at both doses: (N, H, W) HU of any real type, read slice by slice."""
+
+    low: np.ndarray = dataclasses.field(repr=False)
+    full: np.ndarray = dataclasses.field(repr=False)
+    patient: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """What is scored, and what isn't.
+
+    ``warnings``: what was left out or looks odd, a line each. ``incomplete``: the error line where
+    images were left out that should have been scored, else "".
+    """
+
+    series: tuple[PairedSeries, ...]
+    source: str
+    warnings: tuple[str, ...] = ()
+    incomplete: str = ""
+
+    def __len__(self) -> int:
+        return sum(len(s.low) for s in self.series)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +55,13 @@ class Comparison:
     summary: Summary
 
 
-def read_pairs(low: Path, full: Path) -> PairedSlices:
-    """Slices of both doses, pair by pair.
+@contextlib.contextmanager
+def read_pairs(low: Path, full: Path) -> Iterator[Pairs]:
+    """Series at both doses; DICOM is decoded into a temporary store, which goes with the context.
 
-    LOW and FULL are two folders of DICOM series or two DICOM files (paired by slice position),
-    two NIfTI or ``.npy`` files in HU of one shape, or one store named twice. Raises DataError for
-    files that are missing, damaged, of different kinds, or don't belong together.
+    LOW and FULL are DICOM files or folders of series (paired by slice position), two NIfTI or
+    ``.npy`` files in HU of one shape, or one store named twice. Raises DataError for files that
+    are missing, damaged, of different kinds, don't belong together, or can't be HU.
     """
     for path in (low, full):
         if not path.exists():
@@ -42,142 +70,131 @@ def read_pairs(low: Path, full: Path) -> PairedSlices:
     if kinds[0] != kinds[1]:
         raise DataError(f"{low} is {kinds[0]} and {full} is {kinds[1]}: give two of one kind")
     if kinds[0] == "a store":
-        return _store(low, full)
-    if kinds[0] == "a folder":
-        return _dicom(low, full)
-    read = _npy if low.suffix == ".npy" else _nifti if _is_nifti(low) else _dicom_file
-    stacks = [_int16(read(path), path) for path in (low, full)]
-    if stacks[0].shape != stacks[1].shape:
-        raise DataError(
-            f"{low} has {stacks[0].shape} pixels and {full} {stacks[1].shape}: they are no pair"
-        )
-    n = len(stacks[0])
-    return PairedSlices(
-        low_hu=stacks[0],
-        full_hu=stacks[1],
-        patients=("files",) * n,
-        pixel_mm=np.full(n, np.nan),
-        slice_mm=np.full(n, np.nan),
-        source="two files",
-    )
+        yield _store(low, full)
+    elif kinds[0] == "DICOM":
+        with tempfile.TemporaryDirectory() as folder:
+            yield _dicom(low, full, Path(folder) / "store")
+    else:
+        yield _volumes(low, full)
 
 
 def compare(
-    pairs: PairedSlices,
+    pairs: Pairs,
     model: Callable[[np.ndarray], np.ndarray],
     name: str,
     protocols: Sequence[Protocol],
 ) -> list[Comparison]:
     """Scores of the low dose as it is, of a Gaussian blur, and of ``model`` (HU → HU).
 
-    A model that treats the slices of a series alike takes those of one patient for a series that
-    have one dose, pixel size, thickness and kernel.
+    Where either dose holds no data, every method sees air, and nothing is scored.
     """
-    found = []
-    series = _series(pairs)
-    of_series = {key: _of_series(model, pairs, key, series) for key in dict.fromkeys(series)}
-    methods = {
+    scores: dict[tuple[str, str], list] = {}
+    patients = [s.patient for s in pairs.series for _ in s.low]
+    methods: dict[str, Callable] = {
         "undenoised": lambda hu: hu,
         # Stands in every table: PSNR alone can be won by blurring.
         "gaussian blur": lambda hu: run_filter(Gaussian(), hu),
-        name: model,
     }
     with Progress("evaluating", len(pairs), "slices") as progress:
-        scores: dict[tuple[str, str], list] = {}
-        for i in range(len(pairs)):
-            low, full = pairs.low_hu[i][None], pairs.full_hu[i][None]
-            methods[name] = of_series[series[i]]
-            for method, run in methods.items():
-                image = run(np.asarray(low, np.float32))
-                for protocol in protocols:
-                    key = (method, protocol.name)
-                    scores.setdefault(key, []).append(protocol.score(image, full))
-            progress.advance()
+        for series in pairs.series:
+            methods[name] = for_series(model, lambda k, s=series: _slice(s, k)[0], len(series.low))
+            for k in range(len(series.low)):
+                low, full, empty = _slice(series, k)
+                for method, run in methods.items():
+                    image = filled(
+                        np.asarray(run(low[None])), None if empty is None else empty[None]
+                    )
+                    for protocol in protocols:
+                        score = protocol.score(
+                            image, full[None], no_data=None if empty is None else empty[None]
+                        )
+                        scores.setdefault((method, protocol.name), []).append(score)
+                progress.advance()
+    found = []
     for protocol in protocols:
         for method in methods:
             whole = concatenate(scores[method, protocol.name])
             rows = [
                 {"method": method, "patient": patient, "slice": i, **row}
-                for i, (patient, row) in enumerate(zip(pairs.patients, whole, strict=True))
+                for i, (patient, row) in enumerate(zip(patients, whole, strict=True))
             ]
-            found.append(Comparison(method, rows, table(whole, pairs.patients)))
+            found.append(Comparison(method, rows, table(whole, patients)))
     return found
 
 
-def _series(pairs: PairedSlices) -> list[tuple]:
-    """What tells each slice's series from the others."""
-    told = [pairs.patients, pairs.pixel_mm, pairs.slice_mm]
-    if pairs.doses is not None:
-        told.append(pairs.doses)
-    if pairs.acquisition is not None:
-        told += [pairs.acquisition.kernels, pairs.acquisition.dose]
-    # As words: two unknown doses (NaN) are no two doses.
-    return [tuple(map(str, values)) for values in zip(*told, strict=True)]
-
-
-def _of_series(model: Callable, pairs: PairedSlices, key: tuple, series: list[tuple]) -> Callable:
-    at = [i for i, other in enumerate(series) if other == key]
-    return for_series(model, lambda k: pairs.low_hu[at[k]], len(at))
+def _slice(series: PairedSeries, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(low, full, where either holds no data) of one slice, (H, W) float32 with air there."""
+    low, full = (np.asarray(stack[k], np.float32) for stack in (series.low, series.full))
+    empty = no_data(full, no_data(low))
+    return filled(low, empty), filled(full, empty), empty
 
 
 def _kind(path: Path) -> str:
     from ldct_jax.data.store import is_store
 
     if path.is_dir():
-        return "a store" if is_store(path) else "a folder"
-    return f"a {path.suffix or 'DICOM'} file"
+        return "a store" if is_store(path) else "DICOM"
+    if is_volume(path):
+        return "a NIfTI file" if is_nifti(path) else "a .npy file"
+    return "DICOM"
 
 
-def _store(low: Path, full: Path) -> PairedSlices:
+def _store(low: Path, full: Path) -> Pairs:
     from ldct_jax.data.store import Store
 
     if low.resolve() != full.resolve():
         raise DataError("two different stores can't be paired: name one paired store twice")
-    return Store.open(low).pairs()
+    store = Store.open(low)
+    return Pairs(_paired(store), store.source, _lacking(store))
 
 
-def _dicom(low: Path, full: Path) -> PairedSlices:
-    from ldct_jax.data.prepare import prepare
-
-    with tempfile.TemporaryDirectory() as folder:
-        store, _ = prepare(None, Path(folder) / "store", full=full, low=low)
-        return store.pairs()
-
-
-def _dicom_file(path: Path) -> np.ndarray:
-    from ldct_jax.dicom.series import read_series
-
-    series = read_series([path])
-    if len(series) != 1:
-        raise DataError(f"{path} is no CT slice")
-    return series[0].hu
-
-
-def _npy(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except DAMAGED_ARRAY as error:
-        raise DataError(f"{path} can't be read as .npy ({error})") from None
-    if array.ndim not in (2, 3) or array.dtype.kind not in "iuf" or array.size == 0:
+def _paired(store) -> tuple[PairedSeries, ...]:
+    paired = [i for i, record in enumerate(store.series) if record.low is not None]
+    if not paired:
         raise DataError(
-            f"{path}: HU as (H, W) or (N, H, W) numbers, not {array.dtype}{array.shape}"
+            f"{store.folder} holds normal dose only; simulate a low dose first (`ldct data "
+            "simulate`)"
         )
-    return array
+    return tuple(PairedSeries(store.low(i), store.full(i), store.series[i].patient) for i in paired)
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz"))
+def _lacking(store) -> tuple[str, ...]:
+    lacking = sum(record.low is None for record in store.series)
+    return (f"{lacking} series of normal dose only: not scored",) if lacking else ()
 
 
-def _nifti(path: Path) -> np.ndarray:
-    from ldct_jax.data.volumes import read_nifti
+def _dicom(low: Path, full: Path, folder: Path) -> Pairs:
+    from ldct_jax.data.prepare import prepare
+    from ldct_jax.dicom.left_out import incomplete, lines
 
-    return read_nifti(path.read_bytes()).hu
+    store, survey = prepare(None, folder, full=full, low=low)
+    told = [
+        f"not scored: {row.what or 'series'} of {row.slices} slices in {row.folder}: {row.note}"
+        for row in survey.rows
+        if not row.used
+    ]
+    for row, record in zip((r for r in survey.rows if r.used), store.series, strict=True):
+        told += [f"{row.folder}: {note}" for note in record.notes]
+    told += lines(survey.left_out, low if low == full else Path("/"))
+    return Pairs(_paired(store), store.source, tuple(told), incomplete(survey.left_out))
 
 
-def _int16(hu: np.ndarray, path: Path) -> np.ndarray:
-    if not np.isfinite(hu).all():
-        raise DataError(f"{path} holds NaN or infinite values")
-    if hu.min() < -32768 or hu.max() > 32767:
-        raise DataError(f"{path}: values from {hu.min():g} to {hu.max():g} are no HU")
-    return np.rint(hu if hu.ndim == 3 else hu[None]).astype(np.int16)
+def _volumes(low: Path, full: Path) -> Pairs:
+    files = [open_volume(path) for path in (low, full)]
+    if files[0].shape != files[1].shape:
+        raise DataError(
+            f"{low} has {files[0].shape} pixels and {full} {files[1].shape}: they are not a pair"
+        )
+    if not same_place(*files):
+        raise DataError(
+            f"{low} and {full} lie at different places, by their affines: they are not a pair"
+        )
+    told, stacks = [], [file.slices() for file in files]
+    for path, stack in zip((low, full), stacks, strict=True):
+        if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
+            raise DataError(f"{path} holds NaN or infinite values; replace them first")
+        values = value_range(stack)
+        if values.impossible:
+            raise DataError(f"{path}: {values.impossible}")
+        told += [f"{path}: {values.doubt}"] if values.doubt else []
+    return Pairs((PairedSeries(*stacks, "files"),), "two files", tuple(told))

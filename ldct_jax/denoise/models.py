@@ -7,6 +7,7 @@ bad input are told at once; :meth:`Found.open` loads it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -14,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.trained import Trained
 from ldct_jax.denoise.filters import FILTERS
-from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.hu import Window
 
@@ -61,8 +62,7 @@ class Denoiser:
         """
         if self.of_series is None or n < 2:
             return dataclasses.replace(self, of_series=None)
-        at = np.linspace(0, n - 1, min(n, SERIES_SAMPLE)).round().astype(int)
-        sample = (_checked(np.asarray(read(int(i)), np.float32)) for i in at)
+        sample = (_checked(np.asarray(read(i), np.float32)) for i in sample_of(n))
         return dataclasses.replace(self, compute=self.of_series(sample), of_series=None)
 
     def __call__(self, hu) -> np.ndarray:
@@ -83,6 +83,13 @@ class Denoiser:
             out[start : start + len(part)] = of_these.run(part)
         return out.reshape(hu.shape)
 
+    def cut(self, hu: np.ndarray, empty: np.ndarray | None = None) -> int:
+        """How many pixels of ``hu`` the model's window cuts, outside ``empty`` (bool)."""
+        if self.window is None or not self.window.clip:
+            return 0
+        outside = (hu < self.window.low) | (hu > self.window.high)
+        return int(np.count_nonzero(outside if empty is None else outside & ~empty))
+
     def run(self, hu_bhw: np.ndarray) -> np.ndarray:
         """A few slices (B, H, W) → float32 (B, H, W); NumericsError for NaN on either side."""
         hu_bhw = _checked(np.asarray(hu_bhw, np.float32))
@@ -92,6 +99,11 @@ class Denoiser:
         if not np.isfinite(out).all():
             raise NumericsError(f"the result of {self.name} holds NaN or infinite values")
         return out
+
+
+def sample_of(n: int) -> list[int]:
+    """Which of a series' ``n`` slices it is judged by: at most :data:`SERIES_SAMPLE`, spread."""
+    return np.linspace(0, n - 1, min(n, SERIES_SAMPLE)).round().astype(int).tolist()
 
 
 def for_series(method: Callable, read: Callable[[int], np.ndarray], n: int) -> Callable:
@@ -175,7 +187,7 @@ def _filter(name: str) -> Denoiser:
 def _checkpoint(path: Path, name: str) -> Denoiser:
     import jax
 
-    from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
+    from ldct_jax.models.noise_scaled import NoiseScaled
     from ldct_jax.models.whole_slices import WholeSlices
     from ldct_jax.record import short_name
     from ldct_jax.train.checkpoint import load_model
@@ -184,9 +196,12 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     slices = WholeSlices(model, window)
     variables = jax.device_put(variables)
 
-    def of_series(sample: Iterable[np.ndarray]) -> Callable:
-        known = with_series_noise(variables, sample)
-        return lambda hu: slices(known, hu)
+    def alone(hu: np.ndarray) -> np.ndarray:
+        return slices(variables, hu)
+
+    compute, of_series = alone, None
+    if isinstance(model, NoiseScaled):
+        compute, of_series = _by_noise(model, slices, variables)
 
     return Denoiser(
         # Folder names stay out of headers: the network's own name and the digest say what it is.
@@ -196,9 +211,32 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
         window=window,
         trained_on=Trained.from_record(meta["record"].get("trained_on")),
         learned=True,
-        compute=lambda hu: slices(variables, hu),
-        of_series=of_series if isinstance(model, NoiseScaled) else None,
+        compute=compute,
+        of_series=of_series,
     )
+
+
+def _by_noise(model, slices, variables) -> tuple[Callable, Callable]:
+    """(compute, of_series) of a network that keeps a share of the noise.
+
+    Slices of which everything is kept come back bit for bit, as the network would return them, and
+    skip it.
+    """
+    from ldct_jax.models.noise_scaled import SERIES, measured_noise_hu, with_series_noise
+
+    def of_share(known: dict, series_hu: float | None, hu: np.ndarray) -> np.ndarray:
+        own = measured_noise_hu(hu)
+        kept = np.asarray(model.share_kept(own, own if series_hu is None else series_hu))
+        out, todo = np.array(hu), kept < 1
+        if todo.any():
+            out[todo] = slices(known, hu[todo])
+        return out
+
+    def of_series(sample: Iterable[np.ndarray]) -> Callable:
+        known = with_series_noise(variables, sample)
+        return functools.partial(of_share, known, float(known[SERIES]["noise_hu"]))
+
+    return functools.partial(of_share, variables, None), of_series
 
 
 def _artefact(path: Path) -> Denoiser:
@@ -206,6 +244,11 @@ def _artefact(path: Path) -> Denoiser:
 
     artefact = artefacts.load(path)
     card = artefact.card
+
+    def of_series(sample: Iterable[np.ndarray]) -> Callable:
+        noise = np.median([float(artefact.noise(hu[None])[0]) for hu in sample])
+        return lambda hu: artefact.compute(hu, float(noise))
+
     return Denoiser(
         name=card.name,
         digest=artefact.digest,
@@ -214,4 +257,5 @@ def _artefact(path: Path) -> Denoiser:
         trained_on=card.trained_on,
         learned=True,
         compute=artefact.compute,
+        of_series=of_series if artefact.noise else None,
     )

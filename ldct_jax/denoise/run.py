@@ -11,18 +11,20 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from ldct_jax.data.volumes import is_volume
 from ldct_jax.denoise.models import Denoiser, Found
 from ldct_jax.denoise.series import SeriesJob
-from ldct_jax.denoise.summary import Result, Summary
+from ldct_jax.denoise.summary import Result, Summary, grouped
 from ldct_jax.denoise.targets import check_folders
-from ldct_jax.denoise.volumes import VolumeJob, is_volume
+from ldct_jax.denoise.volumes import VolumeJob
 from ldct_jax.dicom.derive import Processing
-from ldct_jax.dicom.left_out import LeftOut, nothing_found
+from ldct_jax.dicom.left_out import LeftOut, incomplete, lines, nothing_found
 from ldct_jax.dicom.series import Series
 from ldct_jax.dicom.survey import Survey, survey
 from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.system.files import locked, write_bytes
-from ldct_jax.system.progress import Progress
+from ldct_jax.system.names import printable, shown
+from ldct_jax.system.progress import Progress, track
 
 RECORD = "ldct_denoise.json"
 """In OUT: what was done to what, and how an interrupted run knows finished volumes."""
@@ -43,21 +45,8 @@ class Options:
             raise UsageError(f"--blend {self.blend}: a share between 0 and 1 is needed")
 
 
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """The usable images of one IN, all of them read once."""
-
-    root: Path
-    inputs: Survey
-    volumes: tuple[Path, ...]
-
-    @property
-    def damaged(self) -> tuple[LeftOut, ...]:
-        return tuple(r for r in self.inputs.left_out if r.kind != "other")
-
-
-def judge(source: Path, out: Path) -> Judged:
-    """Look at everything below ``source``; jax is not needed.
+def judge(source: Path, out: Path) -> Survey:
+    """Look at everything at or below ``source``; jax is not needed.
 
     Raises:
       UsageError: no such path, or an OUT that can't be one.
@@ -66,22 +55,26 @@ def judge(source: Path, out: Path) -> Judged:
     if not source.exists():
         raise UsageError(f"{source} doesn't exist: give a DICOM file or folder, .npy or NIfTI")
     check_folders(source, out)
-    inputs = survey(source, derivable=True, volumes=is_volume)
-    volumes, rejected = [], []
-    for path in inputs.volumes:
+    if source.is_file() and is_volume(source):
+        VolumeJob(source, source, out)
+    found = survey(
+        source,
+        derivable=True,
+        volumes=is_volume,
+        track=lambda files: track(files, "checking", "files") if source.is_dir() else files,
+    )
+    volumes, left_out = [], list(found.left_out)
+    for path in found.volumes:
         try:
             VolumeJob(path, source, out)
         except DataError as error:
-            if not source.is_dir():
-                raise
-            reason = str(error).removeprefix(f"{path}").lstrip(": ")
-            rejected.append(LeftOut(path, reason, "failed"))
+            reason = str(error).removeprefix(str(path)).lstrip(": ")
+            left_out.append(LeftOut(path, reason, "failed"))
         else:
             volumes.append(path)
-    inputs = dataclasses.replace(inputs, left_out=(*inputs.left_out, *rejected))
-    if not inputs.series and not volumes:
-        raise DataError(nothing_found(source, inputs.left_out))
-    return Judged(source, inputs, tuple(volumes))
+    if not found.series and not volumes:
+        raise DataError(nothing_found(source, left_out))
+    return dataclasses.replace(found, volumes=tuple(volumes), left_out=tuple(left_out))
 
 
 def denoise_path(
@@ -101,18 +94,19 @@ def denoise_path(
       start: called before jax is first needed.
 
     Returns: what happened. Files that could not be used and series that failed (a result with NaN
-      or infinite values; nothing of such a series is written) are listed in it and don't keep
-      the others from being denoised: :func:`check_complete` raises for them.
+      or infinite values, or with ``strict`` values that can't be HU; nothing of such a series is
+      written) are listed in it and don't keep the others from being denoised:
+      :func:`check_complete` raises for them.
 
     Raises:
-      UsageError, DataError: see :func:`judge`; with ``strict`` also for damaged files, images
-        outside the training range, gaps and the like.
+      UsageError, DataError: see :func:`judge`; with ``strict`` also for images that were left out,
+        files that weren't read, images outside the training range, gaps and the like.
       LdctError: files in the way, a full disk.
     """
     source, out = Path(source), Path(out)
     judged = judge(source, out)
-    if options.strict and judged.damaged:
-        raise DataError(_damaged(judged) + "; --strict refuses it")
+    if options.strict and incomplete(judged.left_out):
+        raise DataError(f"{lines(judged.left_out, source)[0]}; --strict refuses it")
     if isinstance(model, Found):
         if model.needs_jax:
             start()
@@ -123,11 +117,12 @@ def denoise_path(
 
 
 class _Run:
-    def __init__(self, judged: Judged, out: Path, denoiser: Denoiser, options: Options, warn):
+    def __init__(self, judged: Survey, out: Path, denoiser: Denoiser, options: Options, warn):
         self.judged, self.out, self.denoiser = judged, out, denoiser
         self.options, self.warn = options, warn
         self.volumes_done: dict[str, str] = {}
         self.failed: list[tuple[str, str]] = []
+        self.late: list[tuple[str, str]] = []
         trained = denoiser.trained_on
         self.processing = Processing(
             model=denoiser.name,
@@ -154,7 +149,7 @@ class _Run:
                     except LdctError as error:
                         if isinstance(error.__cause__, OSError):
                             raise  # the disk's state is that of the next series too
-                        self.failed.append((job.result.name, str(error)))
+                        self.failed.append((job.result.title, str(error)))
                         continue
                     self._after(job, result)
                     results.append(result)
@@ -162,12 +157,14 @@ class _Run:
                         if isinstance(job, VolumeJob):
                             self.volumes_done[job.name] = job.key
                         self._write_record(results)
+            for text in grouped(self.late):
+                self.warn(text)
             return self._summary(results)
 
     def _series_jobs(self) -> list:
-        numbers = set(self.judged.inputs.numbers)
+        numbers = set(self.judged.numbers)
         jobs = []
-        for series in self.judged.inputs.series:
+        for series in self.judged.series:
             job = SeriesJob(
                 series,
                 self.judged.root,
@@ -178,6 +175,7 @@ class _Run:
                 together=self.denoiser.of_series is not None,
             )
             job.result.warnings += self._series_warnings(series)
+            job.result.remarks += series.remarks
             jobs.append(job)
         return jobs
 
@@ -190,12 +188,22 @@ class _Run:
             progress.advance(slices, job.result.name)
 
         if isinstance(job, SeriesJob):
-            return job.run(self.denoiser, advance)
-        return job.run(self.denoiser, self.processing, advance)
+            return job.run(self.denoiser, advance, self._doubt)
+        return job.run(self.denoiser, self.processing, advance, self._doubt)
+
+    def _doubt(self, result: Result, text: str) -> None:
+        if self.options.strict:
+            raise DataError(f"{text}; --strict refuses it")
+        result.warnings.append(text)
+        self.late.append((result.title, text))
 
     def _series_warnings(self, series: Series) -> list[str]:
         first, denoiser = series.first, self.denoiser
         found = list(series.warnings)
+        if not series.is_axial:
+            found.append(
+                "its slices don't lie across the body: the model was trained on axial ones"
+            )
         if series.is_ours:
             found.append("is a result of ldct_jax already: it would be denoised twice")
         if denoiser.learned and denoiser.trained_on is None:
@@ -216,11 +224,13 @@ class _Run:
         return found
 
     def _tell_warnings(self, jobs) -> None:
-        told = [f"{job.result.name}: {w}" for job in jobs for w in job.result.warnings]
+        told = grouped((job.result.title, w) for job in jobs for w in job.result.warnings)
         if told and self.options.strict:
             more = f" and {len(told) - 1} more" if len(told) > 1 else ""
             raise DataError(f"{told[0]}{more}; --strict refuses it")
-        for text in told:
+        for text in told + grouped(
+            (job.result.title, r) for job in jobs for r in job.result.remarks
+        ):
             self.warn(text)
 
     def _after(self, job, result: Result) -> None:
@@ -232,7 +242,7 @@ class _Run:
         ):
             if count:
                 result.warnings.append(f"{count} pixel{'s' * (count > 1)} {what}")
-                self.warn(f"{result.name}: {result.warnings[-1]}")
+                self.late.append((result.title, result.warnings[-1]))
 
     def _earlier(self) -> tuple[list[dict], dict[str, str]]:
         """The rows and finished volumes that runs before this one recorded in OUT."""
@@ -254,35 +264,25 @@ class _Run:
         write_bytes(self.out / RECORD, json.dumps(record, indent=1).encode())
 
     def _summary(self, results: list[Result]) -> Summary:
-        rejected = self.judged.inputs.left_out
+        root, left_out = self.judged.root, self.judged.left_out
         return Summary(
             model=self.denoiser.name,
             digest=self.denoiser.digest,
             blend=self.options.blend,
             results=tuple(results),
-            left_out=tuple((_shown(r.path, self.judged.root), r.reason) for r in rejected),
-            damaged=len(self.judged.damaged),
+            left_out=tuple((shown(one.path, root), one.reason, one.kind) for one in left_out),
+            left_out_lines=tuple(lines(left_out, root)),
+            incomplete=incomplete(left_out),
             failed=tuple(self.failed),
-            out=str(self.out),
+            out=printable(str(self.out)),
         )
 
 
 def check_complete(summary: Summary) -> None:
-    """Raise LdctError where a series failed or damaged files were left out; the rest is done."""
+    """Raise LdctError where a series failed or images were left out; the rest is done."""
     if summary.failed:
         name, why = summary.failed[0]
         more = f" ({len(summary.failed) - 1} more failed)" if len(summary.failed) > 1 else ""
         raise LdctError(f"{name}: {why}{more}; nothing of it was written")
-    if summary.damaged:
-        files = f"{summary.damaged} damaged file{'s' * (summary.damaged > 1)}"
-        raise DataError(f"{files} left out (see above); everything else was denoised")
-
-
-def _damaged(judged: Judged) -> str:
-    first = judged.damaged[0]
-    more = f" and {len(judged.damaged) - 1} more damaged files" if len(judged.damaged) > 1 else ""
-    return f"{_shown(first.path, judged.root)}: {first.reason}{more}"
-
-
-def _shown(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if root.is_dir() else path.name
+    if summary.incomplete:
+        raise DataError(f"{summary.incomplete}; everything else was denoised")

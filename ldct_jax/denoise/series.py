@@ -18,31 +18,37 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.denoise.models import Denoiser
+from ldct_jax.ct.plausible import Range, filled, no_data
+from ldct_jax.denoise.models import Denoiser, sample_of
 from ldct_jax.denoise.summary import Result
 from ldct_jax.denoise.targets import check_target
 from ldct_jax.dicom.derive import NewSeries, Processing, free_number, series_description
 from ldct_jax.dicom.header import Header
-from ldct_jax.dicom.pixels import Slice as Source
-from ldct_jax.dicom.pixels import read_slice, to_hu
+from ldct_jax.dicom.pixels import Slice, read_slice, to_hu
 from ldct_jax.dicom.series import Series
 from ldct_jax.dicom.write import encode, instance_uid, to_stored
 from ldct_jax.errors import LdctError
 from ldct_jax.system.files import PART, sync_folder, telling, write_bytes
+from ldct_jax.system.names import shown
 
 READ_AHEAD = 2
 """Batches that are read while one is computed."""
 WRITE_BEHIND = 16
 """Slices that may wait to be written."""
+SAMPLE_BYTES = 64 << 20
+"""Of the slices that a series is judged by, so many bytes are kept until they are computed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Slice:
-    """A slice on its way: its stored values, HU with padding as air, and the padding."""
+class Image:
+    """A slice on its way: what was read, its HU with air where it has no data, and where that is.
 
-    source: Source
+    ``hu`` is (H, W) float32, ``empty`` (H, W) bool or None.
+    """
+
+    slice: Slice
     hu: np.ndarray
-    padding: np.ndarray | None
+    empty: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +93,7 @@ class SeriesJob:
             Target(
                 h,
                 processing.uid("instance", h.instance_uid, *all_uids),
-                out / _relative(h.path.parent / h.output_name, root),
+                out / _relative(h, root),
             )
             for h in series.headers
         ]
@@ -99,6 +105,7 @@ class SeriesJob:
             matrix=(first.rows, first.columns),
             number=number,
         )
+        self.values = Range()
 
     def plan(self) -> int:
         """How many slices are left to do; raises LdctError where a file is in the way."""
@@ -116,8 +123,15 @@ class SeriesJob:
         self.result.kept = done
         return len(self.targets) - done
 
-    def run(self, denoiser: Denoiser, advance: Callable[[], None]) -> Result:
+    def run(
+        self,
+        denoiser: Denoiser,
+        advance: Callable[[], None],
+        doubt: Callable[[Result, str], None],
+    ) -> Result:
         """Denoise what is missing and put it in place.
+
+        ``doubt`` is called where the values can't be HU; what it raises ends the series.
 
         Raises:
           NumericsError: NaN or infinite values in a result; nothing of the series is written.
@@ -129,7 +143,7 @@ class SeriesJob:
             with telling(self.staging / "."):
                 self.staging.mkdir(parents=True, exist_ok=True)
             try:
-                self._compute(todo, denoiser, advance)
+                self._compute(todo, denoiser, advance, doubt)
             except LdctError as error:
                 if not isinstance(error.__cause__, OSError):
                     shutil.rmtree(self.staging, ignore_errors=True)
@@ -143,7 +157,7 @@ class SeriesJob:
     def _staged(self, target: Target) -> Path:
         return self.staging / f"{target.sop_uid}.dcm"
 
-    def _compute(self, todo: list[Target], denoiser: Denoiser, advance) -> None:
+    def _compute(self, todo: list[Target], denoiser: Denoiser, advance, doubt) -> None:
         missing = []
         for target in todo:
             if not self.overwrite and self._staged(target).exists():
@@ -151,43 +165,50 @@ class SeriesJob:
                 advance()
             else:
                 missing.append(target)
+        if not missing:
+            return
         now = datetime.datetime.now().astimezone()
         # pydicom runs in one thread only (its warnings are hushed for the whole process); the
         # slow part of writing, waiting for the disk, has another.
         with ThreadPoolExecutor(1) as dicom, ThreadPoolExecutor(1) as disk:
             # An interruption waits for both, so that what was computed is written.
             pending: deque[Future] = deque()
+            reader = _Reader()
             # Of all slices, so that a run that goes on does what the one before did.
+            for i in sample_of(len(self.targets)):
+                image = dicom.submit(reader.sampled, self.targets[i]).result()
+                self.values.add(image.hu, image.empty)
+            if self.values.doubt:
+                doubt(self.result, self.values.doubt)
             of_this = denoiser.for_series(
-                lambda i: dicom.submit(_read_all, [self.targets[i]]).result()[0].hu,
-                len(self.targets) if missing else 1,
+                lambda i: dicom.submit(reader.sampled, self.targets[i]).result().hu,
+                len(self.targets),
             )
-            for targets, slices in _read_ahead(missing, denoiser.batch, dicom):
-                results = of_this.run(np.stack([s.hu for s in slices]))
-                for target, source, result in zip(targets, slices, results, strict=True):
-                    data = dicom.submit(self._finish, target, source, result, denoiser, now)
+            for targets, images in _read_ahead(missing, denoiser.batch, dicom, reader):
+                results = of_this.run(np.stack([image.hu for image in images]))
+                for target, image, result in zip(targets, images, results, strict=True):
+                    data = dicom.submit(self._finish, target, image, result, denoiser, now)
                     pending.append(disk.submit(_write_result, self._staged(target), data))
                     while len(pending) > WRITE_BEHIND:
                         pending.popleft().result()
                     advance()
             while pending:
                 pending.popleft().result()
+        if self.values.impossible and self.values.impossible not in self.result.warnings:
+            doubt(self.result, self.values.impossible)  # a slice that the sample had not
 
-    def _finish(self, target: Target, source: Slice, result, denoiser: Denoiser, now) -> bytes:
+    def _finish(self, target: Target, image: Image, result, denoiser: Denoiser, now) -> bytes:
         """The derived file's bytes; counts what happened to the pixels."""
-        change = self.processing.blend * (result - source.hu)
-        new = to_stored(source.source.stored, change, source.padding, target.header)
-        after, _ = to_hu(new.values, target.header)
-        self.result.add(source.hu, after, source.padding)
+        source, header = image.slice, image.slice.header
+        change = self.processing.blend * (result - image.hu)
+        new = to_stored(source.stored, change, image.empty, header)
+        self.values.add(image.hu, image.empty)
+        self.result.add(image.hu, (new.values - source.stored) * header.slope, image.empty)
         self.result.clipped += new.clipped
         self.result.moved += new.moved
-        if denoiser.window is not None and denoiser.window.clip:
-            outside = (source.hu < denoiser.window.low) | (source.hu > denoiser.window.high)
-            if source.padding is not None:
-                outside &= ~source.padding
-            self.result.cut_by_window += int(np.count_nonzero(outside))
+        self.result.cut_by_window += denoiser.cut(image.hu, image.empty)
         return encode(
-            source.source,
+            source,
             new.values,
             series=self.new,
             sop_uid=target.sop_uid,
@@ -207,39 +228,63 @@ class SeriesJob:
                 sync_folder(folder)
 
 
+class _Reader:
+    """Reads slices, each once: those that the series was judged by wait for their turn."""
+
+    def __init__(self):
+        self._kept: dict[Path, Image] = {}
+        self._bytes = 0
+
+    def sampled(self, target: Target) -> Image:
+        """A slice that is needed again."""
+        if (image := self._kept.get(target.path)) is not None:
+            return image
+        image = _read(target.header)
+        if self._bytes + image.slice.stored.nbytes <= SAMPLE_BYTES:
+            self._kept[target.path] = image
+            self._bytes += image.slice.stored.nbytes
+        return image
+
+    def batch(self, targets: list[Target]) -> list[Image]:
+        """Slices for the last time."""
+        return [self._kept.pop(t.path, None) or _read(t.header) for t in targets]
+
+
+def _read(header: Header) -> Image:
+    source = read_slice(header)
+    hu, declared = to_hu(source.stored, header)
+    hu = np.asarray(hu, np.float32)
+    empty = no_data(hu, declared)
+    return Image(source, filled(hu, empty), empty)
+
+
 def _read_ahead(
-    targets: list[Target], batch: int, reader: ThreadPoolExecutor
-) -> Iterator[tuple[list[Target], list[Slice]]]:
+    targets: list[Target], batch: int, dicom: ThreadPoolExecutor, reader: _Reader
+) -> Iterator[tuple[list[Target], list[Image]]]:
     """Batches of slices in order, the next ones being read meanwhile."""
     batches = [targets[i : i + batch] for i in range(0, len(targets), batch)]
     ahead: deque[Future] = deque()
     for i, group in enumerate(batches):
         while len(ahead) <= READ_AHEAD and i + len(ahead) < len(batches):
-            ahead.append(reader.submit(_read_all, batches[i + len(ahead)]))
+            ahead.append(dicom.submit(reader.batch, batches[i + len(ahead)]))
         yield group, ahead.popleft().result()
-
-
-def _read_all(targets: list[Target]) -> list[Slice]:
-    slices = []
-    for header in (t.header for t in targets):
-        source = read_slice(header)
-        hu, padding = to_hu(source.stored, header)
-        slices.append(Slice(source, hu.astype(np.float32), padding))
-    return slices
 
 
 def _write_result(path: Path, data: Future) -> None:
     write_bytes(path, data.result())
 
 
-def _relative(path: Path, root: Path) -> Path:
-    return path.relative_to(root if root.is_dir() else root.parent)
+def _relative(header: Header, root: Path) -> Path:
+    """Where the result of a slice goes below OUT."""
+    if not root.is_dir():
+        return Path(header.output_name)
+    return header.path.parent.relative_to(root) / header.output_name
 
 
 def name_of(series: Series, root: Path) -> str:
     """What a series is called in the summary: its folder below IN, or its file."""
     if not root.is_dir():
-        return root.name
-    folder = series.first.path.parent.relative_to(root)
+        return shown(root, root.parent)
     number = "" if series.number is None else f" #{series.number}"
-    return f"{folder if folder.parts else root.resolve().name}{number}"
+    folder = series.folder
+    return (shown(root.resolve(), root.parent) if folder == root else shown(folder, root)) + number

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Iterable
 
 import numpy as np
+
+from ldct_jax.system.tables import plain_table
+
+NAMED = 5
+"""Series that a line names; the JSON names all."""
+ALIKE = 3
+"""Warnings that differ only in their numbers, of which each has a line of its own."""
 
 
 @dataclasses.dataclass
@@ -36,19 +45,20 @@ class Moments:
 
 @dataclasses.dataclass
 class Result:
-    """One series or volume. Statistics are of the pixels outside padding, in HU.
+    """One series or volume. Statistics are of the pixels that hold data, in HU.
 
     ``clipped``: pixels cut to the stored range. ``moved``: pixels taken off the padding value.
     ``cut_by_window``: pixels outside the window of a model that clips its input. ``written`` and
     ``kept``: slices written now, and found finished from an earlier run. ``unchanged``: slices
-    written with the HU that were read, pixel for pixel. ``number``: the SeriesNumber of the result;
-    None for volumes.
+    written with the stored values that were read, pixel for pixel. ``number``: the SeriesNumber of
+    the result; None for volumes.
     """
 
     name: str
     slices: int
     matrix: tuple[int, int]
     warnings: list[str] = dataclasses.field(default_factory=list)
+    remarks: list[str] = dataclasses.field(default_factory=list)
     before: Moments = dataclasses.field(default_factory=Moments)
     after: Moments = dataclasses.field(default_factory=Moments)
     change: Moments = dataclasses.field(default_factory=Moments)
@@ -61,18 +71,20 @@ class Result:
     seconds: float = 0.0
     number: int | None = None
 
-    def add(
-        self, before: np.ndarray, after: np.ndarray, padding: np.ndarray | None, slices: int = 1
-    ) -> None:
-        """Count the HU of so many slices before and after, outside ``padding``."""
-        same = np.reshape(before == after, (slices, -1))
-        self.unchanged += int(np.count_nonzero(same.all(axis=1)))
-        if padding is not None:
-            before, after = before[~padding], after[~padding]
+    @property
+    def title(self) -> str:
+        """The name with the number of the result, for warnings."""
+        return self.name if self.number is None else f"{self.name} → #{self.number}"
+
+    def add(self, before: np.ndarray, change: np.ndarray, no_data: np.ndarray | None) -> None:
+        """Count one slice (H, W): its HU before, what was added to them, where it has no data."""
+        self.unchanged += not change.any()
+        self.written += 1
+        if no_data is not None:
+            before, change = before[~no_data], change[~no_data]
         self.before.add(before)
-        self.after.add(after)
-        self.change.add(after - before)
-        self.written += slices
+        self.after.add(before + change)
+        self.change.add(change)
 
     def row(self) -> dict:
         """Plain numbers for JSON, HU rounded to thousandths."""
@@ -100,25 +112,28 @@ class Result:
             "outside_window_pixels": self.cut_by_window,
             "seconds": round(self.seconds, 2),
             "warnings": self.warnings,
+            "remarks": self.remarks,
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """A whole run: results, and (name, reason) of the files left out and of what failed.
+    """A whole run: its results, the files left out, and (name, reason) of what failed.
 
-    ``out``: the folder of the results. ``others``: files passed over that nothing marks as images.
+    ``left_out``: (file, reason, kind) as :mod:`ldct_jax.dicom.left_out` has them;
+    ``left_out_lines`` the report of them, ``incomplete`` the error line where images were left
+    out, else "". ``out``: the folder of the results.
     """
 
     model: str
     digest: str
     blend: float
     results: tuple[Result, ...]
-    left_out: tuple[tuple[str, str], ...]
-    damaged: int
+    left_out: tuple[tuple[str, str, str], ...] = ()
+    left_out_lines: tuple[str, ...] = ()
+    incomplete: str = ""
     failed: tuple[tuple[str, str], ...] = ()
     out: str = ""
-    others: int = 0
 
     def record(self) -> dict:
         """For ``--json``."""
@@ -127,9 +142,8 @@ class Summary:
             "digest": self.digest,
             "blend": self.blend,
             "results": [r.row() for r in self.results],
-            "left_out": [{"file": f, "reason": r} for f, r in self.left_out],
+            "left_out": [{"file": f, "reason": r, "kind": k} for f, r, k in self.left_out],
             "failed": [{"name": n, "reason": r} for n, r in self.failed],
-            "other_files": self.others,
         }
 
     def text(self) -> str:
@@ -137,22 +151,19 @@ class Summary:
         lines = [f"model {self.model}, sha256 {self.digest[:16]}…, blend {self.blend:g}"]
         new = any(r.number is not None for r in self.results)
         head = ("series", "slices", "matrix", "HU before", "HU after", "change", "clipped px")
-        rows = [("series", "result", *head[1:]) if new else head]
-        for r in self.results:
-            rows.append(
-                (
-                    r.name,
-                    *(["–" if r.number is None else f"#{r.number}"] if new else []),
-                    f"{r.slices}" + (f" ({r.kept} kept)" if r.kept else ""),
-                    f"{r.matrix[0]}x{r.matrix[1]}",
-                    *(_pair(m) for m in (r.before, r.after, r.change)),
-                    str(r.clipped + r.moved),
-                )
+        rows = [
+            (
+                r.name,
+                *(["–" if r.number is None else f"#{r.number}"] if new else []),
+                f"{r.slices}" + (f" ({r.kept} kept)" if r.kept else ""),
+                f"{r.matrix[0]}x{r.matrix[1]}",
+                *(_pair(m) for m in (r.before, r.after, r.change)),
+                str(r.clipped + r.moved),
             )
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        for row in rows:
-            lines.append("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
-        lines.append("HU: mean ± sd over the pixels outside padding; change: after - before")
+            for r in self.results
+        ]
+        lines.append(plain_table(("series", "result", *head[1:]) if new else head, rows))
+        lines.append("HU: mean ± sd over the pixels that hold data; change: after - before")
         if new:
             lines.append("#: SeriesNumber; the results are new series of the same studies")
         if any(r.kept for r in self.results):
@@ -166,16 +177,37 @@ class Summary:
             lines.append(f"unchanged: {slices} went in: the model took no noise out")
         if self.out and self.results:
             lines.append(f"results are in {self.out}")
-        lines += [f"left out: {file}: {reason}" for file, reason in self.left_out[:10]]
         lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
-        if len(self.left_out) > 10:
-            lines.append(f"left out: {len(self.left_out) - 10} more files")
-        if self.others:
-            files = f"{self.others} file{'s' * (self.others > 1)}"
-            lines.append(f"passed over: {files} without the mark of a DICOM file")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.left_out_lines])
 
 
 def _pair(moments: Moments) -> str:
     # + 0.0: a mean of -0.04 is not "-0.0".
     return f"{round(moments.mean, 1) + 0.0:.1f} ± {moments.sd:.1f}" if moments.n else "–"
+
+
+def grouped(told: Iterable[tuple[str, str]]) -> list[str]:
+    """(name, text) of many warnings as few lines: a line a text, with the names it holds for.
+
+    Of texts that differ in their numbers alone, the first :data:`ALIKE` have a line of their own.
+    """
+    by_text: dict[str, list[str]] = {}
+    for name, text in told:
+        by_text.setdefault(text, []).append(name)
+    kinds: dict[str, list[str]] = {}
+    for text in by_text:
+        kinds.setdefault(re.sub(r"[-+\d.]+", "#", text), []).append(text)
+    lines = []
+    for texts in kinds.values():
+        lines += [f"{_named(by_text[text])}: {text}" for text in texts[:ALIKE]]
+        if rest := [name for text in texts[ALIKE:] for name in by_text[text]]:
+            lines.append(f"{_named(rest)}: much the same, with other numbers")
+    return lines
+
+
+def _named(names: list[str]) -> str:
+    names = list(dict.fromkeys(names))
+    if len(names) <= 1:
+        return names[0]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{len(names)} series ({', '.join(names[:NAMED])}{more})"

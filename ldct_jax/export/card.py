@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldct_jax import __version__
-from ldct_jax.denoise.trained import Trained
+from ldct_jax.data.trained import Trained
 from ldct_jax.errors import CheckpointError
 from ldct_jax.hu import Window
 from ldct_jax.record import from_record, short_name
@@ -28,7 +28,7 @@ class Card:
       name: of the network. kind: stablehlo, onnx or safetensors.
       checkpoint: digest of the checkpoint it was made of.
       model, window: their records (:mod:`ldct_jax.record`); trained_on as in the checkpoint.
-      size: (H, W) that the artefact takes, or None for any.
+      size: (H, W) that the artefact takes, or None for any with sides of ``min_side`` or more.
       verified: largest differences from the checkpoint's network, HU, by the images' name.
       sha256: of the artefact's bytes; where the card is inside of them, of :func:`sealed` ones.
 
@@ -44,6 +44,7 @@ class Card:
     size: tuple[int, int] | None
     verified: dict[str, float] = dataclasses.field(default_factory=dict)
     sha256: str = ""
+    min_side: int = 1
 
     @property
     def window(self) -> Window:
@@ -85,6 +86,7 @@ class Card:
                 raise CheckpointError(
                     f"{where} has format {record['format']}, this version reads {FORMAT}"
                 )
+            record.setdefault("min_side", 1)  # cards of before have none
             fields = {f.name: record[f.name] for f in dataclasses.fields(cls)}
             size = fields["size"]
             card = cls(**{**fields, "size": None if size is None else tuple(size)})

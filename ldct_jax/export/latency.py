@@ -92,7 +92,7 @@ def table(measured: dict) -> str:
 
 def _forms(source: Source, size: tuple[int, int]) -> dict[str, tuple[Callable, str]]:
     function = jax.jit(source.function())
-    exported = stablehlo.deserialized(stablehlo.serialized(function, size), "the export")
+    exported = stablehlo.deserialized(stablehlo.serialized(function, size)[0], "the export")
     call = jax.jit(exported.call)
     model = onnx_model.converted(source.function(twin_for_onnx(source.model)), size)
     session = open_session(model.SerializeToString(), "the export")

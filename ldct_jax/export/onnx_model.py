@@ -3,7 +3,12 @@
 Running it needs onnxruntime and numpy:
 
     session = onnxruntime.InferenceSession("model.onnx")
-    (denoised_hu,) = session.run(None, {"hu": hu})  # (batch, height, width) float32
+    (denoised_hu,) = session.run(["denoised_hu"], {"hu": hu})  # (batch, height, width) float32
+
+A network that keeps a share of the noise has a second output, ``noise_hu`` (batch,), and takes the
+noise of the series, the median of its slices', as an optional second input:
+
+    session.run(["denoised_hu"], {"hu": hu, "series_noise_hu": numpy.array(23.5, "f4")})
 """
 
 from __future__ import annotations
@@ -15,6 +20,8 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import UNSEALED, Card, sealed
@@ -23,6 +30,8 @@ from ldct_jax.export.source import Source, twin_for_onnx
 from ldct_jax.system.files import write_bytes
 
 OPSET = 21
+INPUTS = ("hu", "series_noise_hu")
+OUTPUTS = ("denoised_hu", "noise_hu")
 MOST_HU = 0.05
 """What float32 arithmetic in another order may amount to."""
 
@@ -41,17 +50,21 @@ def export(
     """
     import jax
 
-    twin = twin_for_onnx(source.model)
-    model = converted(source.function(twin), size)
+    twin, with_noise = twin_for_onnx(source.model), source.takes_noise
+    function = source.with_noise(twin) if with_noise else source.function(twin)
+    model = converted(function, size, with_noise=with_noise)
     stacks = verify.images(size, check)
     with verify.on_cpu():
         try:
             session = open_session(model.SerializeToString(), str(path))
+
+            def run(hu, *noise):
+                inputs = zip(INPUTS, map(np.asarray, (hu, *noise)), strict=False)
+                out = session.run(None, dict(inputs))
+                return out if noise else out[0]
+
             differences = verify.compare(
-                jax.jit(source.function(twin)),
-                lambda hu: session.run(None, {"hu": hu})[0],
-                stacks,
-                most_hu=MOST_HU,
+                jax.jit(function), run, stacks, most_hu=MOST_HU, with_noise=with_noise
             )
         except LdctError:
             raise
@@ -68,8 +81,11 @@ def export(
     return dataclasses.replace(card, sha256=sha256)
 
 
-def converted(function, size: tuple[int, int] | None):
-    """The onnx.ModelProto of a (B, H, W) → (B, H, W), input ``hu``, output ``denoised_hu``."""
+def converted(function, size: tuple[int, int] | None, *, with_noise: bool = False):
+    """The onnx.ModelProto of a (B, H, W) → (B, H, W), or of such a one that takes noise too.
+
+    It holds no path of this machine.
+    """
     import jax
 
     try:
@@ -86,11 +102,11 @@ def converted(function, size: tuple[int, int] | None):
             warnings.simplefilter("ignore")
             model = to_onnx(
                 function,
-                [shape],
+                [shape, ()] if with_noise else [shape],
                 model_name="ldct_jax",
                 opset=OPSET,
-                input_names=["hu"],
-                output_names=["denoised_hu"],
+                input_names=list(INPUTS if with_noise else INPUTS[:1]),
+                output_names=list(OUTPUTS if with_noise else OUTPUTS[:1]),
             )
     except Exception as error:  # anything a network it doesn't know leads the converter to
         if size is None:
@@ -101,6 +117,9 @@ def converted(function, size: tuple[int, int] | None):
             f"jax2onnx can't convert this network ({line(error)}): try --format stablehlo"
         ) from error
     _share_constants(model)
+    _drop_remarks(model)
+    if with_noise:
+        _make_optional(model.graph, INPUTS[1])
     return model
 
 
@@ -119,18 +138,45 @@ def _quiet(*names: str) -> Iterator[None]:
 
 def _share_constants(model) -> None:
     """Keep one copy of equal initialisers: the twin repeats the weights that its clones share."""
-    graph, kept, renamed = model.graph, {}, {}
-    for tensor in list(graph.initializer):
-        key = (tensor.data_type, tuple(tensor.dims), _content(tensor))
-        if key in kept:
-            renamed[tensor.name] = kept[key]
-            graph.initializer.remove(tensor)
-        else:
-            kept[key] = tensor.name
+    kept, renamed = {}, {}
+    graphs = list(_graphs(model.graph))
+    for graph in graphs:
+        for tensor in list(graph.initializer):
+            key = (id(graph), tensor.data_type, tuple(tensor.dims), _content(tensor))
+            if key in kept:
+                renamed[tensor.name] = kept[key]
+                graph.initializer.remove(tensor)
+            else:
+                kept[key] = tensor.name
+    for graph in graphs:
+        for node in graph.node:
+            for i, name in enumerate(node.input):
+                node.input[i] = renamed.get(name, name)
+        del graph.value_info[:]  # inferred again by whoever needs it
+
+
+def _graphs(graph) -> Iterator:
+    """A graph and those of its conditional branches."""
+    yield graph
     for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-    del graph.value_info[:]  # inferred again by whoever needs it
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _graphs(attribute.g)
+
+
+def _drop_remarks(model) -> None:
+    """Take out what the converter noted of the files and lines that nodes came from."""
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            node.ClearField("doc_string")
+            node.ClearField("metadata_props")
+
+
+def _make_optional(graph, name: str) -> None:
+    """Give a scalar input the value 0 where nobody feeds it: an initialiser of its name is that."""
+    import onnx
+
+    graph.initializer.append(onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, (), [0.0]))
 
 
 def _content(tensor) -> bytes:

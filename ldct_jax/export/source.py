@@ -14,7 +14,11 @@ import numpy as np
 from ldct_jax.export.card import Card
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
+<<<<<<< HEAD
 from ldct_jax.record import short_name
+=======
+from ldct_jax.models.noise_scaled import SERIES, NoiseScaled, slice_noise_hu
+>>>>>>> cf70d87 (Denoising and scoring by the one reader: what has no data stays as it is, unchanged by stored values, warnings grouped; artefacts without paths that take the series' noise)
 from ldct_jax.train.checkpoint import load_model
 
 
@@ -46,6 +50,35 @@ class Source:
         def denoise_hu(hu_bhw):
             x = window.to_unit(hu_bhw.astype(jnp.float32))[..., None]
             return window.to_hu(denoise(model, variables, x)[..., 0])
+
+        return denoise_hu
+
+    @property
+    def takes_noise(self) -> bool:
+        """Whether the network keeps a share of the noise, which slices of a series have in common.
+
+        What is exported then is :meth:`with_noise` in place of :meth:`function`.
+        """
+        return isinstance(self.model, NoiseScaled)
+
+    def with_noise(self, model: Any = None) -> Callable:
+        """((B, H, W) HU, the noise of their series) → ((B, H, W) HU, (B,) noise of each slice).
+
+        The noise of the series is a float32 scalar in HU, the median of its slices'; 0 where it
+        isn't known: each slice is then one for itself. Slices of which everything is kept are
+        returned without computing the network.
+        """
+        model = self.model if model is None else model
+        variables, window = self.variables, self.window
+
+        def denoise_hu(hu_bhw, series_noise_hu):
+            x = window.to_unit(hu_bhw.astype(jnp.float32))[..., None]
+            noise = slice_noise_hu(x[..., 0])
+            of_series = jnp.where(series_noise_hu > 0, series_noise_hu, noise)
+            known = {**variables, SERIES: {"noise_hu": of_series[:, None, None, None]}}
+            everything = jnp.all(model.share_kept(noise, of_series) >= 1)
+            out = jax.lax.cond(everything, lambda x: x, lambda x: denoise(model, known, x), x)
+            return window.to_hu(out[..., 0]), noise
 
         return denoise_hu
 

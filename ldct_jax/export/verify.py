@@ -12,6 +12,8 @@ from ldct_jax.errors import LdctError, UsageError
 
 RANDOM_SIDES = ((64, 80), (96, 64))
 MOST_REAL_SLICES = 4
+SERIES_NOISE_HU = 25.0
+"""A series' noise for which an export that takes one is verified."""
 
 
 def images(size: tuple[int, int] | None, check: Path | None) -> dict[str, np.ndarray]:
@@ -39,10 +41,30 @@ def largest_difference(a, b) -> float:
 
 
 def compare(
-    expected: Callable, exported: Callable, stacks: dict[str, np.ndarray], *, most_hu: float
+    expected: Callable,
+    exported: Callable,
+    stacks: dict[str, np.ndarray],
+    *,
+    most_hu: float,
+    with_noise: bool = False,
 ) -> dict[str, float]:
-    """Largest differences in HU by name; raises LdctError where one exceeds ``most_hu``."""
-    differences = {n: largest_difference(expected(x), exported(x)) for n, x in stacks.items()}
+    """Largest differences in HU by name; raises LdctError where one exceeds ``most_hu``.
+
+    ``with_noise``: both take the series' noise too and return the slices' (:meth:`Source.with_noise
+    <ldct_jax.export.source.Source.with_noise>`); they are compared with and without it.
+    """
+
+    def differ(x) -> float:
+        if not with_noise:
+            return largest_difference(expected(x), exported(x))
+        pairs = [
+            (a, b)
+            for noise in (0.0, SERIES_NOISE_HU)
+            for a, b in zip(*(f(x, np.float32(noise)) for f in (expected, exported)), strict=True)
+        ]
+        return max(largest_difference(a, b) for a, b in pairs)
+
+    differences = {name: differ(x) for name, x in stacks.items()}
     worst = max(differences, key=differences.get)
     if differences[worst] > most_hu:
         raise LdctError(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.trained import Trained
 from ldct_jax.denoise.models import Denoiser, find
 from ldct_jax.denoise.run import RECORD
-from ldct_jax.denoise.trained import Trained
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored, to_hu
 from ldct_jax.hu import FULL

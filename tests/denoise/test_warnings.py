@@ -6,9 +6,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from ldct_jax.data.trained import Trained
 from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
-from ldct_jax.denoise.trained import Trained
 from ldct_jax.errors import DataError
 from ldct_jax.hu import DCSWGAN
 from tests.denoise.series import denoiser, hu_of
