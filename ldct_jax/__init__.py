@@ -16,7 +16,7 @@ _xla_flags.add_flags()
 def __getattr__(name: str):
     # Late, so that `import ldct_jax` and `ldct --help` cost nothing.
     if name == "load":
-        from ldct_jax.loading import load
+        from ldct_jax.denoise.models import load
 
         return load
     raise AttributeError(f"module 'ldct_jax' has no attribute {name!r}")

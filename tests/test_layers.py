@@ -20,7 +20,7 @@ LAYERS = [
     {"data"},
     {"optim"},
     {"train"},
-    {"denoise", "export", "loading"},
+    {"denoise", "export"},
     {"study"},
     {"report"},
     {"cli"},

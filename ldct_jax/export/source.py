@@ -14,11 +14,8 @@ import numpy as np
 from ldct_jax.export.card import Card
 from ldct_jax.hu import Window
 from ldct_jax.models.inference import denoise
-<<<<<<< HEAD
-from ldct_jax.record import short_name
-=======
 from ldct_jax.models.noise_scaled import SERIES, NoiseScaled, slice_noise_hu
->>>>>>> cf70d87 (Denoising and scoring by the one reader: what has no data stays as it is, unchanged by stored values, warnings grouped; artefacts without paths that take the series' noise)
+from ldct_jax.record import short_name
 from ldct_jax.train.checkpoint import load_model
 
 

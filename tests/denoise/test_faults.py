@@ -36,8 +36,8 @@ def test_nan_fails_its_series_and_writes_nothing_of_it(tmp_path):
 
     summary = denoise_path(source, tmp_path / "out", denoiser(compute))
     assert sorted(contents(tmp_path / "out")) == [f"b/00{k}.dcm" for k in range(3)]
-    assert summary.failed[0][0] == "a #1"
-    with pytest.raises(LdctError, match="a #1: the result of test holds NaN"):
+    assert summary.failed[0][0] == "a #1 → #1001"
+    with pytest.raises(LdctError, match="a #1 → #1001: the result of test holds NaN"):
         check_complete(summary)
     assert not list((tmp_path / "out").glob(".*"))
 

@@ -7,14 +7,12 @@ import pydicom
 import pytest
 
 from ldct_jax.cli import run as cli
-from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.denoise.compare import compare
-from ldct_jax.denoise.models import SERIES_SAMPLE, find
+from ldct_jax.denoise.compare import PairedSeries, Pairs, compare
+from ldct_jax.denoise.models import SERIES_SAMPLE, find, load
 from ldct_jax.denoise.run import Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.errors import DataError, LdctError, NumericsError, UsageError
-from ldct_jax.loading import load
 from ldct_jax.metrics.protocols import named
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.train.checkpoint import load_model
@@ -123,19 +121,20 @@ def test_files_of_a_series_are_treated_as_its_array_is(tmp_path):
         np.testing.assert_array_equal(read_stored(read_header(tmp_path / "out" / path.name)), image)
 
 
-def test_slices_of_a_patient_are_compared_as_a_series():
-    """Those of one dose: by what its own series' total takes from it, each slice is told."""
-    levels = (1, 10, 3, 20, 50, 70, 2)
-    hu = np.stack([np.full((32, 32), k, np.int16) for k in levels])
-    ones = np.ones(7)
-    pairs = PairedSlices(
-        *(hu, hu, ("a", "b", "a", "b", "b", "b", "c"), ones, ones),
-        doses=np.array([0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.5]),
+def test_slices_are_compared_series_by_series():
+    """By what its own series' total takes from it, each slice is told."""
+
+    def stack(*levels):
+        return np.stack([np.full((32, 32), k, np.int16) for k in levels])
+
+    series = [(1, 3), (10, 20), (50, 70), (2,)]
+    pairs = Pairs(
+        tuple(PairedSeries(stack(*v), stack(*v), p) for v, p in zip(series, "abbc", strict=True)),
         source="",
     )
     found = compare(pairs, by_series(), "model", [named("pcn")])
     rmse = [4096 * row["rmse"] for row in found[-1].rows]
-    np.testing.assert_allclose(rmse, [4, 30, 4, 30, 120, 120, 0], rtol=1e-3)
+    np.testing.assert_allclose(rmse, [4, 4, 30, 30, 120, 120, 0], rtol=1e-3)
 
 
 def test_a_folder_of_series_keeps_its_shape(tmp_path):
@@ -174,7 +173,7 @@ def test_gaps_duplicates_and_localizers_are_told(tmp_path):
     summary = denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
     assert any("about 1 slice missing" in t for t in told)
     assert any("1 duplicate skipped" in t for t in told)
-    assert summary.left_out == (("scout.dcm", "a localizer"),)
+    assert summary.left_out == (("scout.dcm", "a localizer", "other"),)
     assert len(contents(tmp_path / "out")) == 5
     check_complete(summary)
     with pytest.raises(DataError, match="--strict refuses"):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldct_jax.denoise.models import find
+from ldct_jax.denoise.models import find, load
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.errors import LdctError
-from ldct_jax.loading import load
 from tests.denoise.series import IDENTITY, contents, denoiser
 from tests.derived_fixtures import OUTSIDE
 from tests.dicom_fixtures import anatomy, noisy
@@ -117,4 +116,4 @@ def test_values_that_are_no_hu_are_told(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(0, 1, (8, 8)))
     told = []
     denoise_path(tmp_path / "x.npy", tmp_path / "out", IDENTITY, warn=told.append)
-    assert "are they HU?" in told[0]
+    assert "are these HU?" in told[0]

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 
 from ldct_jax.cli import run as cli
-from ldct_jax.denoise.models import find
+from ldct_jax.denoise.models import find, load
 from ldct_jax.denoise.run import denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
-from ldct_jax.loading import load
 from tests.derived_fixtures import slice_of
 from tests.dicom_fixtures import anatomy, noisy, write_series
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from ldct_jax.denoise.models import load
 from ldct_jax.errors import CheckpointError, LdctError
 from ldct_jax.export import onnx_model, stablehlo, verify
 from ldct_jax.export.card import UNSEALED, sealed
-from ldct_jax.loading import load
 
 
 @pytest.mark.core
