@@ -43,12 +43,11 @@ def no_data(hu: np.ndarray, declared: np.ndarray | None = None) -> np.ndarray | 
         mask |= declared
     for image, marked in zip(_stack(hu), _stack(mask), strict=True):
         corner = image[0, 0]
-        if marked[0, 0]:
+        if marked[0, 0] or not (image[0, -1] == corner == image[-1, 0] == image[-1, -1]):
             continue
-        if image[0, -1] == corner == image[-1, 0] and image[-1, -1] == corner:
-            radius = _radius(*image.shape)
-            if (image[radius > 1 + RIM] == corner).all():
-                marked |= (radius > 1 - RIM) & (image == corner)
+        radius = _radius(*image.shape)
+        if (image[radius > 1 + RIM] == corner).all() and not (image == corner).all():
+            marked |= (radius > 1 - RIM) & (image == corner)
     return mask if mask.any() else None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import filled, no_data, value_range
+from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data, value_range
 from ldct_jax.data.volumes import is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.denoise.filters import run as run_filter
@@ -125,7 +125,12 @@ def compare(
 def _slice(series: PairedSeries, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """(low, full, where either holds no data) of one slice, (H, W) float32 with air there."""
     low, full = (np.asarray(stack[k], np.float32) for stack in (series.low, series.full))
-    empty = no_data(full, no_data(low))
+    # A constant corner of one of them alone is data: the air of a target without noise.
+    masks = [no_data(low), no_data(full)]
+    empty = (low < NO_DATA_BELOW_HU) | (full < NO_DATA_BELOW_HU)
+    if masks[0] is not None and masks[1] is not None:
+        empty |= masks[0] & masks[1]
+    empty = empty if empty.any() else None
     return filled(low, empty), filled(full, empty), empty
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -73,8 +74,8 @@ def test_a_paired_store_is_named_twice(tmp_path):
         (dict(model="nonsense"), "nonsense"),
         (dict(protocol="psnr"), "mayo-abdomen"),
         (dict(low="missing.npy"), "doesn't exist"),
-        (dict(low="other.npy"), "no pair"),
-        (dict(low="text.npy"), "can't be read"),
+        (dict(low="other.npy"), "not a pair"),
+        (dict(low="text.npy"), "not a usable"),
         (dict(low="."), "two of one kind"),
     ],
 )
@@ -88,3 +89,134 @@ def test_mistakes_are_one_line(npy, tmp_path, capfd, change, words):
     assert run(low, full, *arguments) in (1, 2)
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ") and words in error
+
+
+def nifti_pair(folder, change):
+    """Low and full as NIfTI files that ``change`` (array, affine → image) makes."""
+    from tests.dicom_fixtures import anatomy, noisy
+
+    affine = np.diag([3.0, 3.0, 5.0, 1.0])
+    paths = []
+    for side, sd in (("low", 40), ("full", 5)):
+        hu = noisy(anatomy(0, n=3), sd, sd).transpose(2, 1, 0)[::-1, ::-1]
+        paths.append(folder / f"{side}.nii.gz")
+        change(hu, affine.copy()).to_filename(paths[-1])
+    return paths
+
+
+def tilted(hu, affine):
+    affine[1, 2] = 1.6
+    return nibabel.Nifti1Image(hu, affine)
+
+
+def oblique(hu, affine):
+    turn = np.deg2rad(2)
+    affine[:2, :2] = 3 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return nibabel.Nifti1Image(hu, affine)
+
+
+def qform_only(hu, affine):
+    image = nibabel.Nifti1Image(hu, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(None, 0)
+    return image
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        tilted,
+        oblique,
+        qform_only,
+        lambda hu, affine: nibabel.Nifti2Image(hu, affine),
+        lambda hu, affine: nibabel.Nifti1Image(hu.astype(np.int64), affine, dtype=np.int64),
+        lambda hu, affine: nibabel.Nifti1Image(hu[..., None], affine),
+    ],
+)
+def test_nifti_that_is_denoised_is_scored_as_it_is_cut(tmp_path, capfd, change):
+    low, full = nifti_pair(tmp_path, change)
+    out = tmp_path / "scores.json"
+    assert run(low, full, "--model", "identity", "--json", str(out)) == 0
+    rows = json.loads(out.read_text())["slices"]
+    stacks = [nibabel.load(p).get_fdata().reshape(64, 64, 3) for p in (low, full)]
+    expected = PCN.score(*(v[::-1, ::-1].transpose(2, 1, 0) for v in stacks)).psnr_db
+    found = [row["psnr_db"] for row in rows if row["method"] == "identity"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert cli.run(["denoise", str(low), str(tmp_path / "out"), "--model", "identity"]) == 0
+    assert nibabel.load(tmp_path / "out" / "low.nii.gz").shape == nibabel.load(low).shape
+
+
+def test_nifti_of_different_places_is_not_a_pair(tmp_path, capfd):
+    low, full = nifti_pair(tmp_path, nibabel.Nifti1Image)
+    image = nibabel.load(full)
+    image.affine[2, 3] = 40
+    nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(full)
+    assert run(low, full, "--model", "identity") == 1
+    assert "different places" in capfd.readouterr().err
+
+
+def test_values_are_not_rounded_and_network_units_are_refused(tmp_path, capfd):
+    rng = np.random.default_rng(0)
+    full = rng.normal(-300, 300, (1, 48, 48)).astype(np.float32)
+    low = full + rng.normal(0, 0.2, full.shape).astype(np.float32)
+    np.save(tmp_path / "full.npy", full)
+    np.save(tmp_path / "low.npy", low)
+    out = tmp_path / "scores.json"
+    names = ["--model", "identity", "--protocol", "mayo-abdomen", "--json", str(out)]
+    assert run(tmp_path / "low.npy", tmp_path / "full.npy", *names) == 0
+    rows = json.loads(out.read_text())["slices"]
+    np.testing.assert_allclose(rows[0]["rmse"], MAYO_ABDOMEN.score(low, full).rmse[0])
+    np.save(tmp_path / "low.npy", (low + 1024) / 4096)
+    capfd.readouterr()
+    assert run(tmp_path / "low.npy", tmp_path / "full.npy", "--model", "identity") == 1
+    error = capfd.readouterr().err
+    assert "low.npy: " in error and "are these HU?" in error and "network units" in error
+
+
+def test_two_dicom_files_are_a_pair_whatever_their_names(tmp_path, capfd):
+    from tests.dicom_fixtures import anatomy, noisy, write_slice
+
+    hu = anatomy(0, n=1)
+    for low, full in (("low.dcm", "full.dcm"), ("L067_QD.IMA", "IM0001")):
+        write_slice(tmp_path / low, noisy(hu, 30, 1)[0], z=0.0, SeriesInstanceUID="1.2")
+        write_slice(tmp_path / full, noisy(hu, 5, 2)[0], z=0.0, SeriesInstanceUID="1.3")
+        assert run(tmp_path / low, tmp_path / full, "--model", "identity") == 0
+        assert "identity, all patients" in capfd.readouterr().out
+    write_slice(tmp_path / "far", noisy(hu, 5, 2)[0], z=300.0, SeriesInstanceUID="1.4")
+    assert run(tmp_path / "low.dcm", tmp_path / "far", "--model", "identity") == 1
+    assert "position" in capfd.readouterr().err
+
+
+def test_what_was_left_out_is_told_and_fails_at_the_end(tmp_path, capfd):
+    """A damaged slice, slices without a partner, a series whose kernels differ."""
+    from tests.dicom_fixtures import anatomy, noisy, write_series
+
+    for side, sd, n in (("low", 30, 3), ("full", 5, 6)):
+        uid = "1.2" if side == "low" else "1.3"
+        paths = write_series(
+            tmp_path / side / "a", noisy(anatomy(0, n=n), sd, sd), SeriesInstanceUID=f"{uid}.1"
+        )
+        kernel = "B70f" if side == "low" else "B30f"
+        tags = {"SeriesInstanceUID": f"{uid}.2", "ConvolutionKernel": kernel}
+        write_series(tmp_path / side / "b", noisy(anatomy(1, n=3), sd, sd), z0=100.0, **tags)
+    paths[1].write_bytes(paths[1].read_bytes()[:3000])
+    out = tmp_path / "scores.json"
+    names = ["--model", "identity", "--json", str(out)]
+    assert run(tmp_path / "low", tmp_path / "full", *names) == 1
+    said = capfd.readouterr()
+    warnings = [line for line in said.err.splitlines() if line.startswith("warning: ")]
+    assert "2 slices" in said.out and "1 CT image left out" in said.err
+    for words in ("truncated", "kernel", "partner"):
+        assert any(words in line for line in warnings), (words, warnings)
+    assert len(json.loads(out.read_text())["warnings"]) == len(warnings)
+    assert run(tmp_path / "low", tmp_path / "full", *names, "--strict") == 1
+    assert "--strict refuses it" in capfd.readouterr().err
+
+
+def test_the_shipped_model_is_the_default(npy, capfd):
+    from ldct_jax.denoise.models import SHIPPED
+
+    _, low, full = npy
+    assert run(low, full) == 0
+    out = capfd.readouterr().out
+    assert f"model {next(iter(SHIPPED))}, sha256" in out and "(of 4096 HU)" in out

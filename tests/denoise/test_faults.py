@@ -189,14 +189,14 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch
 
 
 def test_memory_does_not_grow_with_the_series(tmp_path):
-    """The peak of 48 slices over that of 8, in slices of float32."""
+    """The peak of 64 slices over that of 24, which have as many in the sample."""
     import tracemalloc
 
     size, peaks = 256, []
-    for n in (8, 48):
+    for n in (24, 64):
         write_series(tmp_path / str(n), anatomy(0, n=n, size=size))
         tracemalloc.start()
         denoise_path(tmp_path / str(n), tmp_path / f"out{n}", IDENTITY)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 16 * size * size * 4
+    assert peaks[1] - peaks[0] < 32 * size * size * 4

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import numpy as np
-import pydicom
 import pytest
 
 from ldct_jax.cli import run as cli
@@ -14,7 +13,7 @@ from ldct_jax.denoise.models import find, load
 from ldct_jax.denoise.run import Options, check_complete, denoise_path
 from ldct_jax.dicom.header import read_header
 from ldct_jax.dicom.pixels import read_stored
-from ldct_jax.errors import DataError
+from ldct_jax.errors import DataError, LdctError
 from tests.denoise.series import IDENTITY, contents, denoiser
 from tests.derived_fixtures import OUTSIDE, slice_of
 from tests.dicom_fixtures import anatomy, noisy, write_series
@@ -69,13 +68,14 @@ def test_padding_that_lossy_compression_moved_comes_back(tmp_path):
 
 def test_a_constant_corner_comes_back(tmp_path):
     """Beyond the scan circle, at a value that tissue has too."""
-    corner = np.hypot(*((np.mgrid[:64, :64] - 31.5) / 32)) > 1.02
+    radius = np.hypot(*((np.mgrid[:64, :64] - 31.5) / 32))
+    corner = radius > 1
     paths = signed_series(tmp_path / "in", np.where(corner, 0, BODY))
     denoise_path(tmp_path / "in", tmp_path / "out", denoiser(lambda hu: hu + 10))
     for path in paths:
         changed = stored(tmp_path / "out" / path.name) - stored(path)
         assert (changed[corner] == 0).all()
-        assert (changed[np.hypot(*((np.mgrid[:64, :64] - 31.5) / 32)) < 0.98] == 10).all()
+        assert (changed[radius < 0.98] == 10).all()
 
 
 def wrapped(folder):
@@ -101,7 +101,7 @@ def test_values_that_are_not_hu_are_told_or_refused(tmp_path, make, words):
     assert len(told) == 1 and "are these HU?" in told[0] and words in told[0]
     assert summary.results[0].warnings and len(contents(tmp_path / "out")) >= 1
     strict = denoise_path(tmp_path / "in", tmp_path / "strict", IDENTITY, Options(strict=True))
-    with pytest.raises(DataError, match=r"are these HU\?.*--strict refuses it"):
+    with pytest.raises(LdctError, match=r"are these HU\?.*--strict refuses it"):
         check_complete(strict)
     assert contents(tmp_path / "strict") == {}
 
@@ -118,7 +118,7 @@ def test_one_slice_that_is_not_hu_is_found_beyond_the_sample(tmp_path):
 def test_slices_last_are_left_out_and_named(tmp_path):
     (tmp_path / "in").mkdir()
     np.save(tmp_path / "in" / "last.npy", np.moveaxis(BODY, 0, -1))
-    with pytest.raises(DataError, match="numpy.moveaxis"):
+    with pytest.raises(DataError, match=r"numpy\.moveaxis"):
         denoise_path(tmp_path / "in" / "last.npy", tmp_path / "out", IDENTITY)
     np.save(tmp_path / "in" / "first.npy", BODY)
     summary = denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY)
@@ -239,9 +239,6 @@ def test_other_containers_are_named_and_make_the_command_fail_at_the_end(tmp_pat
 def test_an_unwritable_header_costs_its_file_before_anything_is_computed(tmp_path):
     paths = write_series(tmp_path / "in", BODY)
     data = paths[1].read_bytes()
-    # An OB of odd length, as PS3.5 forbids, that no writer takes.
-    image = pydicom.dcmread(paths[1])
-    image.ConvolutionKernel = "B30f"
     at = data.index(b"\x18\x00\x10\x12SH")  # ConvolutionKernel, whose VR becomes SQ
     paths[1].write_bytes(data[:at] + b"\x18\x00\x10\x12SQ" + data[at + 6 :])
     computed = []
@@ -255,13 +252,10 @@ def test_an_unwritable_header_costs_its_file_before_anything_is_computed(tmp_pat
     assert len(contents(tmp_path / "out")) == 2 and sum(computed) == 2
 
 
-def test_results_are_not_from_slices_across_another_axis(tmp_path):
-    sagittal = (0, 1, 0, 0, 0, -1)
+def test_slices_along_the_body_are_told(tmp_path):
     for k in range(3):
-        slice_of(tmp_path / "in" / f"{k}.dcm", orientation=sagittal, SeriesInstanceUID="1.2")
+        tags = {"orientation": (0, 1, 0, 0, 0, -1), "SeriesInstanceUID": "1.2"}
+        slice_of(tmp_path / "in" / f"{k}.dcm", ImageType=["ORIGINAL", "PRIMARY"], **tags)
     told = []
-    try:
-        denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
-    except DataError as error:
-        told.append(str(error))
-    assert any("across the body" in line or "axial" in line for line in told)
+    denoise_path(tmp_path / "in", tmp_path / "out", IDENTITY, warn=told.append)
+    assert any("don't lie across the body" in line for line in told)
