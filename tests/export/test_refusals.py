@@ -25,8 +25,8 @@ def test_an_export_that_differs_is_not_written(small, tmp_path, monkeypatch):
     ):
         original = getattr(module, name)
 
-        def off(function, size, original=original, wrap=wrap):
-            return original(wrap(lambda hu: function(hu) + 0.1), size)
+        def off(function, size, original=original, wrap=wrap, **options):
+            return original(wrap(lambda hu: function(hu) + 0.1), size, **options)
 
         monkeypatch.setattr(module, name, off)
         with pytest.raises(LdctError, match=r"differs from the network by 0\.\d+ HU"):
