@@ -10,9 +10,9 @@ from pathlib import Path
 from ldct_jax.errors import LdctError, UsageError
 
 ACCEL = "ACCEL"
-# Who the processes are, where no launcher says it: HOST:PORT of the first, how many, which one.
+# Set by hand where there is no launcher: HOST:PORT of the first process, how many, which one.
 JOIN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# A process that is silent for so long is lost, and ends the others wherever they wait for it.
+# A process that is silent for this long is lost; the others then end, wherever they wait for it.
 LOST_AFTER_S = 30
 
 
@@ -64,7 +64,7 @@ def start(*, distributed: bool = False) -> None:
 
 
 def _quieten_closed_loops() -> None:
-    """Drop one known line noise: writes that end after their checkpoint has failed.
+    """Drop one known, harmless message: writes that end after their checkpoint has failed.
 
     On a full disk the other arrays' writers find their event loop closed and report that through
     ``sys.unraisablehook``, with a traceback each, around the one line that says what is wrong.
@@ -116,7 +116,7 @@ def join() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one of several that speaks to the user."""
+    """Whether this process is the one that reports to the user."""
     import jax
 
     return jax.process_index() == 0

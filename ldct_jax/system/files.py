@@ -52,8 +52,7 @@ def telling(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise LdctError(
-                f"{path.parent} is full: free some space and run the same command again, it goes "
-                "on where it stopped"
+                f"{path.parent} is full: free some space and run the same command again to resume"
             ) from error
         raise LdctError(
             f"{path} can't be written ({error.strerror}): choose another folder"

@@ -11,7 +11,7 @@ PLAIN_EVERY_S = 10.0
 
 
 class Progress:
-    """Counts up to ``total`` and says how far it is, how fast, and how long it will take.
+    """Counts up to ``total`` and shows progress, rate and remaining time.
 
     ``advance`` takes the number of units done and a short free text (the loss, a file name).
     On anything but a terminal a line is printed at most every ten seconds, and one at the end.
@@ -46,7 +46,7 @@ class Progress:
     def __exit__(self, *error) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif error == (None, None, None) and self.total:  # of nothing there is nothing to say
+        elif error == (None, None, None) and self.total:  # nothing to report of an empty task
             self._line()
 
     def advance(self, n: int = 1, text: str = "") -> None:
@@ -92,7 +92,7 @@ def _clock(seconds: float) -> str:
 
 @contextlib.contextmanager
 def stage(what: str, stream=None) -> Iterator[None]:
-    """Say that something of unknown length begins, and how long it took when it is over."""
+    """Print that something of unknown length begins, and at the end how long it took."""
     stream = stream or sys.stderr
     began = time.monotonic()
     print(f"{what} …", file=stream, flush=True)

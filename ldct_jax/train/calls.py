@@ -17,13 +17,13 @@ SECTIONS = ("compile", "train", "evaluate", "save")
 
 @dataclasses.dataclass
 class Call:
-    """Steps that were handed to the device, and what is to be done when they are over."""
+    """Steps that were dispatched, and what to do when they are done."""
 
     first: int
     count: int
     metrics: dict
     state: Any = None
-    """A copy of the state at its end, where it is evaluated or saved."""
+    """A copy of the state after its last step, where it is evaluated or saved."""
     numbers: Callable[[], dict] | None = None
     """Blocks, and returns what the monitor found; None where nothing is evaluated."""
     signal: int = 0
@@ -57,14 +57,14 @@ class Pace:
         return max(1, min(MAX_STEPS_PER_CALL, round(self._per_second * SECONDS_PER_CALL)))
 
     def dispatched(self, idle: bool) -> None:
-        """A call was handed over; ``idle``: the device had nothing else to do until then."""
+        """A call was dispatched; ``idle``: the device had no work until then."""
         if idle:
             self._since = time.monotonic()
 
     def finished(self, count: int, more: bool = False) -> None:
-        """A call is over; ``more``: the host has an evaluation or a checkpoint to do with it.
+        """A call is done; ``more``: the host evaluates or saves its state.
 
-        Then neither its own time nor that of the next one is the device's.
+        Then neither its own wall time nor that of the next call is the device's alone.
         """
         now = time.monotonic()
         if self._per_second is None or not (more or self._more):
@@ -73,9 +73,9 @@ class Pace:
 
 
 class Clock:
-    """Wall seconds by section, over all sittings of a run; what belongs to none is ``other``.
+    """Wall seconds by section, summed over restarts; time in no section is ``other``.
 
-    Sections don't nest: an inner one stops the outer one's watch.
+    An inner section stops the watch of the outer one.
     """
 
     def __init__(self, seconds: dict[str, float] | None = None):
@@ -95,14 +95,14 @@ class Clock:
             self._open.pop()
 
     def _count(self) -> None:
-        """The time since the last change belongs to the section that is open."""
+        """Add the time since the last change to the open section."""
         now = time.monotonic()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
     def report(self) -> dict[str, float]:
-        """Seconds by section, ``other`` and ``total`` included, over all sittings."""
+        """Seconds by section with ``other`` and ``total``, summed over restarts."""
         known = sum(self.seconds.values())
         total = max(self._before + time.monotonic() - self._began, known)
         return {**self.seconds, "other": total - known, "total": total}

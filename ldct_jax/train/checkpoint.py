@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one kind (``last`` or ``best``) in a run folder.
 
-    Saving is asynchronous: the state is copied to the host, and training goes on while it is
-    written (one process; of several the first writes, and the others wait for its next step).
+    Saving is asynchronous: the state is copied to the host and written while training continues.
+    With several processes the first writes, and training waits for it.
     :meth:`wait` returns when everything is on the disk and raises what went wrong.
     """
 
@@ -44,8 +44,8 @@ class Checkpoints:
         """A description, with its digest, of the checkpoint that :meth:`restore_latest` took."""
         self._ocp = ocp
         self._saved: int | None = None
-        # Of several processes the first alone writes, since the state is whole there, and waits for
-        # nobody. It writes at once: the threads of two managers would take barriers of one name.
+        # With several processes the first writes alone (it holds the whole state), and not in the
+        # background: the threads of two managers would use barriers of the same name.
         self._writes = jax.process_index() == 0
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
@@ -75,7 +75,7 @@ class Checkpoints:
             "extra": extra or {},
             "digests": digests(tree),
         }
-        # A copy: it is written in the background, while the caller's clock goes on.
+        # A copy: it is written in the background while the caller changes its own.
         meta = json.loads(json.dumps(meta))
         meta["digest"] = of_json(meta)
         self._guard(
@@ -112,7 +112,7 @@ class Checkpoints:
                 raise CheckpointError(NO_SPACE) from error
             raise CheckpointError(
                 f"the checkpoint of step {self._saved} is not on the disk as it was saved: was "
-                f"{self.folder.parent} changed or removed? Run the same command again to go on "
+                f"{self.folder.parent} changed or removed? Run the same command again to resume "
                 "from the last whole one"
             ) from error
         finally:
@@ -169,7 +169,7 @@ NO_SPACE = (
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether less than a checkpoint's worth is free: a writer may fail there without a word."""
+    """Whether less than 1 MiB is free: a writer may fail there without an error."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free < 1 << 20
@@ -285,37 +285,29 @@ def _compare(wanted: dict, found: dict, folder: Path) -> None:
 
 
 def find(path: Path | str) -> Path:
-    """The checkpoint folder that ``path`` means: itself, or the one that a run's tables score.
+    """The checkpoint folder that ``path`` means: itself, or the one of a run that its table scored.
 
-    That is the ``last`` of a run folder, or the ``best`` where its experiment selects that.
+    Of a run folder that is the last one, or the best where the experiment says ``select="best"``.
     """
     path = Path(path)
     if (path / "meta").is_dir() and (path / "state").is_dir():
         return path
-    kinds = ("best", "last") if _selects_best(path) else ("last", "best")
-    for folder in (
-        *(path / "checkpoints" / kind for kind in kinds),
-        *(path / k for k in kinds),
-        path,
-    ):
-        steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
-        if steps:
-            return max(steps, key=lambda p: int(p.name))
+    for kinds in (("checkpoints/last", "checkpoints/best"), ("last", "best"), (".", ".")):
+        last, best = (_newest(path / kind) for kind in kinds)
+        if last is not None and best is not None:
+            chosen = read_meta(last)["record"].get("experiment", {}).get("select", "last")
+            return best if chosen == "best" else last
+        if last is not None or best is not None:
+            return last or best
     raise CheckpointError(
         f"{path} holds no checkpoint: give a run folder (runs/EXP/VARIANT) or a checkpoint in it"
     )
 
 
-def _selects_best(run: Path) -> bool:
-    config = run / "config.json"
-    try:
-        return json.loads(config.read_text())["record"]["experiment"]["select"] == "best"
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{config} can't be read: give one of the checkpoints in {run.name}/checkpoints"
-        ) from error
+def _newest(folder: Path) -> Path | None:
+    """The checkpoint of the latest step in ``folder``."""
+    steps = [p for p in folder.glob("*") if p.name.isdigit() and (p / "meta").is_dir()]
+    return max(steps, key=lambda p: int(p.name), default=None)
 
 
 def last_good(folder: Path) -> str | None:

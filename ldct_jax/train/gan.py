@@ -100,7 +100,7 @@ def adversarial(
         if low.shape[0] % n:
             raise UsageError(f"a batch of {low.shape[0]} can't be split into {n} critic steps")
         low, full, weight = parts(low), parts(full), parts(weight)
-        # A mean over no patch would be 0/0, and the whole batch be thrown away.
+        # The mean over no patch would be 0/0, and the whole batch would be skipped.
         empty = lax.psum(jnp.sum(weight, axis=1), axis) == 0
         weight = jnp.where(empty[:, None], 1.0, weight)
         fakes = lax.stop_gradient(

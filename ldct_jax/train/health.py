@@ -14,7 +14,7 @@ from ldct_jax.errors import NumericsError
 # A state is good while its validation MSE is at most this times the undenoised images' (6 dB).
 WORST_GOOD_FACTOR = 4.0
 
-# A loss is a spike where it stands so many standard deviations above the mean of so many before it.
+# A loss is a spike if it is SPIKE_DEVIATIONS standard deviations above the mean of the window.
 SPIKE_WINDOW = 128
 SPIKE_DEVIATIONS = 6.0
 
@@ -34,7 +34,7 @@ def is_good(numbers: dict) -> bool | None:
 
 
 class LossSpikes:
-    """Finds losses far above those before them; ``losses`` are the ones of earlier sittings."""
+    """Finds losses far above those before them; ``losses``: of the steps before a restart."""
 
     def __init__(self, losses: Iterable[float] = ()):
         # A ring: this runs at every step of trainings whose steps take a few milliseconds.
@@ -50,7 +50,7 @@ class LossSpikes:
         """Standard deviations of ``loss`` above the window's mean where it is a spike, else None.
 
         The loss then belongs to the window itself: a training that settles on a higher level is
-        reported once, not for ever.
+        reported once.
         """
         found = None
         if self._seen >= SPIKE_WINDOW:
@@ -64,19 +64,19 @@ class LossSpikes:
 
 
 class Watch:
-    """Looks at a training's numbers as they come, and warns on stderr.
+    """Checks a training's numbers as they arrive and warns on stderr.
 
     Args:
       name: of the training, for messages.
       gan: its :class:`ldct_jax.train.gan.WassersteinGAN` or None.
       total: steps of the whole training.
-      losses: of the steps before this sitting.
+      losses: of the steps before a restart.
       quiet: say nothing; for all processes but the first.
     """
 
     def __init__(self, name: str, gan, total: int, losses: Iterable[float], quiet: bool):
         self._name, self._gan, self._total, self._quiet = name, gan, total, quiet
-        self._spikes, self._told_epoch = LossSpikes(losses), None
+        self._spikes, self._warned_epoch = LossSpikes(losses), None
         self.good_step: int | None = None
         """The last step whose evaluation was good, see :func:`is_good`."""
 
@@ -86,8 +86,8 @@ class Watch:
         All spikes are in the log; on the terminal the first of an epoch stands for the others.
         """
         spike = self._spikes.deviations(loss)
-        if spike is not None and epoch != self._told_epoch:
-            self._told_epoch = epoch
+        if spike is not None and epoch != self._warned_epoch:
+            self._warned_epoch = epoch
             self._warn(
                 f"the loss of step {step}, {loss:.3g}, is {spike:.1f} standard deviations above "
                 f"the mean of the {SPIKE_WINDOW} before it"

@@ -1,4 +1,4 @@
-"""Where a training starts from another's parameters: fine-tuning, and the next cascade stage."""
+"""Start a training from another one's parameters: fine-tuning, and the next cascade stage."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from ldct_jax.train.state import TrainState
 def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[TrainState, str]:
     """(``state`` with the parameters and statistics of the checkpoint at ``path``, its digest).
 
-    The checkpoint's model is the same as ``model``, or it is what ``model``, a cascade, begins
-    with: a single stage or a shorter cascade; then only the later stages keep their fresh start.
-    Step, optimiser and randomness stay those of ``state``. Raises CheckpointError otherwise, and
-    where the parameters belong to another window: to them the same image would be another one.
+    The checkpoint's model must equal ``model``, or be the first stage or stages of the cascade
+    ``model``, whose later stages then keep their initial parameters. Step, optimiser and random
+    key stay those of ``state``. Raises CheckpointError for any other model, and for another
+    window: the same image would have other values.
     """
     source, variables, theirs, meta = load_model(path)
     if reason := why_not(model, window, source, theirs):

@@ -1,7 +1,8 @@
 """Several processes that train as one: every decision that they must share goes through here.
 
-What a clock, a signal, a disk or the size of a memory says differs between processes, and a
-collective that only some of them enter never ends. One process alone does as it decides.
+Clocks, signals, disks and memory sizes differ between processes, and a collective that only some
+of them enter never returns. So nothing that is measured locally may decide what a process does
+next. With one process every method returns at once.
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ class Processes:
         return json.loads(self._gathered(padded)[0].tobytes())
 
     def first(self, action: Callable[[], Any]) -> Any:
-        """Let the first process alone do ``action``, as where files are written; all wait for it.
+        """Run ``action`` on the first process alone (writing files, say) while the others wait.
 
-        Returns on every process what it returned, which JSON must hold. Where it fails all fail:
-        with its error there, with a reference to it elsewhere.
+        Returns its result, which JSON must hold, on every process. If it fails, every process
+        raises: the first its own error, the others one that refers to it.
         """
         return self.share(self._all_or_none(action, self.is_first))
 
     def together(self, action: Callable[[], Any]) -> Any:
-        """``action`` on every process; where it fails on one of them it fails on all."""
+        """Run ``action`` on every process; if it fails on one of them, all raise."""
         return self._all_or_none(action, True)
 
     def in_turn(self, action: Callable[[], Any]) -> Any:
-        """``action`` on the first process, which may fill a cache, and then on the others."""
+        """Run ``action`` on the first process, which may fill a cache, then on the others."""
         firsts = self._all_or_none(action, self.is_first)
         others = self._all_or_none(action, not self.is_first)
         return firsts if self.is_first else others
@@ -84,9 +85,9 @@ class Processes:
             try:
                 value = action()
             except Exception as raised:
-                # Kept until the others know: they would wait for ever in their next collective.
+                # Raised below, once the others know: they would wait in their next collective.
                 error = raised
-        # Failing numbers end one run and not the command, on every process alike.
+        # NumericsError ends one run, not the command, so every process must raise the same kind.
         (failed,) = self.agree(0 if error is None else 1 + isinstance(error, NumericsError))
         if error is not None:
             raise error

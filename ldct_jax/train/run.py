@@ -92,15 +92,15 @@ def train(
             run.evaluate_owed()
             pending = None
             while run.done < total:
-                # The device gets its next steps before the host turns to those that are over:
-                # reading metrics, evaluating and saving then cost no time of the device.
+                # Dispatch call N, then read the metrics of N - 1, evaluate and save: the device
+                # computes meanwhile.
                 call = run.dispatch(idle=pending is None)
                 if pending is not None:
                     run.retire(pending)
-                # Only now, after all that may have taken long: has a signal come, is a save due?
+                # Retiring may have taken long, so look for signals and the time to save after it.
                 run.decide(call)
                 pending = call
-                # Where nothing follows, or the pace is to be learned, there is nothing to wait for.
+                # Nothing follows, or the first call is to show how long a step takes.
                 if run.done == total or call.signal or run.pace.unsure:
                     run.retire(call)
                     pending = None
@@ -145,7 +145,7 @@ class Run:
             self.best = Checkpoints(kept / "best", self.record, keep=1)
             if (restored := self.last.restore_latest(self.state)) is None:
                 return {}
-            self._say(f"goes on from {self.last.restored}")
+            self._say(f"resumes from {self.last.restored}")
             self.state = restored[0]
             return restored[1]
 
@@ -178,7 +178,7 @@ class Run:
 
     @contextlib.contextmanager
     def stepping(self, profile: bool):
-        """While steps run, a signal waits for a whole state; progress is shown."""
+        """While steps run, progress is shown and a signal waits until the state is saved."""
         batch, stream = self.feed.batch_size, None if self.parallel.is_first else io.StringIO()
         trace = contextlib.nullcontext()
         if profile:
@@ -190,7 +190,7 @@ class Run:
             yield
 
     def evaluate_owed(self) -> None:
-        """The evaluation of the restored step, where the run was left before its end."""
+        """Evaluate the restored step if the log has no row of it (an interrupted evaluation)."""
         if self.monitor is None or not self._looks_at(self.done):
             return
         if self.parallel.first(lambda: self.log.evaluated(self.done)):
@@ -220,7 +220,7 @@ class Run:
 
     def decide(self, call: Call) -> None:
         """Whether a call is evaluated and saved; its state is then copied, the evaluation begun."""
-        if self.parallel.processes == 1:  # several keep to what they agreed on before the call
+        if self.parallel.processes == 1:  # several agreed on this before the call
             call.signal, save = self._asked()
             call.save = bool(save)
         call.save = call.save or bool(call.signal) or self.done == self.total
@@ -233,7 +233,7 @@ class Run:
             self._begin_evaluation(call)
 
     def retire(self, call: Call) -> None:
-        """Wait for a call; log its metrics, then evaluate and save its state where that is due."""
+        """Wait for a call and log its metrics; evaluate and save its state where that is due."""
         self._log_steps(call)
         if call.numbers is not None:
             self._evaluate(call)
@@ -297,7 +297,7 @@ class Run:
                 return
 
             def numbers() -> dict:
-                """Of one process, or rounding could make the others choose another best state."""
+                """From the first process: rounding could make another choose another best state."""
                 own = self.parallel.own(variables_of(call.state))
                 return self.parallel.first(lambda: self.monitor(own)())
 
@@ -315,10 +315,10 @@ class Run:
 
     @contextlib.contextmanager
     def _leaving_at_once(self, call: Call):
-        """A part of an evaluation: a signal need not wait for its end, it comes again instead.
+        """A part of an evaluation that a signal leaves at once; the resumed run evaluates again.
 
-        What is saved is the state that was to be evaluated, not that of later steps. Of several
-        processes one that left alone would keep the others.
+        Saved is the state that was to be evaluated, not that of later steps. With several
+        processes the signal waits: one that left alone would leave the others waiting for it.
         """
         alone = self.parallel.processes == 1
         try:
@@ -351,7 +351,7 @@ class Run:
         """Wait until what was saved is on the disk, and read it back."""
         if isinstance(error, Interrupted):
             with self.stop.deferring(), contextlib.suppress(jax.errors.JaxRuntimeError):
-                # Or the interpreter would be taken down under the steps that nobody waits for.
+                # Otherwise the interpreter would exit while the device still computes.
                 jax.block_until_ready(self.state)
         if self.log is not None:
             self.log.close()
@@ -360,9 +360,9 @@ class Run:
         lost = lost or (isinstance(error, ValueError) and "Gloo" in str(error))
         if lost and self.parallel.processes > 1:
             raise LdctError(
-                f"{self.name}: the processes can't go on together "
+                f"{self.name}: lost the connection between the processes "
                 f"({' '.join(str(error).split())[:160]}): one of them ended or failed; run the "
-                "same command again on all of them to go on from the last checkpoint"
+                "same command again on all of them to resume from the last checkpoint"
             ) from error
 
         def close_checkpoints() -> None:
@@ -372,5 +372,5 @@ class Run:
                         closing.callback(checkpoints.close)
 
         with self.clock.section("save"), self.stop.deferring():
-            # After an error the others may be anywhere.
+            # After an error the other processes may be anywhere: wait for none of them.
             self.parallel.together(close_checkpoints) if error is None else close_checkpoints()

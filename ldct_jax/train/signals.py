@@ -18,7 +18,7 @@ import time
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 # How long a first signal waits for the main thread where there is nothing to save: a compilation
-# may keep it for minutes, while who sent the signal (a scheduler) kills after half a minute.
+# may take minutes, and a scheduler kills the process about 30 s after its signal.
 GRACE_S = 15.0
 
 
@@ -37,9 +37,9 @@ class StopRequest:
     """What the first signal means while :meth:`watching`.
 
     Inside :meth:`deferring` (the training loop) it only sets :attr:`number`: the loop saves and
-    then calls :meth:`check`. Elsewhere (data, evaluation, report: nothing to save that a restart
-    doesn't make again) it raises :class:`Interrupted` at once, and ends the process after
-    :data:`GRACE_S` where the main thread is busy in compiled code. A second signal ends it too.
+    then calls :meth:`check`. Elsewhere (data, evaluation, report: a restart repeats them) it
+    raises :class:`Interrupted` at once, and ends the process after :data:`GRACE_S` where the main
+    thread is busy in compiled code. A second signal always ends it.
     """
 
     def __init__(self):

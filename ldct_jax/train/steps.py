@@ -22,7 +22,7 @@ from ldct_jax.train.state import TrainState
 
 AXIS = "data"
 
-# After so many batches in a row with non-finite gradients a training stands still and is stopped.
+# A training stops after this many batches in a row with non-finite gradients.
 MAX_SKIPPED_IN_A_ROW = 5
 # No network works with such weights in float32: a step that leads there is as lost as NaN. Without
 # this, a huge learning rate can end in dead ReLUs, where every number is finite and none moves.

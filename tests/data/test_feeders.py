@@ -146,6 +146,7 @@ def test_a_mapped_stack_reads_like_an_array(tmp_path):
     )
     np.testing.assert_array_equal(stack, pairs.low_hu)
     np.testing.assert_array_equal(stack[3], pairs.low_hu[3])
+    np.testing.assert_array_equal(stack[[2, 0]].astype(np.float32), pairs.low_hu[[2, 0]])
     np.testing.assert_array_equal(stack[1:4], pairs.low_hu[1:4])
     np.testing.assert_array_equal(stack[np.array([4, 0])], pairs.low_hu[[4, 0]])
     assert mapped(pairs, tmp_path).digest() == pairs.digest()

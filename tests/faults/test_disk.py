@@ -99,7 +99,7 @@ def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path, compiled
         with told[1].open("w") as file:
             process = start(disk / "run", saved // 8 + 2, compiled_once, file)
         assert process.wait(240) == 0, told[1].read_text()[-3000:]
-        assert f"goes on from step {saved} " in told[1].read_text()
+        assert f"resumes from step {saved} " in told[1].read_text()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
 

@@ -35,7 +35,7 @@ def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, 
         taken = taken[:end]
     taken += run(*training, tmp_path / "pieces")
     said = capfd.readouterr().err
-    assert all(f"goes on from step {end} (sha256 " in said for end in ends.values())
+    assert all(f"resumes from step {end} (sha256 " in said for end in ends.values())
 
     # Two fresh runs with one seed, of which one was interrupted.
     assert_same_end(tmp_path / "straight", tmp_path / "pieces")

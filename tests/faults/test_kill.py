@@ -26,7 +26,7 @@ def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path, compiled_on
         return [int(x) for x in begun.read_text().split()]
 
     def said(path) -> int:
-        found = re.search(r"goes on from step (\d+) \(sha256", path.read_text())
+        found = re.search(r"resumes from step (\d+) \(sha256", path.read_text())
         return int(found[1]) if found else 0
 
     def resumed_from(path) -> int:

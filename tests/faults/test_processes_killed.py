@@ -79,7 +79,7 @@ def test_the_other_process_ends_and_the_restart_goes_on(victim, tmp_path):
     finally:
         end(again)
     assert codes == [0, 0], said(tmp_path, 0).read_text()[-3000:]
-    assert f"goes on from step {saved} " in said(tmp_path, 0).read_text()
+    assert f"resumes from step {saved} " in said(tmp_path, 0).read_text()
     result = json.loads((run / "result.json").read_text())
     assert result["steps"] == 2 * EPOCHS
     steps = [r["step"] for r in log_of(run) if "loss" in r]

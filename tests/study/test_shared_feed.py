@@ -20,14 +20,15 @@ pytestmark = pytest.mark.core
 def test_photographs_in_another_window_are_another_feed():
     """Their HU come from the window: the second variant was trained on the first one's."""
     session = object.__new__(_Session)
-    session.parallel, session.scale = DataParallel(jax.devices()[:1]), SMOKE
-    session.request, session._feeders = types.SimpleNamespace(feed="resident"), {}
+    session.parallel, session._feeds = DataParallel(jax.devices()[:1]), {}
+    request = types.SimpleNamespace(feed="resident")
+    session.plan = types.SimpleNamespace(request=request, scale=SMOKE)
     patches = Patches(size=32, stride=32, batch=4, slices_per_patient=1)
     full = Experiment(tiny.MODEL, patches=patches, images=NaturalImages(sigma=25, tile=64))
     assert full.window == FULL
-    first = session._feeder(0, None, full)
-    assert session._feeder(0, None, full.but(epochs=3)) is first
-    second = session._feeder(0, None, full.but(window=ABDOMEN))
+    first = session._feed(0, None, full)
+    assert session._feed(0, None, full.but(epochs=3)) is first
+    second = session._feed(0, None, full.but(window=ABDOMEN))
     a, b = (np.asarray(feed.inputs(0, 0, 1)["full"]) for feed in (first, second))
     # Black and white are the windows' ends.
     assert ABDOMEN.low <= b.min() < b.max() <= ABDOMEN.high

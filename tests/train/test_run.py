@@ -162,21 +162,23 @@ def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
     last.close()
 
 
-def test_a_model_is_the_state_that_the_tables_score(tmp_path):
-    """``last``, unless the experiment selects ``best``; ``--model RUN`` takes the same."""
+@pytest.mark.parametrize(("select", "scored"), [("last", "last/16"), ("best", "best/8")])
+def test_a_model_is_the_state_that_the_tables_score(select, scored, tmp_path):
+    """``--model RUN`` takes the ``last``, unless the experiment selects the ``best``."""
     values = iter([35.0, 30.0])
-    monitor = lambda variables: lambda: {"validation_psnr": next(values)}  # noqa: E731
-    tiny.train(tiny.experiment(), tiny.feeder(), tmp_path, monitor=monitor)
-    config, record = tmp_path / "config.json", {"experiment": {"select": "best"}}
-    assert find(tmp_path) == tmp_path / "checkpoints/last/16"
-    config.write_text(json.dumps({"record": record}))
-    assert find(tmp_path) == tmp_path / "checkpoints/best/8"
-    record["experiment"]["select"] = "last"
-    config.write_text(json.dumps({"record": record}))
-    assert find(tmp_path) == tmp_path / "checkpoints/last/16"
-    config.write_text("{")
-    with pytest.raises(CheckpointError, match=r"config.json can't be read"):
-        find(tmp_path)
+    experiment = tiny.experiment(select=select)
+    run.train(
+        experiment,
+        tiny.feeder(),
+        tmp_path,
+        record={"experiment": experiment.record()},
+        parallel=one_device(),
+        monitor=lambda variables: lambda: {"validation_psnr": next(values)},
+    )
+    assert find(tmp_path) == tmp_path / "checkpoints" / scored
+    model, _, window, meta = load_model(tmp_path)
+    assert (model, window) == (experiment.model, experiment.window)
+    assert meta["step"] == int(scored.rpartition("/")[2])
 
 
 def test_what_the_log_lacks_is_evaluated_when_the_run_goes_on(tmp_path):

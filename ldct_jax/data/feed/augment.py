@@ -1,8 +1,7 @@
 """Augmentations inside the compiled step, each patch from its own key.
 
-A patch's key is a function of (seed, epoch, index): the same patch turns the same way whatever
-the batch, the number of devices, or the feed. Both images of a pair are changed alike;
-``noise_25`` alone changes one of them.
+A patch's key is a function of (seed, epoch, index): batch, number of devices and feed don't change
+its transform. Both images of a pair get the same one; ``noise_25`` alone changes one of them.
 """
 
 from __future__ import annotations

@@ -33,8 +33,8 @@ def make_feed(
 
     Args:
       columns: the patches of a batch that this process's devices hold; Grain reads no others.
-      agree: the largest value over all processes. Their devices may have different memory, and
-        programs with different inputs would wait for each other for ever.
+      agree: the largest value over all processes. Their devices may have different memory, but
+        all must run the same program.
     """
     if feed not in FEEDS:
         raise UsageError(f"feed={feed!r}: use one of {', '.join(FEEDS)}")

@@ -25,8 +25,8 @@ class GrainFeed:
     """Feeds patches of ``pairs`` from the host; a :class:`ldct_jax.data.feed.feed.Feed`.
 
     Host memory: :data:`PREFETCHED_STEPS` + 2 · :data:`STEPS_PER_CALL` batches of both doses,
-    whatever the collection's size. The position is the step, so a restart goes on where the
-    checkpoint is: Grain's random access starts at any batch without reading those before it.
+    whatever the collection's size. The position is the step, so a restart continues at the
+    checkpoint: Grain's random access starts at any batch without reading those before it.
 
     ``columns``: which patches of each batch are read here, all of them by default. Of several
     processes each reads those of its own devices; the others' places stay untouched zeros, which

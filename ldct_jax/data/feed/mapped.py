@@ -60,6 +60,10 @@ class MappedStack:
             return np.asarray(self)[index]
         return MappedStack(self._parts, self._places[index])
 
+    def astype(self, dtype) -> np.ndarray:
+        """All slices in memory."""
+        return np.asarray(self, dtype)
+
     def __array__(self, dtype=None, copy=None):
         if copy is False:
             raise ValueError("a stack on the disk can't become an array without a copy")

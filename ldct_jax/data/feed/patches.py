@@ -27,8 +27,8 @@ class Patches:
       stride: interval of the grid, pixels (pcn: 4).
       batch: patches a step, over all devices (pcn: 128).
       slices_per_patient: random slices of each training patient, None for all (pcn: 10).
-      per_slice: so many patches of each slice and epoch at random places, other ones in every
-        epoch, in place of the grid (dncnn_dose: 15); None for the grid.
+      per_slice: patches taken from each slice at random places, new ones every epoch, instead
+        of the grid (dncnn_dose: 15); None for the grid.
       augment: ``none``, or a name in :data:`ldct_jax.data.feed.augment.AUGMENTATIONS`.
     """
 
@@ -40,10 +40,8 @@ class Patches:
     per_slice: int | None = None
 
     def __post_init__(self):
-        if (
-            min(1 if self.size is None else self.size, self.stride, self.batch, self.per_slice or 1)
-            < 1
-        ):
+        counts = (self.size, self.stride, self.batch, self.per_slice)
+        if any(count is not None and count < 1 for count in counts):
             raise UsageError("patch size, stride, batch and per_slice must be at least 1")
         augment.check(self.augment)
 
@@ -63,7 +61,7 @@ class Patches:
 class Grid:
     """The positions of all patches in ``n`` slices of ``height`` × ``width`` pixels.
 
-    ``per_slice``: an epoch takes so many positions of each slice at random; None for all of them.
+    ``per_slice``: positions of each slice that an epoch draws at random; None for all of them.
     """
 
     n: int
