@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ldct_jax import hu
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.image import SSIMWindow, decibel, mse, ssim
 from ldct_jax.metrics.statistics import MeanSD
+from ldct_jax.system.provenance import cores
 
 PREDICTION_MAXIMUM = "maximum of the denoised image"
 GAUSSIAN = SSIMWindow()
@@ -92,8 +94,9 @@ class Protocol:
                 "prediction and reference must be equal stacks of slices (N, H, W), not "
                 f"{prediction.shape} and {reference.shape}"
             )
-        rows = []
-        for i, pair in enumerate(zip(prediction, reference, strict=True)):
+
+        def score(i: int) -> tuple[float, float, float, float]:
+            pair = prediction[i], reference[i]
             for what, image in zip(("prediction", "reference"), pair, strict=True):
                 if not np.isfinite(image).all():
                     raise DataError(f"{what} slice {i} holds NaN or infinite values")
@@ -102,7 +105,11 @@ class Protocol:
                 counts = ~self._cropped(np.asarray(no_data[i]))
                 if not counts.any():
                     raise DataError(f"slice {i} holds no data in the region that is scored")
-            rows.append(self._score_slice(*(self._prepare(image) for image in pair), counts))
+            return self._score_slice(*(self._prepare(image) for image in pair), counts)
+
+        # SSIM's filters release the interpreter: slices are scored on all cores.
+        with ThreadPoolExecutor(cores()) as pool:
+            rows = list(pool.map(score, range(len(prediction))))
         return Scores(self, *(np.array(column) for column in zip(*rows, strict=True)))
 
     def _prepare(self, image_hu) -> np.ndarray:

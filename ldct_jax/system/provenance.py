@@ -32,7 +32,7 @@ def device() -> dict[str, str | int]:
         "kind": devices[0].device_kind,
         "count": len(devices),
         "cpu": cpu_model(),
-        "cores": _cores(),
+        "cores": cores(),
         "xla_flags": xla_flags(),
     }
 
@@ -74,5 +74,6 @@ def cpu_model() -> str:
     )
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
