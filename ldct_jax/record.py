@@ -83,6 +83,9 @@ BARE_NAMES = {
 # Fields that older records hold and no class has any more, with what they always were.
 RETIRED = {"frozen_statistics": False}
 
+# Fields that say how a network is computed, not what: bit for bit the same whatever they are.
+HOW = ("loop",)
+
 
 # ---- names -------------------------------------------------------------------------------------
 
@@ -334,7 +337,8 @@ def canonical(record: Any) -> Any:
     defaults = ((f, f.default) for f in fields(kind) if f.default is not dataclasses.MISSING)
     order = dict.fromkeys(f.name for f in fields(kind))
     merged = order | dict(_recorded(defaults)) | found
-    return {"type": name_of(kind)} | merged
+    gone = {k for k, v in RETIRED.items() if k not in order and merged.get(k, v) == v}
+    return {"type": name_of(kind)} | {k: v for k, v in merged.items() if k not in (*gone, *HOW)}
 
 
 def fields(value: Any) -> list[dataclasses.Field]:

@@ -1,6 +1,7 @@
 """Records rebuild what they describe, overrides are typed, nothing foreign is constructed."""
 
 import json
+import sys
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from ldct_jax.metrics import protocols
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Cosine, Exponential, Piecewise
-from ldct_jax.record import BARE_NAMES, difference, from_record, name_of, resolve, to_record
+from ldct_jax.record import BARE_NAMES, OWN, difference, from_record, name_of, resolve, to_record
 from ldct_jax.study.experiment import Experiment
 
 pytestmark = pytest.mark.core
@@ -109,7 +110,8 @@ def test_wrong_overrides_say_what_is_legal(setting, words):
         ({"type": "ClonesNet", "n_cats": 3}, "n_cats"),
     ],
 )
-def test_a_record_names_nothing_but_what_is_allowed(record, words):
+def test_a_record_names_nothing_but_what_is_allowed(record, words, monkeypatch):
+    monkeypatch.delitem(sys.modules, OWN, raising=False)
     with pytest.raises(CheckpointError, match=words):
         from_record(record)
 

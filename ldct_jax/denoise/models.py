@@ -40,6 +40,7 @@ class Denoiser:
       window: the model's HU window; None for filters, which have none.
       trained_on: the range of its training images; None where it isn't known.
       learned: whether a training range matters at all.
+      step: of the training at which a checkpoint was saved; None for anything else.
       of_series: a function of some of a series' slices, each (H, W) HU → ``compute`` for that
         series; None where every slice is for itself.
     """
@@ -54,6 +55,7 @@ class Denoiser:
     of_series: Callable[[Iterable[np.ndarray]], Callable] | None = dataclasses.field(
         default=None, repr=False
     )
+    step: int | None = None
 
     def for_series(self, read: Callable[[int], np.ndarray], n: int) -> Denoiser:
         """This denoiser for slices of one series; ``read(i)`` gives the i-th of ``n``, (H, W) HU.
@@ -229,6 +231,7 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
         # Folder names stay out of headers: the network's own name and the digest say what it is.
         name=name if name in SHIPPED else short_name(meta["record"]["model"]["type"]),
         digest=meta["digest"],
+        step=meta.get("step"),
         batch=slices.batch,
         window=window,
         trained_on=Trained.from_record(meta["record"].get("trained_on")),

@@ -115,12 +115,13 @@ class Found:
             found = {k: run.samples[v][at] for k, v in names.items()}
             return found | {"clones": found["clones"][None]}
 
-        first = sample(self.results.runs[0])
+        runs = self.results.shown  # of one patient
+        first = sample(next(iter(runs.values())))
         shown = {"normal dose": first["full"], "low dose": first["low"]}
         low = first["low"].astype(np.float32)[None, ..., None]
         shown |= {label: f(low)[0, ..., 0] for label, f in (filters or {}).items()}
-        for row in self.ran(rows):
-            shown[row] = sample(self.results.of(row)[0])["clones"][-1]
+        for row in (row for row in self.ran(rows) if row in runs):
+            shown[row] = sample(runs[row])["clones"][-1]
         return shown
 
 

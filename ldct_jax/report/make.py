@@ -71,9 +71,10 @@ def build(blocks: Sequence[Any], loaded: results.Results) -> page.Report:
 
 def _viewer(found: Found) -> page.Viewer:
     """Low dose, the rows' results and the normal dose, to be compared by hand."""
-    first = found.results.runs[0].samples
+    runs = found.results.shown
+    first = next(iter(runs.values())).samples
     stacks = {"low dose": first["scrolled_low"]}
-    for row in physics.spread(found.results.variants, MAX_VIEWED):
-        stacks[row] = found.results.of(row)[0].samples["scrolled"]
+    for row in physics.spread(tuple(runs), MAX_VIEWED):
+        stacks[row] = runs[row].samples["scrolled"]
     stacks["normal dose"] = first["scrolled_full"]
     return page.Viewer(stacks, caption=f"Test slices. Data: {found.data}.")

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.plausible import no_data
+from ldct_jax.data.flat_noise import tissue_noise
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split
-from ldct_jax.denoise.filters import Gaussian, run
+from ldct_jax.denoise.filters import run
 from ldct_jax.errors import NumericsError
-from ldct_jax.metrics.noise import flat_mask, noise_sd
 from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.models.whole_slices import WholeSlices
@@ -35,9 +35,6 @@ REFERENCES = (
     "reference_tissue_noise_hu",
 )
 """Parts of study.json that hold the filters' rows, each by repeat and name."""
-
-SOFT_TISSUE = (0, 120)
-"""HU between which flat tissue counts for the noise that is left."""
 
 SCROLLED = 6
 """Test slices that a report's viewer scrolls through."""
@@ -118,11 +115,9 @@ class Examiner:
         found = {}
         for dose in self.scale.doses or (None,):
             at = np.ones(len(test), bool) if dose is None else test.doses == dose
-            reference = Gaussian(2.0)(np.float32(test.full_hu[at])[..., None])[..., 0]
-            flat = flat_mask(reference, *SOFT_TISSUE, size=7)
-            enough = flat.sum(axis=(1, 2)).max(initial=0) > 1
             key = "" if dose is None else f"{dose:g}"
-            found[key] = noise_sd(images[at], flat) if enough else None
+            pixel = float(np.median(test.pixel_mm[at]))
+            found[key] = tissue_noise(images[at], np.asarray(test.full_hu[at]), pixel)
         return found
 
     def result(

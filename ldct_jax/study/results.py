@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -82,6 +83,16 @@ class Results:
             for label in labels
         ]
         return sorted(set.intersection(*there))
+
+    @cached_property
+    def shown(self) -> dict[str, Run]:
+        """The run of each variant whose images are shown: all of one repeat, so of one patient.
+
+        It is the first repeat that most variants have; a variant without it shows no image.
+        """
+        counts = Counter(run.repeat for run in self.runs)
+        repeat = max(sorted(counts), key=counts.__getitem__, default=0)
+        return {run.variant: run for run in self.runs if run.repeat == repeat}
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -57,7 +57,8 @@ class Panel:
         reference = next(iter(shown.values()))
         height, width = reference.shape
         zoom = tuple(round(p * s) for p, s in zip(self.zoom, (height, width) * 2, strict=True))
-        samples, outlined = found.results.of(rows[0])[0].samples if rows else {}, None
+        runs, outlined = found.results.shown, None
+        samples = runs[rows[0]].samples if rows and rows[0] in runs else {}
         if self.regions in samples:
             outlined = samples[self.regions]
             zoom = _around(outlined)
@@ -82,8 +83,8 @@ class Panel:
         shown = {}
         for label, name in self.kept.items():
             for row in rows if "{row}" in label else rows[:1]:
-                samples = found.results.of(row)[0].samples
-                if name in samples:
+                run = found.results.shown.get(row)
+                if run is not None and name in (samples := run.samples):
                     shown[label.format(row=row)] = samples[name]
         return shown
 
