@@ -82,16 +82,12 @@ def _filter(geometry: Geometry, kernel: Kernel):
         distance = geometry.source_centre_mm
         gamma = geometry.fan_angles
         weight = distance * np.cos(gamma)
-        if geometry.flat:
-            # On the virtual detector through the centre: coordinates in mm, weight R²/L² below.
-            ramp = ramp / pitch**2 * pitch * 0.5 / distance
-        else:
-            step = geometry.detector_mm / geometry.source_detector_mm
-            angle = lag * step
-            bend = np.where(lag == 0, 1.0, (angle / np.sin(np.where(lag == 0, 1.0, angle))) ** 2)
-            # Lags beyond the detector's length never meet data; sin would vanish near π.
-            bend = np.where(np.abs(lag) < geometry.n_detectors, bend, 1.0)
-            ramp = ramp * bend / step**2 * step * 0.5
+        step = geometry.detector_mm / geometry.source_detector_mm
+        angle = lag * step
+        bend = np.where(lag == 0, 1.0, (angle / np.sin(np.where(lag == 0, 1.0, angle))) ** 2)
+        # Lags beyond the detector's length never meet data; sin would vanish near π.
+        bend = np.where(np.abs(lag) < geometry.n_detectors, bend, 1.0)
+        ramp = ramp * bend / step**2 * step * 0.5
     else:
         ramp = ramp / pitch
     response = np.fft.rfft(ramp).real * kernel.window(np.fft.rfftfreq(n_fft, pitch))
@@ -168,18 +164,14 @@ def reconstruct(sinogram, response, geometry: Geometry, size: tuple[int, int], p
 
     if isinstance(geometry, FanBeam):
         distance = geometry.source_centre_mm
-        if geometry.flat:
-            step = geometry.detector_mm / geometry.source_detector_mm / REFINE
-            first = geometry.channels[0] * step * REFINE
-        else:
-            first, step, place = _tangent_grid(geometry)
-            place = jnp.asarray(place, jnp.float32)
-            fine = jax.vmap(lambda line: _sample(line, place))(fine)
+        first, step, place = _tangent_grid(geometry)
+        place = jnp.asarray(place, jnp.float32)
+        fine = jax.vmap(lambda line: _sample(line, place))(fine)
 
         def spread(line, c, s):
             across, depth = x * c + y * s, distance - (y * c - x * s)
             tangent = across / depth
-            nearness = 1 / (depth * depth * (1.0 if geometry.flat else 1 + tangent * tangent))
+            nearness = 1 / (depth * depth * (1 + tangent * tangent))
             return _sample(line, (tangent - first) / step) * nearness
     else:
         first = geometry.channels[0] * geometry.detector_mm
@@ -202,7 +194,7 @@ def _scale(geometry: Geometry) -> float:
         # Every line is measured 2 (arc/2π) times; the ramp above carries 1/2 for a full turn.
         if not np.isclose(geometry.arc, 2 * np.pi):
             raise UsageError("fan-beam filtered back-projection needs views on 360° (arc=2π)")
-        return geometry.source_centre_mm**2 if geometry.flat else 1.0
+        return 1.0
     turns = geometry.arc / np.pi
     if not np.isclose(turns, round(turns)) or round(turns) < 1:
         raise UsageError("parallel filtered back-projection needs views on 180° or 360°")

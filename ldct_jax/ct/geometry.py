@@ -21,8 +21,7 @@ class FanBeam:
 
     Args:
       source_centre_mm, source_detector_mm: distances from the source.
-      n_detectors: channels; ``detector_mm`` apart on an arc around the source, or on a straight
-        line if ``flat``.
+      n_detectors: channels, ``detector_mm`` apart on an arc around the source.
       detector_offset: shift of the detector's middle in channels; a quarter makes opposite views
         interleave.
       n_views: over ``arc`` radians (2π for the filtered back-projection) from ``start``.
@@ -39,7 +38,6 @@ class FanBeam:
     n_views: int = 1152
     arc: float = 2 * np.pi
     start: float = 0.0
-    flat: bool = False
 
     def __post_init__(self):
         _check(self.n_detectors, self.n_views, self.detector_mm, self.arc)
@@ -59,8 +57,7 @@ class FanBeam:
     @property
     def fan_angles(self) -> np.ndarray:
         """(D,) γ, radians."""
-        along = self.channels * self.detector_mm / self.source_detector_mm
-        return np.arctan(along) if self.flat else along
+        return self.channels * self.detector_mm / self.source_detector_mm
 
     @property
     def views(self) -> np.ndarray:

@@ -62,8 +62,6 @@ class Scan:
       kernel, cutoff_per_mm: of the reconstruction of the noise, or of the whole image.
       bowtie: None for equal N₀ on all rays.
       mu_water: attenuation of water, 1/mm.
-      starvation: ``logarithm`` (few-photon rays saturate as in a scanner) or ``linear`` (the
-        formula as written, whose Gaussian has no bounds).
     """
 
     n0: float
@@ -73,7 +71,6 @@ class Scan:
     geometry: Geometry = FanBeam()
     bowtie: Bowtie | None = None
     mu_water: float = MU_WATER
-    starvation: str = "logarithm"
 
     def __post_init__(self):
         if not (np.isfinite(self.n0) and self.n0 > 0):
@@ -83,8 +80,6 @@ class Scan:
                 f"electronic_variance={self.electronic_variance}, mu_water={self.mu_water}: the "
                 "first must not be negative, the second be positive"
             )
-        if self.starvation not in ("logarithm", "linear"):
-            raise UsageError(f"starvation={self.starvation!r}: use logarithm or linear")
         named_kernel(self.kernel, self.cutoff_per_mm)
 
     def photons(self):
@@ -114,7 +109,6 @@ class Scan:
             **{f"geometry.{k}": v for k, v in dataclasses.asdict(self.geometry).items()},
             "bowtie": None if self.bowtie is None else dataclasses.asdict(self.bowtie),
             "mu_water_per_mm": self.mu_water,
-            "starvation": self.starvation,
         }
 
 
@@ -168,8 +162,6 @@ def _added_noise(p, key, dose, photons, scan: Scan):
     """p_B − p_A of one sinogram."""
     z = jax.random.normal(key, p.shape)
     sd = noise_sd(p, dose, photons, scan.electronic_variance)
-    if scan.starvation == "linear":
-        return sd * z
     # N = N_B (1 − z·sd), the same to first order, but it can't fall below ε.
     least = LEAST_PHOTONS / (dose * photons) * jnp.exp(p)
     return -jnp.log(jnp.maximum(1 - z * sd, jnp.minimum(least, 1.0)))

@@ -16,20 +16,20 @@ from ldct_jax.ct.fbp import Kernel
 
 HALF_PER_MM = np.geomspace(0.12, 1.6, 61)
 ORDERS = (1.5, 2.5, 4.0)
-MAX_LAG = 5  # pixels
+MAX_LAG = 4  # pixels
 GRID = 64
-MIN_PAIRS = 400
+MIN_TRIPLES = 400
 
 
 def measured_kernel(images_hu, flat, pixel_mm: float) -> Kernel | None:
     """The kernel whose noise resembles the noise in ``flat`` tissue best; None for too little.
 
-    images_hu, flat: (N, H, W) HU and bool. Of each pair of flat pixels in one row or column, 1 to
-    5 pixels apart, the squared difference counts (the variogram of the noise), compared with that
-    of f·w(f)² for windows w = exp(−ln2 (f/half)^order). Differences at such small distances leave
-    out what varies slowly, so that anatomy disturbs little; the noise's level plays no part.
+    images_hu, flat: (N, H, W) HU and bool. Of any three flat pixels in one row or column, 1 to 4
+    pixels apart, the squared second difference counts, compared with that of f·w(f)² for windows
+    w = exp(−ln2 (f/half)^order). Second differences leave out what rises evenly, so that anatomy
+    disturbs little; the noise's level plays no part.
     """
-    squares, pairs = np.zeros(MAX_LAG), np.zeros(MAX_LAG)
+    squares, counts = np.zeros(MAX_LAG), np.zeros(MAX_LAG)
     for image, region in zip(images_hu, flat, strict=True):
         for axis in (0, 1):
             a, ok = (
@@ -37,13 +37,15 @@ def measured_kernel(images_hu, flat, pixel_mm: float) -> Kernel | None:
                 np.moveaxis(region, axis, 0),
             )
             for lag in range(1, MAX_LAG + 1):
-                both = ok[lag:] & ok[:-lag]
-                squares[lag - 1] += np.square(a[lag:] - a[:-lag])[both].sum()
-                pairs[lag - 1] += both.sum()
-    if pairs.min() < MIN_PAIRS or not squares.min() > 0:
+                left, middle, right = slice(-2 * lag), slice(lag, -lag), slice(2 * lag, None)
+                three = ok[left] & ok[middle] & ok[right]
+                bend = a[left] - 2 * a[middle] + a[right]
+                squares[lag - 1] += np.square(bend[three]).sum()
+                counts[lag - 1] += three.sum()
+    if counts.min() < MIN_TRIPLES or not squares.min() > 0:
         return None
-    found = squares / pairs
-    shapes, kernels = _variograms(float(pixel_mm))
+    found = squares / counts
+    shapes, kernels = _bends(float(pixel_mm))
     # The level that fits best, in closed form, and what remains.
     level = (shapes * found).sum(1) / (shapes * shapes).sum(1)
     rest = np.square(level[:, None] * shapes - found).sum(1)
@@ -51,8 +53,8 @@ def measured_kernel(images_hu, flat, pixel_mm: float) -> Kernel | None:
 
 
 @functools.lru_cache(maxsize=32)
-def _variograms(pixel_mm: float) -> tuple[np.ndarray, list[Kernel]]:
-    """Mean squared differences at lags 1 … MAX_LAG of noise of variance 1/2, by kernel."""
+def _bends(pixel_mm: float) -> tuple[np.ndarray, list[Kernel]]:
+    """Mean squared second differences at lags 1 … MAX_LAG of noise of variance 1, by kernel."""
     along = np.fft.fftfreq(GRID, pixel_mm)
     f = np.hypot(along[:, None], along)
     shapes, kernels = [], []
@@ -60,7 +62,8 @@ def _variograms(pixel_mm: float) -> tuple[np.ndarray, list[Kernel]]:
         for half in HALF_PER_MM:
             kernel = Kernel("measured", round(float(half), 4), order)
             correlation = np.fft.ifft2(f * kernel.window(f) ** 2).real
-            shapes.append(1 - correlation[0, 1 : MAX_LAG + 1] / correlation[0, 0])
+            rho = correlation[0, : 2 * MAX_LAG + 1] / correlation[0, 0]
+            shapes.append(6 - 8 * rho[1 : MAX_LAG + 1] + 2 * rho[2::2])
             kernels.append(kernel)
     return np.array(shapes), kernels
 

@@ -20,7 +20,7 @@ from ldct_jax.ct.noise_spectrum import blurred_share, measured_kernel
 WINDOW_MM = 6.0
 BLUR_MM = 2.5
 SOFT_TISSUE_HU = (0.0, 200.0)
-FIRST_SHARE = 0.10
+FIRST_SHARE = 0.02
 """Of the windows in soft tissue: the flattest on the blurred copy, where the search starts."""
 MAX_STRUCTURE = 1.7
 """Times the variance that blurred noise alone shows in a window; more is anatomy."""
@@ -28,7 +28,8 @@ MAX_SLICES = 12
 MIN_WINDOWS = 500
 """Windows in soft tissue, one around every pixel; with fewer no noise is measured."""
 MIN_FLAT_WINDOWS = 50
-MIN_FLAT_MM2 = 500.0
+MIN_FLAT_MM2 = 300.0
+"""Where less than this is flat, the flattest tissue of this area must do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +89,22 @@ def flat_tissue(hu: np.ndarray, pixel_mm: float) -> FlatTissue:
         soft[i][inner] = ((mean > SOFT_TISSUE_HU[0]) & (mean < SOFT_TISSUE_HU[1]))[inner]
     if soft.sum() < MIN_WINDOWS:
         return FlatTissue(np.zeros_like(soft), variance, None)
-    flat = soft & (structure <= np.quantile(structure[soft], FIRST_SHARE))
-    kernel = measured_kernel(hu, flat, pixel_mm)
-    share = blurred_share(kernel or SMOOTH, pixel_mm, sigma, side)
     enough = max(MIN_FLAT_WINDOWS, MIN_FLAT_MM2 / pixel_mm**2)
+    first = min(1.0, max(FIRST_SHARE, enough / soft.sum()))
+    flat = soft & (structure <= np.quantile(structure[soft], first))
+    kernel = measured_kernel(hu, _covered(flat, side), pixel_mm)
+    share = blurred_share(kernel or SMOOTH, pixel_mm, sigma, side)
     for _ in range(10):
         passed = soft & (structure <= MAX_STRUCTURE * share * variance[flat].mean())
         if passed.sum() < enough:
-            break  # hardly anything is flat: the flattest must do
+            break
         flat = passed
-    return FlatTissue(flat, variance, measured_kernel(hu, flat, pixel_mm) or kernel)
+    return FlatTissue(flat, variance, measured_kernel(hu, _covered(flat, side), pixel_mm) or kernel)
+
+
+def _covered(middles: np.ndarray, side: int) -> np.ndarray:
+    """All pixels of the windows with these middles."""
+    return ndimage.maximum_filter(middles, (1, side, side))
 
 
 def spread_slices(n: int, at_most: int = MAX_SLICES) -> np.ndarray:

@@ -19,7 +19,6 @@ WATER = [Ellipse(15, -12, 110, 110, 0, MU)]
 FAN = FanBeam(n_views=576)
 GEOMETRIES = {
     "arc": FAN,
-    "flat": dataclasses.replace(FAN, flat=True),
     "parallel": Parallel(n_views=576),
     "parallel 360": Parallel(n_views=576, arc=2 * np.pi),
     "turned": dataclasses.replace(FAN, start=0.7, detector_offset=0.0),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from ldct_jax.ct import checks
+from experiments.physics import body_region
 from ldct_jax.ct.phantom.random_patient import TISSUES, random_patient
 from ldct_jax.errors import UsageError
 
@@ -89,7 +89,7 @@ def test_a_pelvis_has_a_hip_on_either_side():
         assert columns[0] < 75 and columns[1] > 117, seed  # the middle is 95.5
         # The smallest section of the smallest femoral head, mm².
         assert min(areas[i - 1] for i in hips) > np.pi * (21.5**2 - 14**2)
-        assert checks.body_region(patient.hu[0], 1.97) == "pelvis"
+        assert body_region(patient.hu[0]) == "pelvis"
 
 
 def test_slices_continue_each_other():
