@@ -54,6 +54,8 @@ def found(
             repeat,
             {
                 "test": result(value),
+                "parameters": 1000,
+                "seconds": {"total": 60.0},
                 "tissue_noise_hu": tissue(row),
                 "numbers": (numbers or {}).get(row, [{}] * len(values))[repeat],
                 "quality": (quality or {}).get(row, [{}] * len(values))[repeat],

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ldct_jax.models.catalogue import parameter_count
 from ldct_jax.report import answer, blocks
 from ldct_jax.study.claims import HELD, NOT_HELD, SIGN_ONLY, UNDECIDED, UNTESTED
+from ldct_jax.study.scripts import load_study
 from tests.report.made_up import found, steady
 
 pytestmark = pytest.mark.core
@@ -273,3 +275,89 @@ def test_an_image_equal_to_its_reference_does_not_fail_the_report():
 
 def test_one_patient_is_no_statistic():
     assert paired({"net": [{"a": OURS["a"]}]}, {"a": THEIRS["a"]}) == {}
+
+
+# ---- tables and figures -------------------------------------------------------------------------
+
+
+def test_a_table_stands_beside_the_papers_numbers():
+    given = found(GOOD)
+    (table,) = blocks.Table("Table I: rows", {"A": (43.5, 0.96, 0.007)}).render(given)
+    assert table.name == "table_i" and [c.paper for c in table.columns].count(True) == 3
+    by_row = {row[0]: row for row in table.rows}
+    assert by_row["A"][5:8] == [43.5, 0.96, 0.007] and by_row["B"][5:8] == [None] * 3
+    assert by_row["A"][2].mean == pytest.approx(35.0) and by_row["A"][-1] == 3.0
+    (plain,) = blocks.Table("Rows").render(given)
+    assert not any(c.paper for c in plain.columns) and "prints no numbers" in plain.note
+    assert blocks.Table("Rows", dose=0.5).render(given) == []
+
+
+def test_measured_numbers_and_the_papers_stand_row_by_row():
+    numbers = {"A": [{"cnr": 1.0}, {"cnr": 3.0}], "B": [{"cnr": None}, {"cnr": 1.0}]}
+    given = found({"A": [35.0, 35.0], "B": [34.0, 34.0]}, numbers=numbers)
+    given.results.study["reference_numbers"] = {
+        str(r): {"undenoised": {"cnr_normal": 0.5}, "gaussian": {}} for r in (0, 1)
+    }
+    block = blocks.Numbers(
+        "CNR", {"CNR": "cnr"}, {"A": (2.7,)}, further={"normal dose": ("undenoised", "_normal")}
+    )
+    (table,) = block.render(given)
+    assert table.rows == [["A", 2.0], ["A, the paper", 2.7], ["normal dose", 0.5]]
+
+
+def test_a_training_curve_is_a_mean_over_runs_and_over_steps(monkeypatch):
+    curves = iter([curve(np.full(600, 1.0)), curve(np.full(500, 3.0))])
+    monkeypatch.setattr("ldct_jax.study.results.Run.curve", lambda run, m: next(curves))
+    drawn = []
+    monkeypatch.setattr("ldct_jax.report.figures.lines", lambda n, t, c, *a, **k: drawn.extend(c))
+    blocks.Convergence("Fig 4", ["A"]).render(found({"A": [35.0, 35.0]}))
+    (line,) = drawn
+    assert len(line.x) == 60 and max(line.x) <= 500 and set(line.y) == {2.0}
+
+
+def test_the_critic_counts_where_the_figure_says_so(monkeypatch):
+    experiment = load_study("pcn_comparison").variants("smoke")["MAP-NN"]
+    critic = parameter_count(experiment.gan.critic, (1, 24, 24, 1))[0]
+    given = found({"A": [35.0], "B": [34.0]})
+    for run in given.results.runs:
+        run.result["record"] = {"experiment": experiment.record()}
+    drawn = []
+    monkeypatch.setattr("ldct_jax.report.figures.points", lambda n, t, m, *a, **k: drawn.extend(m))
+    blocks.BySize("Fig 9", with_critic=["A"]).render(given)
+    assert {p.label: p.x for p in drawn} == {"A, critic included": 1000 + critic, "B": 1000}
+
+
+def test_bars_by_dose_mark_what_differs(monkeypatch):
+    doses = (0.5, 0.1)
+    rng = np.random.default_rng(0)
+
+    def patients(mean):
+        return {f"p{i}": [mean + x] for i, x in enumerate(rng.normal(0, 0.01, 5))}
+
+    references = {"undenoised": {0.5: patients(30.0), 0.1: patients(20.0)}}
+    rows = {"A": [{0.5: patients(35.0), 0.1: patients(25.0)}]}
+    rows["B"] = [{0.5: patients(36.0), 0.1: rows["A"][0][0.1]}]
+    drawn = {}
+    monkeypatch.setattr("ldct_jax.report.figures.bars", lambda n, t, g, v, *a, **k: drawn.update(v))
+    blocks.ByDose("Fig 6", "psnr_db", against="A").render(found(rows, references, doses=doses))
+    assert [b.mark for b in drawn["B"]] == ["*", ""] and [b.mark for b in drawn["A"]] == ["", ""]
+    assert drawn["B"][0].y == pytest.approx(36.0, abs=0.05)
+
+
+def test_a_panel_shows_what_measure_kept_around_its_regions(monkeypatch):
+    given = found({"A": [35.0], "B": [34.0]})
+    regions = np.zeros((64, 64), np.int8)
+    regions[40:44, 20:24] = 1
+    arrays = {"lesion_full": np.zeros((64, 64)), "lesion": np.ones((64, 64)), "regions": regions}
+    monkeypatch.setattr("ldct_jax.study.results.Run.samples", arrays)
+    drawn = {}
+    monkeypatch.setattr("ldct_jax.report.images.panels", lambda n, t, i, **k: drawn.update(i, **k))
+    kept = {"normal dose": "lesion_full", "{row}, tuned": "lesion", "missing": "other"}
+    blocks.Panel("Fig 5", kept=kept, regions="regions").render(given)
+    assert [k for k in drawn if isinstance(drawn[k], np.ndarray) and k != "regions"] == [
+        "normal dose",
+        "A, tuned",
+        "B, tuned",
+    ]
+    top, left, height, width = drawn["zoom"]
+    assert top <= 40 and left <= 20 and top + height >= 44 and left + width >= 24 and height < 32
