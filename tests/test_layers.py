@@ -58,13 +58,28 @@ def test_imports_go_one_way():
     for part, path in modules():
         if part in ("__init__", "__main__"):
             continue
-        for name, at_top in imports(path):
-            if not name.startswith("ldct_jax.") or not at_top:
+        for name, _ in imports(path):  # inside functions, too
+            if not name.startswith("ldct_jax."):
                 continue
             target = name.split(".")[1]
             if target != "__version__" and layer(target) > layer(part):
                 wrong.append(f"{path.relative_to(PACKAGE)} imports {target}")
     assert not wrong, wrong
+
+
+def test_no_two_folders_import_each_other():
+    edges = {
+        (part, name.split(".")[1])
+        for part, path in modules()
+        for name, _ in imports(path)
+        if name.startswith("ldct_jax.") and part not in ("__init__", "__main__")
+    }
+    assert ("data", "dicom") in edges
+    assert not [(a, b) for a, b in edges if a < b and (b, a) in edges]
+
+
+def test_few_modules_lie_loose_at_the_top():
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
 def test_heavy_libraries_have_one_place():

@@ -150,8 +150,8 @@ def test_ldct_models_prints_every_network():
 
 
 @pytest.mark.long
-def test_the_readme_shows_what_ldct_models_prints():
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    shown = readme.split("the networks:\n\n```\n")[1].split("```")[0].splitlines()
+def test_the_page_shows_what_ldct_models_prints():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    shown = page.split("```\n")[1].split("```")[0].splitlines()
     printed = [x.rstrip() for x in CliRunner().invoke(models, []).stdout.splitlines()]
     assert len(shown) > 15 and set(shown) <= set(printed)
