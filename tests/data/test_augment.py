@@ -53,15 +53,6 @@ def test_hrnets_shift_stays_below_a_quarter_and_its_tilt_below_ten_degrees():
     assert np.abs(rows).max() <= 8.2 and np.abs(rows).max() > 5
 
 
-def test_a_shift_by_whole_pixels_keeps_the_values():
-    dot = np.zeros((40, 32, 32), np.float32)
-    dot[:, 15, 15] = 1.0
-    moved = np.asarray(augment("shift", KEY, 0, np.arange(40), dot, dot)[0])
-    assert set(np.unique(moved)) == {0.0, 1.0} and (moved.sum((1, 2)) == 1).all()
-    places = np.argwhere(moved)[:, 1:] - 15
-    assert np.abs(places).max() == 8 and np.abs(places).min() == 0
-
-
 def test_photographs_get_fresh_noise_in_every_epoch():
     clean = np.full((6, 64, 64), 0.5, np.float32)
     first, full = augment("noise_25", KEY, 0, INDEX, clean, clean)

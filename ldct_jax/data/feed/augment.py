@@ -34,15 +34,6 @@ def _rotate_flip(key, images_khw):
     return jnp.where(jax.random.bernoulli(flip_key), images[:, :, ::-1], images)
 
 
-def _shift(key, images_khw):
-    """Shift by whole pixels, up to a quarter of the side along each axis, as in
-    :func:`_shift_rotate`: without interpolation the noise keeps its texture."""
-    most = int(MAX_SHIFT * images_khw.shape[-1])
-    rows, columns = jax.random.randint(key, (2,), 0, 2 * most + 1)
-    padded = jnp.pad(images_khw, ((0, 0), (most, most), (most, most)))
-    return jax.lax.dynamic_slice(padded, (0, rows, columns), images_khw.shape)
-
-
 def _shift_rotate(key, images_khw):
     """hrnet: shift by up to 128 of 512 pixels along each axis and rotation by up to ±10 degrees.
 
@@ -84,7 +75,6 @@ AUGMENTATIONS = {
     "none": None,
     "dihedral": _dihedral,
     "rotate_flip": _rotate_flip,
-    "shift": _shift,
     "shift_rotate": _shift_rotate,
     "noise_25": _noise_25,
 }
