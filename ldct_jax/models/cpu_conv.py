@@ -17,6 +17,8 @@ from jax import lax
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Each group of images is a convolution to compile.
 MAX_GROUPS = 8
+# Operands that fit into a core's cache together are one group.
+CACHE_BYTES = 2**20
 
 
 def weight_gradient(x_bhwc, g_bhwo, geometry):
@@ -35,10 +37,13 @@ def weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwo, max_groups: int = M
     The images of a group, two or more, lie one above the other. Rows of zeros below each image of
     g keep them apart. So the images need not be channels, g no transposition, and what is summed at
     a time fits into the cache: 4 to 7 % less for a step of the PCN with jax 0.12 and large pages,
-    40 % with 0.10 (docs/results). Larger batches have larger groups, not more of them.
+    40 % with 0.10 (docs/results). Larger batches have larger groups, not more of them. What fits
+    into the cache anyway is one group: one convolution to compile.
     """
     b, h, w, c = x_bhwc.shape
     _, gh, gw, o = g_bhwo.shape
+    if x_bhwc.nbytes + g_bhwo.nbytes <= CACHE_BYTES:
+        max_groups = 1
     images, gap = max(2, -(-b // max_groups)), h - gh
 
     def group(x, g):

@@ -61,6 +61,8 @@ def page(before: dict, now: dict) -> str:
                 for name in gpus if name in before
             ],
         ),
+        "The output layer runs clone by clone: as one batch of all clones' features, which have to be "
+        "written once more for it, the bfloat16 step took 10.53 GB, 313 launches and 3.14 ms.\n",
         "## GPU\n",
         table(
             ("program", "GB", "launches", "giant windows", "roofline, ms", "memory, GB",

@@ -21,8 +21,8 @@ pytestmark = [
 
 # BatchNorms of each network: two sums forward and two back, and the one sum of the gradients.
 BATCH_NORMS = {"DnCNN": 15}
-MAX_BYTES = {"PCN, H100, bfloat16": 10.5, "PCN, H100": 20.2}
-MAX_LAUNCHES = {"PCN, H100, bfloat16": 370}
+MAX_GIGABYTES = {"PCN, H100, bfloat16": 10.5, "PCN, H100": 21.1}
+MAX_LAUNCHES = {"PCN, H100, bfloat16": 330}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -32,7 +32,7 @@ def test_a_program_compiles_and_does_what_was_counted(row):
     assert not found["host"]
     if target.platform == "cuda":
         assert found["giant_windows"] == []
-        assert found["gigabytes"] <= MAX_BYTES.get(row.name, float("inf"))
+        assert found["gigabytes"] <= MAX_GIGABYTES.get(row.name, float("inf"))
         assert found["launches"] <= MAX_LAUNCHES.get(row.name, float("inf"))
     else:
         assert found["mega_cycles"] > 0
