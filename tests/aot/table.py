@@ -31,8 +31,9 @@ XLA found. Estimated: the bytes that its kernels must move at least, the time th
 them (3.35 TB/s; 989 TFLOP/s in bfloat16, 494 in TF32), and a TPU compiler's own count of cycles.
 Unknown: how fast cuDNN's kernels are.
 
-One step, with the paper's batch on each device ({patches}). A giant window is a weight gradient
-that XLA:GPU did not recognise and handed to cuDNN as a convolution whose window is the whole image.
+One step, with the paper's batch on each device (128 patches; HRNet and UNet: one slice). A
+giant window is a weight gradient that XLA:GPU did not recognise and handed to cuDNN as a
+convolution whose window is the whole image.
 """
 
 
@@ -50,7 +51,7 @@ def page(before: dict, now: dict) -> str:
     order = [row.name for row in ROWS if row.name in now]
     gpus = [name for name in order if "gigabytes" in now[name]]
     parts = [
-        ABOUT.format(patches="PCN, RED-CNN, DnCNN: 128 patches of 55x55; HRNet, UNet: one slice"),
+        ABOUT,
         "## Before and after\n",
         "Before: commit 0f182fb, rolled clones, padded copies, jax's ReLU.\n",
         table(
@@ -61,8 +62,6 @@ def page(before: dict, now: dict) -> str:
                 for name in gpus if name in before
             ],
         ),
-        "The output layer runs clone by clone: as one batch of all clones' features, which have to be "
-        "written once more for it, the bfloat16 step took 10.53 GB, 313 launches and 3.14 ms.\n",
         "## GPU\n",
         table(
             ("program", "GB", "launches", "giant windows", "roofline, ms", "memory, GB",
