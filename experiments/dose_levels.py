@@ -48,9 +48,9 @@ WINDOW = hu.ABDOMEN
 SIZES = dict(doses=DOSES, training_doses=TRAINING_DOSES, dose_rule="paper")
 NOISE = dict(dose=0.5, added_sd_hu=12.0, slice_mm=3.0, training_crop=(250, 350))
 DEMO_SCALE = DEMO.but(
-    words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 1,500 steps on eleven "
-    "photographs (the paper: 400), then 600 on three patients at ten doses; noise grows as 1/dose, "
-    "as in the paper",
+    words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 2,500 steps on eleven "
+    "photographs (the paper: 400), then 600 (last layer) or 1,200 (all layers) on three patients at "
+    "ten doses; noise grows as 1/dose, as in the paper",
     **SIZES,
     **NOISE,
     patients=7,
@@ -98,7 +98,7 @@ BATCH = {"paper": 128, "demo": 16, "smoke": 8}
 # On photographs; the last layer; all layers.
 LENGTHS = {
     "paper": (dict(epochs=150),) * 3,
-    "demo": (dict(steps=1500), dict(steps=600), dict(steps=600)),
+    "demo": (dict(steps=2500), dict(steps=600), dict(steps=1200)),
     "smoke": (dict(steps=4), dict(steps=2), dict(steps=2)),
 }
 

@@ -54,6 +54,7 @@ def pcn_scales(demo: str = "16 filters instead of 48, 500 steps a row") -> dict:
             "3 mm slices; 55x55 patches at stride 4 from ten slices a training patient, batch 128, "
             "Adam 1e-4 to 1e-5, 60 epochs",
             repeats=3,
+            monitor_slices=10,  # Fig 5's curves
             validation_patients=0,
             thickness_mm=3.0,
             one_reconstruction=True,
