@@ -49,8 +49,8 @@ SIZES = dict(doses=DOSES, training_doses=TRAINING_DOSES, dose_rule="paper")
 NOISE = dict(dose=0.5, added_sd_hu=12.0, slice_mm=3.0, training_crop=(250, 350))
 DEMO_SCALE = DEMO.but(
     words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 2,500 steps on eleven "
-    "photographs (the paper: 400), then 600 (last layer) or 1,200 (all layers) on three patients at "
-    "ten doses; noise grows as 1/dose, as in the paper",
+    "photographs (the paper: 400), then 600 (last layer) or 1,200 (all layers) on three patients "
+    "at ten doses; noise grows as 1/dose, as in the paper",
     **SIZES,
     **NOISE,
     patients=7,
