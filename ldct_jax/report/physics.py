@@ -80,7 +80,7 @@ def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables
         ],
         rows=rows,
         protocol="AAPM TG-233 for spectrum and transfer function; channelised Hotelling observer "
-        "with six Laguerre-Gauss channels, trained and tested on different images",
+        "with five Laguerre-Gauss channels, trained and tested on different images",
         data=words,
         note="TTF 50 %: where the edge of a disc falls to half its contrast; a dash where it "
         "doesn't below the Nyquist frequency, or where the noise hides the edge. Bias: result "
