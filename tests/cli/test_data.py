@@ -33,6 +33,19 @@ def test_prepare_two_folders_as_json(tmp_path, capfd):
 
 
 @pytest.mark.core
+def test_prepare_tells_what_is_not_in_the_store(tmp_path, capfd):
+    paths = write_series(tmp_path / "in", anatomy(0))
+    paths[2].write_bytes(paths[2].read_bytes()[:2000])
+    (tmp_path / "in" / "notes.txt").write_text("harmless")
+    assert run(["data", "prepare", str(tmp_path / "in"), str(tmp_path / "store")]) == 1
+    said = capfd.readouterr()
+    assert "left out: 1 CT image: truncated" in said.out and "(002.dcm)" in said.out
+    assert "left out: 1 other file: a text (notes.txt)" in said.out
+    assert "error: 1 CT image left out (see above); everything else is stored" in said.err
+    assert Store.open(tmp_path / "store").series[0].full.shape[0] == 5
+
+
+@pytest.mark.core
 @pytest.mark.parametrize(
     "arguments, code, words",
     [

@@ -196,6 +196,57 @@ def test_selection_by_thickness_and_kernel(tmp_path):
         prepare(tmp_path / "in", tmp_path / "s2", selection=Selection(thickness_mm=7))
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("wanted", ["Br40f", "br40f", "Br40f\\3", "Br40f 3"])
+def test_a_kernel_is_chosen_without_the_strength_of_its_iterations(tmp_path, wanted):
+    write_series(tmp_path / "in" / "a", anatomy(0), ConvolutionKernel=["Br40f", "3"])
+    write_series(tmp_path / "in" / "b", anatomy(1), ConvolutionKernel=["Br44f", "3"])
+    store, _ = prepare(tmp_path / "in", tmp_path / "s", selection=Selection(kernel=wanted))
+    assert [s.kernel for s in store.series] == ["Br40f 3"]
+
+
+@pytest.mark.core
+def test_values_that_cannot_be_hu_are_not_stored(tmp_path):
+    """Negative numbers wrapped into unsigned ones, network units; a missing intercept is told."""
+    good, body = tmp_path / "in" / "good", anatomy(0).astype(int)
+    write_series(good, anatomy(1), PatientID="good")
+    wrapped = {"bits": 16, "RescaleIntercept": "0", "PatientID": "wrapped"}
+    for k, image in enumerate(body):
+        pixels = np.where(image < 0, image + 65536, image).astype("<u2")
+        write_slice(
+            tmp_path / "in" / "w" / f"{k}", image, z=k, PixelData=pixels.tobytes(), **wrapped
+        )
+    write_series(tmp_path / "in" / "zero", body * 0, PatientID="zero")
+    store, survey = prepare(tmp_path / "in", tmp_path / "store")
+    assert len(store.series) == 1 and store.full(0).max() < 4096
+    reasons = {one.path.parent.name: one.reason for one in survey.left_out}
+    assert set(reasons) == {"w", "zero"} and all("are these HU?" in r for r in reasons.values())
+    assert "beyond any CT scale" in survey_table(survey.rows, store)
+    write_series(tmp_path / "offset", body + 1024)
+    store, _ = prepare(tmp_path / "offset", tmp_path / "s2")
+    assert any("are these HU?" in note for note in store.series[0].notes)
+
+
+@pytest.mark.core
+def test_a_series_that_cannot_be_ordered_is_left_out_whole(tmp_path):
+    """Two images at a position that nothing tells apart: neither is chosen by chance."""
+    write_series(tmp_path / "in" / "good", anatomy(2), PatientID="good")
+    for name, body in (("a", anatomy(0)), ("b", anatomy(1))):
+        write_series(tmp_path / "in" / name, body, SeriesInstanceUID=uid("mixed"))
+    store, survey = prepare(tmp_path / "in", tmp_path / "store")
+    np.testing.assert_array_equal(store.full(0), anatomy(2))
+    assert len(survey.left_out) == 12
+    for one in survey.left_out:
+        assert one.kind == "failed" and "12 different images at 6 positions" in one.reason
+
+
+def test_nothing_that_can_be_stored_is_an_error(tmp_path):
+    write_series(tmp_path / "in", anatomy(0) * 0)
+    with pytest.raises(DataError, match="nothing can be stored: its values hardly differ"):
+        prepare(tmp_path / "in", tmp_path / "store")
+    assert not (tmp_path / "store" / "manifest.json").exists()
+
+
 def test_wrong_calls(tmp_path):
     write_series(tmp_path / "in", anatomy(0))
     with pytest.raises(DataError, match="doesn't exist"):

@@ -61,6 +61,25 @@ def test_what_goes_in_comes_out(tmp_path):
 
 
 @pytest.mark.core
+def test_one_body_under_two_labels_and_one_series_twice_are_refused(tmp_path):
+    a = hu()
+    with pytest.raises(DataError, match="the same images under two patients"):
+        make_store(tmp_path / "s", [("one", a), ("two", a)])
+    make_store(tmp_path / "t", [("one", a), ("one", a)])  # two reconstructions may be equal
+    with (
+        begin(tmp_path / "u", "d", needed_bytes=0) as writer,
+        pytest.raises(DataError, match="twice"),
+    ):
+        for _ in range(2):
+            writer.series("same", lambda stem: series_of(tmp_path / "u", stem))
+
+
+def series_of(folder, stem):
+    array = write_array(folder, f"{stem}-full.npy", hu())
+    return SeriesRecord("p", array, None, 0.7, None, 1.0, (0.0, 1.0, 2.0))
+
+
+@pytest.mark.core
 def test_labels_differ_between_stores_and_their_key_is_gone(tmp_path):
     one = make_store(tmp_path / "1", [("CANARY", hu())])
     two = make_store(tmp_path / "2", [("CANARY", hu())])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ldct_jax.dicom.collections import mayo, tcia
-from ldct_jax.dicom.collections.listing import Found, Listing, Row
+from ldct_jax.dicom.collections.listing import Found, Listing, Row, left_out_of
 from ldct_jax.dicom.collections.pairing import AMBIGUOUS, match, partners
 from ldct_jax.dicom.left_out import LeftOut, nothing_found
 from ldct_jax.dicom.series import Series
@@ -55,6 +55,7 @@ class Survey:
     def without(self, candidate: Candidate, why: str, kind: str = "") -> Survey:
         """The survey without one candidate; with ``kind`` its series count as left out."""
         series = [s for s in (candidate.full, candidate.low) if s is not None]
+        more = [one for s in series for one in left_out_of(s, why, kind)]
         return dataclasses.replace(
             self,
             candidates=tuple(c for c in self.candidates if c is not candidate),
@@ -62,7 +63,7 @@ class Survey:
                 dataclasses.replace(r, used=False, note=why) if r.files is candidate.full else r
                 for r in self.rows
             ),
-            left_out=self.left_out + tuple(LeftOut(s.folder, why, kind) for s in series if kind),
+            left_out=(*self.left_out, *more),
         )
 
     def leaving_out(self, errors: list[Unusable]) -> Survey:
@@ -224,8 +225,7 @@ def _paired(
             item = by_id[key]
             reason = tcia.why_alone(item.files, reason) if layout == "ldct-pd" else reason
             kind = "failed" if reason == AMBIGUOUS else ""
-            slices = len(item.files.headers)
-            listing.skip(item.files.folder, slices, item.what, reason, item.patient_key, kind)
+            listing.skip_series(item.files, item.what, reason, item.patient_key, kind)
     if not candidates:
         reasons = "; ".join(dict.fromkeys(r.note for r in rows if r.what))
         raise DataError(f"{listing.root}: no low-dose series has a normal-dose partner: {reasons}")
@@ -241,8 +241,7 @@ def _is_result(listing: Listing, item: Found, derived: bool) -> bool:
         note = "derived images (ImageType), not scanned ones; --derived takes them as normal dose"
     else:
         return False
-    slices = len(item.files.headers)
-    listing.skip(item.files.folder, slices, item.what, note, item.patient_key)
+    listing.skip_series(item.files, item.what, note, item.patient_key)
     return True
 
 

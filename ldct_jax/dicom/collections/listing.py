@@ -72,19 +72,16 @@ class Listing:
     def shown(self, folder: Path) -> str:
         return shown(folder, self.root) if folder != self.root else "."
 
-    def skip(
-        self,
-        folder: Path,
-        slices: int,
-        what: str,
-        note: str,
-        patient_key: str = "",
-        kind: str = "",
-    ) -> None:
-        """A row of what is not used; with ``kind`` it counts as left out, too."""
+    def skip(self, folder: Path, slices: int, what: str, note: str, patient_key: str = "") -> None:
+        """A row of what is not used."""
         self.rows.append(Row(self.shown(folder), patient_key, what, slices, False, printable(note)))
-        if kind:
-            self.left_out.append(LeftOut(folder, note, kind))
+
+    def skip_series(
+        self, series: Series, what: str, note: str, patient_key: str = "", kind: str = ""
+    ) -> None:
+        """A row of a series that is not used; with ``kind`` its files are left out, too."""
+        self.skip(series.folder, len(series.headers), what, note, patient_key)
+        self.left_out += left_out_of(series, note, kind)
 
     def series(self, folders: Iterable[Path], *, by_folder: bool) -> list[Series]:
         """The axial series in ``folders``; what can't be used becomes rows.
@@ -101,16 +98,16 @@ class Listing:
             self.skip(folder, n, "", reason)
         found = []
         for series in group(headers, by_folder=by_folder):
-            if why := _unfit(series):
-                self.skip(series.folder, len(series.headers), "", why, kind="failed")
+            row_mm, column_mm = series.first.pixel_mm
+            if not series.is_axial:
+                self.skip_series(series, "", "not axial", kind="other")
+            elif abs(row_mm - column_mm) > 1e-3 * row_mm:
+                self.skip_series(series, "", "its pixels aren't square", kind="failed")
             else:
                 found.append(series)
         return found
 
 
-def _unfit(series: Series) -> str:
-    """Why a series can't be trained on or compared; empty where it can."""
-    row_mm, column_mm = series.first.pixel_mm
-    if not series.is_axial:
-        return "not axial"
-    return "its pixels aren't square" if abs(row_mm - column_mm) > 1e-3 * row_mm else ""
+def left_out_of(series: Series, reason: str, kind: str) -> list[LeftOut]:
+    """The files of a series as left out; none without a ``kind``."""
+    return [LeftOut(h.path, reason, kind) for h in series.headers] if kind else []

@@ -52,7 +52,7 @@ def find(listing: Listing) -> list[Found]:
             note = f"the folder says {what} dose, PatientName says {named}"
         key = f"mayo2016/{patient}"
         if note:
-            listing.skip(files.folder, len(files.headers), what, note, key, kind="failed")
+            listing.skip_series(files, what, note, key, kind="failed")
             continue
         source = "folder and PatientName" if named else "folder"
         found.append(Found(files, key, what, (key, tag), DOSE, f"quarter dose by {source}"))

@@ -113,7 +113,7 @@ def find(listing: Listing, catalogue: dict[Path, Entry]) -> list[Found]:
         subject = _subject(listing.parts(files.folder), entry, files)
         if what not in ("full", "low"):
             note = "neither full nor low dose images by its description"
-            listing.skip(files.folder, len(files.headers), "", note)
+            listing.skip_series(files, "", note)
             continue
         tagged = _first_subject([files.first.patient_id, files.first.patient_name])
         note = ""
@@ -122,7 +122,7 @@ def find(listing: Listing, catalogue: dict[Path, Entry]) -> list[Found]:
         elif tagged not in (None, subject):
             note = f"the folder says patient {subject}, the tags say {tagged}"
         if note:
-            listing.skip(files.folder, len(files.headers), what, note, kind="failed")
+            listing.skip_series(files, what, note, kind="failed")
             continue
         if entry and entry.images not in (None, len(files.headers)):
             note = f"{len(files.headers)} of {entry.images} images of metadata.csv"
