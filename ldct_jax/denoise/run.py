@@ -6,6 +6,7 @@ it is settled what is left to do; only then anything is computed or written.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Callable
@@ -113,7 +114,13 @@ def denoise_path(
         denoiser = model.open()
     else:
         denoiser = model
-    return _Run(judged, out, denoiser, options, warn).run()
+    new = not out.exists()
+    summary = _Run(judged, out, denoiser, options, warn).run()
+    if new and summary.failed:
+        # Where everything failed, no empty folder stays behind.
+        with contextlib.suppress(OSError):
+            out.rmdir()
+    return summary
 
 
 class _Run:

@@ -197,17 +197,17 @@ CASES = {
     ),
     ".npy with objects": (
         lambda p: npy_of(p, np.array([{}], object), allow_pickle=True),
-        "no usable .npy file",
+        "not a usable .npy file",
     ),
     ".npy of absurd size": (
         lambda p: npy(
             p, b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999, 4096, 4096)}\n"
         ),
-        "no usable .npy file",
+        "not a usable .npy file",
     ),
     ".npy with NaN": (lambda p: npy_of(p, np.full((8, 8), np.nan)), "holds NaN"),
     ".npy of complex numbers": (lambda p: npy_of(p, np.zeros((8, 8), complex)), "not HU"),
-    "NIfTI cut short": (cut_nifti, "no usable NIfTI file"),
+    "NIfTI cut short": (cut_nifti, "not a usable NIfTI file"),
     "NIfTI of absurd size": (absurd_nifti, "not possible|but 1 to 4096"),
 }
 
