@@ -157,7 +157,9 @@ def matrix(request: dict) -> tuple:
 def gradient(request: dict) -> tuple:
     """No time: the gradient of all parameters in float32, compared with the CPU's."""
     shared = Shared(request)
-    wanted = np.load(Path(request["folder"]) / f"gradient-{request['model']}.npy", allow_pickle=False)
+    wanted = np.load(
+        Path(request["folder"]) / f"gradient-{request['model']}.npy", allow_pickle=False
+    )
     model = shared.model.clone(dtype=jnp.float32)
     with jax.default_matmul_precision("highest"):
         found = flat_gradient(model, shared.variables, shared.input, shared.target)

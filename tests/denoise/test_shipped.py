@@ -20,9 +20,9 @@ from ldct_jax.hu import Window
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.models.noise_scaled import slice_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
-from ldct_jax.train.initial import looped_as, why_not
 from ldct_jax.record import difference, from_record, to_record
 from ldct_jax.train.checkpoint import load_model
+from ldct_jax.train.initial import looped_as, why_not
 from tests.dicom_fixtures import anatomy, write_series
 
 pytestmark = pytest.mark.core
