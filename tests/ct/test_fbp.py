@@ -49,7 +49,10 @@ def test_water_is_0_hu_and_air_minus_1000(name):
     assert np.abs(air).max() < 20  # streaks between the views
 
 
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "arc" else pytest.param(name, marks=pytest.mark.long) for name in GEOMETRIES],
+)
 def test_water_is_0_hu_pixel_by_pixel_at_full_size(name):
     """What sharp edges alias to meets in few pixels, which a coarse image steps over."""
     sinogram = integrals(WATER, GEOMETRIES[name])
@@ -59,6 +62,7 @@ def test_water_is_0_hu_pixel_by_pixel_at_full_size(name):
         assert np.abs(hu[core]).max() < 5, kernel
 
 
+@pytest.mark.long
 def test_a_coarse_parallel_beam_aliases():
     """Why the default pitch is what it is: the same disc, twice the pitch, the same kernel."""
     core = distance(WATER[0], 512, 0.74) < 95

@@ -53,6 +53,7 @@ def test_noise_of_dose_and_thinner_slices():
     assert added == pytest.approx(2 * at_half, rel=0.15)
 
 
+@pytest.mark.long
 def test_a_store_of_mixed_doses(tmp_path):
     noise = np.random.default_rng(0).normal(0, 10, (2, 64, 64))
     body = np.clip(anatomy(0, 2) + noise, -1024, 3071).astype(np.int16)

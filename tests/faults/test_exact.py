@@ -18,7 +18,9 @@ def first_stage(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["supervised", "gan", "cascade"])
+@pytest.mark.parametrize(
+    "kind", ["supervised", pytest.param("gan", marks=pytest.mark.long), "cascade"]
+)
 def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, capfd):
     training = kinds(first_stage)[kind]
     straight = run(*training, tmp_path / "straight")

@@ -36,6 +36,7 @@ def test_noise_grows_as_one_over_root_dose_and_differs():
     assert abs(np.corrcoef(full.ravel(), quarter.ravel())[0, 1]) < 0.01
 
 
+@pytest.mark.long
 def test_detectability_rises_with_dose_and_blur_wins_little():
     doses = (0.1, 1.0)
     plain = detectability(PHANTOM, lambda hu: hu, doses)

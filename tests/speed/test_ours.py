@@ -45,6 +45,7 @@ def test_nominal_work_is_that_of_the_paper():
     assert shared.nominal_flops(model, variables, "train", 55) == pytest.approx(10.5e9, rel=0.01)
 
 
+@pytest.mark.long
 def test_training_rows_differ_in_their_work_and_not_in_their_loss(folder):
     facts, _, units, calls = ours.train(request(folder, "train", steps_per_call=2))
     assert (units, calls) == (4, 2) and facts["output_error"] <= 1e-5 and facts["compile_s"] > 0
@@ -74,6 +75,7 @@ def test_weights_that_are_not_the_shared_ones_are_not_timed(folder, tmp_path):
         ours.infer(request(tmp_path, "infer", 1, 64))
 
 
+@pytest.mark.long
 def test_a_gradient_that_is_wrong_stops_its_row(folder, monkeypatch):
     facts, run, *_ = ours.gradient(request(folder, "gradient", 2))
     assert facts["gradient_error"] <= 1e-4 and run is None
@@ -99,6 +101,7 @@ def test_levers_put_other_forms_in_place(folder, monkeypatch):
     assert facts["gradient_error"] <= 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["calls", "loop", "everything"])
 def test_whole_epochs_are_counted_and_the_loops_idle_time_with_them(part, folder):
     facts, once, _, step = ours.epoch(request(folder, "epoch", part=part))

@@ -215,6 +215,7 @@ def test_a_failing_run_does_not_stop_the_others(kind, tmp_path, monkeypatch):
     assert results.load(tmp_path).variants == ("two",)
 
 
+@pytest.mark.long
 def test_images_shown_together_are_of_one_patient(tmp_path):
     """A first repeat that failed: the others' images must not be those of another patient."""
     rows = {**TWO, "three": TWO["one"].but(seed=5)}

@@ -39,6 +39,7 @@ def test_more_seeds_keep_what_is_finished_and_spread_the_claims(tmp_path, capfd)
     assert len(results.load(out).runs) == 6
 
 
+@pytest.mark.long
 def test_rows_with_other_seeds_are_compared_where_they_meet(tmp_path):
     out = tmp_path / "pcn_backbone"
     assert train("--variant", "RED-CNN", "--seeds", "2", out=out) == 0

@@ -215,6 +215,7 @@ def test_the_papers_protocol_at_paper_scale():
     assert len(wirings) == 8
 
 
+@pytest.mark.long
 def test_a_profile_is_a_trace_in_the_run_folder(tmp_path):
     assert train("--variant", "SCN", "--set", "epochs=1", "--profile", out=tmp_path) == 0
     assert list((tmp_path / "scn" / "profile").rglob("*.xplane.pb"))

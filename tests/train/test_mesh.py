@@ -54,6 +54,7 @@ def test_two_devices_train_as_one():
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
 
 
+@pytest.mark.long
 def test_pmap_of_the_same_step_gives_the_same_parameters():
     parallel, feeder, run, step, _, state = setup(2)
     order = p.epoch_order(feeder.n_patches, BATCH, feeder.seed, 0)

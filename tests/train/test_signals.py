@@ -34,7 +34,9 @@ def wait_for(condition, process, seconds=600):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_in_training_saves_and_the_restart_goes_on(number, tmp_path):
     out = tmp_path / "runs"
     log = out / "full-pcn" / "metrics.jsonl"
