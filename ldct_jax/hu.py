@@ -51,7 +51,7 @@ class Window:
         return f"[{self.low:g}, {self.high:g}] HU" + (" clipped" if self.clip else "")
 
 
-# The windows that the papers name or imply (experiments.md, "Protocols").
+# The windows that the papers name or imply (docs/why_psnrs_differ.md).
 FULL = Window(-1024.0, 3072.0)
 DCSWGAN = Window(-300.0, 300.0, clip=True)
 CASCADE = Window(-1024.0, 3071.0)

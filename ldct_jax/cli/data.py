@@ -163,14 +163,15 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribut
 @click.option("--domain", default="projection", show_default=True, help="projection or image.")
 @click.option("--added-sd", type=float, help="Noise to add, HU [from the series' own noise].")
 @click.option("--n0", type=float, help="Photons a ray at normal dose [from the noise to add].")
-@click.option("--noise-kernel", default="smooth", show_default=True, help="Projection domain's.")
+@click.option("--noise-kernel", default="own", show_default=True, help="... or smooth, sharp, …")
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--cache", type=FOLDER, help="Where DICOM is prepared first [user cache].")
 @click.option("--json", "as_json", is_flag=True, help="Print the store's manifest instead.")
 def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache, as_json):
     """Add a simulated low dose to normal-dose DATA and write the store OUT.
 
-    DATA is a store, a folder of DICOM series, or 'sample'.
+    DATA is a store, a folder of DICOM series, or 'sample'. Exit code 1 when CT images of the folder
+    could not be used or files could not be read; the rest is simulated then.
 
     \b
     Example:
@@ -178,8 +179,9 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     """
     from ldct_jax.data.prepare import add_low_dose
     from ldct_jax.data.simulate import LowDose
-    from ldct_jax.data.source import open_store
+    from ldct_jax.data.source import open_store, print_left_out
     from ldct_jax.data.table import store_table
+    from ldct_jax.dicom.left_out import incomplete
     from ldct_jax.system import accelerator
 
     low = LowDose(
@@ -191,11 +193,16 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
         seed=seed,
     )
     accelerator.start()
-    store = add_low_dose(open_store(source, cache=_cache(cache)), out, low)
+    surveys = []
+    store = add_low_dose(open_store(source, cache=_cache(cache), survey=surveys.append), out, low)
     if as_json:
         _json(store)
     else:
         _say(store, store_table)
+    for survey in surveys:
+        print_left_out(survey)
+        if missing := incomplete(survey.left_out):
+            raise DataError(f"{missing}; everything else is simulated")
 
 
 def _cache(folder: Path | None) -> Path:

@@ -45,7 +45,7 @@ class Kernel:
         return kept if self.cutoff_per_mm is None else kept * (f <= self.cutoff_per_mm)
 
 
-SMOOTH = Kernel("smooth", 0.38, 2.5)  # like Siemens B30f: its measured modulation (data.md)
+SMOOTH = Kernel("smooth", 0.38, 2.5)  # like Siemens B30f: its measured modulation
 MEDIUM = Kernel("medium", 0.47, 3.0)  # between the two, as body kernels like B40f are
 SHARP = Kernel("sharp", 0.60, 4.0)  # like Siemens D45f: near flat to 0.4 /mm
 RAMP = Kernel("ramp")  # for comparisons: edges ring, since nothing is damped below Nyquist

@@ -1,6 +1,6 @@
 """Low dose in the projection domain: noise of the photons' number, reconstructed.
 
-Two ways (data.md, "Low-dose simulation"), both of dose a with N₀ photons a ray before the patient:
+Two ways, both of dose a with N₀ photons a ray before the patient:
 
 * :func:`insert_projection_domain` reconstructs the **added noise** alone and adds it to the image,
   which keeps the image's own kernel, artefacts and noise:

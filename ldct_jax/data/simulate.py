@@ -32,7 +32,7 @@ MAX_GAIN = 4.0
 
 @dataclasses.dataclass(frozen=True)
 class LowDose:
-    """Noise insertion for pairs (data.md, "Low-dose simulation").
+    """Noise insertion for pairs.
 
     Args:
       fraction: low dose as a fraction of the normal dose, in (0, 1).

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ldct_jax.data.acquisition import same_kernel
@@ -23,6 +24,8 @@ from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
 from ldct_jax.data.thinned import thinned
+from ldct_jax.dicom.collections.layouts import Survey
+from ldct_jax.dicom.left_out import lines
 from ldct_jax.errors import DataError
 
 SAMPLE = "sample"
@@ -36,6 +39,7 @@ def open_store(
     cache: Path,
     selection: Selection = EVERYTHING,
     attribution: str = "",
+    survey: Callable[[Survey], None] | None = None,
 ) -> Store:
     """The store that ``data`` names, paired or not, prepared in ``cache`` where needed.
 
@@ -46,6 +50,8 @@ def open_store(
         the options; a second call finds them finished.
       selection: which series.
       attribution: whom to cite, for DICOM folders.
+      survey: gets what was found and left out where DICOM is prepared now; None prints what
+        was left out.
     """
     if isinstance(data, Store):
         return _selected(data, selection)
@@ -64,8 +70,15 @@ def open_store(
     prepared = Path(cache) / f"dicom-{digest[:16]}"
     store = finished(prepared, digest)
     if store is None:
-        store, _ = prepare(folder, prepared, selection=selection, attribution=attribution)
+        store, found = prepare(folder, prepared, selection=selection, attribution=attribution)
+        (survey or print_left_out)(found)
     return store
+
+
+def print_left_out(survey: Survey) -> None:
+    """What ``survey`` left out, a line a reason, on standard error."""
+    for line in lines(survey.left_out, survey.root):
+        print(line, file=sys.stderr)
 
 
 def _selected(store: Store, selection: Selection) -> Store:

@@ -1,4 +1,4 @@
-"""Clone networks: SCN, PCN and every ablation between them, as one module (Li & Wang, pcn.txt).
+"""Clone networks: SCN, PCN and every ablation between them, as one module (Li & Wang).
 
 One denoiser, the *clone*, is applied T times with shared weights. What passes from clone to
 clone, what each clone sees of the noisy image, and to what its residual is added are flags;

@@ -1,4 +1,4 @@
-"""Any denoiser as the clone of a sequential clone network (pcn.txt, II-A)."""
+"""Any denoiser as the clone of a sequential clone network (Li & Wang, section II-A)."""
 
 from __future__ import annotations
 

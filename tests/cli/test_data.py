@@ -96,6 +96,18 @@ def test_simulate_from_dicom_and_from_a_store(tmp_path, capfd):
     assert a.series[0].low_dose["spec"]["seed"] == 5
 
 
+def test_simulate_says_what_of_a_folder_it_left_out(tmp_path, capfd):
+    """A damaged slice was left out of the simulated pairs without a word."""
+    paths = write_series(tmp_path / "in", anatomy(0))
+    damaged = paths[0].with_name("damaged.dcm")
+    damaged.write_bytes(paths[0].read_bytes()[:5000])
+    command = ["data", "simulate", str(tmp_path / "in"), str(tmp_path / "a"), "--added-sd", "30"]
+    assert run([*command, "--domain", "image", "--cache", str(tmp_path / "cache")]) == 1
+    said = capfd.readouterr().err
+    assert "damaged.dcm" in said and "error: 1 CT image left out" in said
+    assert len(Store.open(tmp_path / "a").series[0].offsets_mm) == len(paths)
+
+
 @pytest.mark.core
 def test_phantoms_become_a_store(tmp_path, capfd):
     options = ["--patients", "2", "--slices", "1", "--size", "64", "--pixel-mm", "6"]

@@ -36,7 +36,7 @@ def test_the_spectrum_is_the_filter():
         a, b = radial[keep] / radial[keep].sum(), expected[keep] / expected[keep].sum()
         assert np.abs(a - b).max() < 0.15 * b.max()
         peaks[spectrum] = frequency[keep][a.argmax()]
-    assert 0.18 < peaks["sqrt_f_mtf"] < 0.26  # data.md: measured peak at 0.22 /mm
+    assert 0.18 < peaks["sqrt_f_mtf"] < 0.26  # measured peak at 0.22 /mm
     assert peaks["mtf"] < 0.12
 
 

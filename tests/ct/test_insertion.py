@@ -90,7 +90,7 @@ def test_the_formula_at_the_detector():
 
 
 def test_noise_power_spectrum_follows_the_measured_curve():
-    # data.md: MTF = exp(−ln2 (f/0.38)^2.5) and power f·MTF², measured on B30f at 0.74 mm.
+    # MTF = exp(−ln2 (f/0.38)^2.5) and power f·MTF², measured on B30f at 0.74 mm.
     pixel, size = 0.74, 160
     scan = Scan(1e5, kernel="smooth", geometry=FanBeam(n_views=576))
     water = np.zeros((4, size, size), np.float32)
