@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+
+# What this machine's user has measured decides nothing here; each test has a folder of its own.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "ldct-tests-have-no-cache")
 
 import jax
 

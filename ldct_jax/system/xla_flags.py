@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -40,8 +41,8 @@ _WRONG_REDUCTIONS = (0, 10, 2)
 _GIVEN = os.environ.get(FLAGS, "")
 # Convolutions stay with XLA unless that is slower by this factor; a busy machine is no reason.
 SLOWER = 1.1
-_ROUNDS = 6
-_TOO_LONG_S = 30.0
+_ROUNDS = 12
+_TOO_LONG_S = 60.0
 
 
 def jaxlib_version() -> str:
@@ -99,7 +100,8 @@ def find_out() -> None:
     if _too_late() or remembered(key) is not None or with_ours(_GIVEN, jaxlib) == never:
         return
     theirs, ours = _in_turn(never, with_ours(_GIVEN, jaxlib))
-    if min(theirs, ours) < float("inf"):
+    # What was too late, as on a busy machine, says nothing that is worth keeping (NaN).
+    if not math.isnan(theirs + ours) and min(theirs, ours) < float("inf"):
         remember(key, ours < SLOWER * theirs)
         add_flags()
 
@@ -128,10 +130,11 @@ for _ in sys.stdin:
 def _in_turn(*choices: str) -> list[float]:
     """The shortest time of the probe's convolution, seconds, with each value of ``XLA_FLAGS``.
 
-    The processes take turns, so that other work on the machine meets them alike. One that dies or
-    takes too long has infinite time.
+    The processes take turns, so that other work on the machine meets them alike. One that dies has
+    infinite time, one that takes too long NaN.
     """
     times = [float("inf")] * len(choices)
+    late = set()
     with contextlib.ExitStack() as stack:
         running = []
         for flags in choices:
@@ -145,7 +148,7 @@ def _in_turn(*choices: str) -> list[float]:
             )
             stack.callback(process.communicate)
             stack.callback(process.kill)
-            timer = threading.Timer(_TOO_LONG_S, process.kill)
+            timer = threading.Timer(_TOO_LONG_S, _give_up, (process, len(running), late))
             stack.callback(timer.cancel)
             timer.start()
             running.append(process)
@@ -155,7 +158,12 @@ def _in_turn(*choices: str) -> list[float]:
                     process.stdin.write("\n")
                     process.stdin.flush()
                     times[i] = min(times[i], float(process.stdout.readline()))
-    return times
+    return [math.nan if i in late else time for i, time in enumerate(times)]
+
+
+def _give_up(process: subprocess.Popen, number: int, late: set[int]) -> None:
+    late.add(number)
+    process.kill()
 
 
 def _notes() -> Path:

@@ -1,5 +1,6 @@
 """XLA's flags: ours beside the user's, measured once. Large pages: asked for once."""
 
+import math
 import os
 import platform
 import subprocess
@@ -101,12 +102,20 @@ def test_the_flag_is_measured_once_and_left_out_where_it_does_not_pay(
     assert os.environ["XLA_FLAGS"] == flags
 
 
-def test_a_measurement_that_failed_is_not_remembered(early):
-    early.append((float("inf"), float("inf")))
+@pytest.mark.parametrize("failed", [(float("inf"), float("inf")), (1.0, float("nan"))])
+def test_a_measurement_that_failed_is_not_remembered(failed, early):
+    """On a busy machine a process that was killed for being late decided for good."""
+    early.append(failed)
     xla_flags.find_out()
     early.append((1.0, 2.0))
     xla_flags.find_out()
     assert not early and os.environ["XLA_FLAGS"] == ""
+
+
+def test_a_process_that_is_late_has_no_time(monkeypatch):
+    monkeypatch.setattr(xla_flags, "_TOO_LONG_S", 0.05)
+    (time,) = xla_flags._in_turn(os.environ["XLA_FLAGS"])
+    assert math.isnan(time)
 
 
 def test_nothing_is_measured_where_the_user_chose(early, monkeypatch):
