@@ -12,8 +12,6 @@ from ldct_jax.denoise.run import RECORD
 from tests.denoise.series import two_series
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
-pytestmark = pytest.mark.core
-
 
 def test_the_command_sums_up(tmp_path, capsys):
     source = two_series(tmp_path / "in")

@@ -22,8 +22,6 @@ from ldct_jax.errors import DataError, LdctError, UsageError
 from tests.denoise.series import IDENTITY, contents, denoiser, hu_of, two_series
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
-pytestmark = pytest.mark.core
-
 
 def test_nan_fails_its_series_and_writes_nothing_of_it(tmp_path):
     source = two_series(tmp_path / "in")

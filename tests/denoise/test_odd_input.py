@@ -18,7 +18,6 @@ from tests.denoise.series import IDENTITY, contents, denoiser
 from tests.derived_fixtures import OUTSIDE, slice_of
 from tests.dicom_fixtures import anatomy, noisy, write_series
 
-pytestmark = pytest.mark.core
 BODY = noisy(anatomy(0, n=3), 20, 0)
 
 

@@ -21,8 +21,6 @@ from ldct_jax.errors import NumericsError
 from tests.derived_fixtures import HU, IMPLICIT, OUTSIDE, plain, slice_of
 from tests.dicom_fixtures import anatomy, write_series
 
-pytestmark = pytest.mark.core
-
 
 def rewrite(path, **changes):
     """The file with attributes set, or changed by ``edit(image)``."""

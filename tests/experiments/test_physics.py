@@ -12,6 +12,7 @@ from tests.dicom_fixtures import write_series
 SMALL = {"size": 96, "views": 90, "slices": 2}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("real", [False, True], ids=["phantoms", "dicom"])
 def test_the_dose_table_is_near_what_is_expected(real, tmp_path, monkeypatch):
     if real:

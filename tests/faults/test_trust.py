@@ -9,7 +9,6 @@ import pytest
 
 import ldct_jax
 
-pytestmark = pytest.mark.core
 ROOT = Path(ldct_jax.__file__).parent.parent
 # Modules that run code of what they load, and calls that write where an archive says.
 UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

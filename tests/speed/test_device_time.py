@@ -9,8 +9,6 @@ import pytest
 
 from experiments.speed.device_time import WatchedDevices
 
-pytestmark = pytest.mark.core
-
 
 class Pending:
     """What a call returns: ready when it is said to be."""

@@ -8,7 +8,6 @@ import pytest
 from experiments.speed import rows, table
 from experiments.speed.rows import OURS, THEIRS, Plan, Work, ours, theirs
 
-pytestmark = pytest.mark.core
 TRAIN, INFER = Work("train", "pcn_tiny", 4, 16), Work("infer", "pcn_tiny", 1, 64)
 
 

@@ -16,7 +16,6 @@ from ldct_jax.train import steps
 from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 
-pytestmark = pytest.mark.core
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "many_devices.md"
 
 

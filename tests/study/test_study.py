@@ -262,6 +262,7 @@ def test_feeding_through_grain_gives_the_same_losses_bit_for_bit(finished, tmp_p
     assert logs[0] == logs[1]
 
 
+@pytest.mark.long
 def test_paired_mayo_folders_at_paper_scale_repeat_over_test_patients(tmp_path, capfd):
     """The paper's scale, three leave-one-out repeats, with everything else made tiny."""
     from tests.dicom_fixtures import write_mayo
