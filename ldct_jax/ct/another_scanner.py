@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldct_jax.ct.fbp import Kernel, filtered_back_projection
-from ldct_jax.ct.geometry import FanBeam, Geometry
+from ldct_jax.ct.fbp import filtered_back_projection, named_kernel
+from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import MU_WATER, line_integrals, noise_sd
 from ldct_jax.errors import UsageError
 
@@ -21,10 +21,10 @@ def reconstruct_elsewhere(
     *,
     pixel_mm: float,
     to_pixel_mm: float,
-    kernel: str | Kernel,
+    kernel: str,
     added_sd_hu: float,
     seed: int,
-    geometry: Geometry | None = None,
+    geometry: FanBeam | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(low dose, the same without added noise) of a slice (H, W) HU, both (H, W) float32 HU.
 
@@ -43,7 +43,7 @@ def reconstruct_elsewhere(
         / MU_WATER
         * np.asarray(
             filtered_back_projection(
-                sinogram, geometry, size=hu.shape, pixel_mm=to_pixel_mm, kernel=kernel
+                sinogram, geometry, size=hu.shape, pixel_mm=to_pixel_mm, kernel=named_kernel(kernel)
             )
         )
         for sinogram in (projections, noise)

@@ -53,17 +53,15 @@ def rotation_mas(exposure_mas: float, tube_current_ma: float) -> tuple[float, st
     )
 
 
-def n0_from_tags(
-    *, mas: float, slice_mm: float, kvp: float = 120.0, geometry: FanBeam | None = None
-) -> Calibration:
+def n0_from_tags(*, mas: float, slice_mm: float, kvp: float = 120.0) -> Calibration:
     """N₀ from exposure (mAs per rotation), slice thickness at the centre (mm) and kVp.
 
     N₀ = 10⁶ /mm²/mAs · (kVp/120)^2.5 · mAs/views · channel area at the detector · (1 m/distance)².
-    Modulation and the bow-tie are not in the tags, so this is right to a factor of two or so.
+    Neither modulation nor bow-tie is in the tags: this is right to a factor of two or so.
     """
     if not (mas > 0 and slice_mm > 0 and kvp > 0):
         raise UsageError(f"mas={mas}, slice_mm={slice_mm}, kvp={kvp}: all must be positive")
-    g = FanBeam() if geometry is None else geometry
+    g = FanBeam()
     height = slice_mm * g.source_detector_mm / g.source_centre_mm
     output = PHOTONS_PER_MM2_MAS * (kvp / 120.0) ** KVP_POWER
     n0 = output * mas / g.n_views * g.detector_mm * height * (1000 / g.source_detector_mm) ** 2
@@ -107,12 +105,3 @@ def n0_from_added_sd(
         )
     n0 = float(np.exp(optimize.brentq(excess, lowest, highest, xtol=1e-3)))
     return Calibration(n0, f"set so that dose {dose:g} adds {target_sd_hu:.3g} HU")
-
-
-def n0_from_noise(full_hu, region, own_sd_hu: float, *, scan: Scan, pixel_mm: float) -> Calibration:
-    """N₀ of a series from its own noise ``own_sd_hu`` in ``region`` (flat tissue).
-
-    Half the dose adds just as much variance as the series has, so N₀ is set for that.
-    """
-    found = n0_from_added_sd(full_hu, region, own_sd_hu, dose=0.5, scan=scan, pixel_mm=pixel_mm)
-    return Calibration(found.n0, f"measured noise of {own_sd_hu:.3g} HU in flat tissue")

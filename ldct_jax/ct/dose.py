@@ -109,36 +109,3 @@ def sample_noise(
     response = noise_response(size, float(pixel_mm), spectrum, kernel)
     noise = _shaped_noise(slice_keys(seed, n, first_slice), response, jnp.float32(sd_hu), size)
     return np.asarray(noise).reshape(shape)
-
-
-def insert_image_domain(
-    full_hu,
-    *,
-    seed: int,
-    added_sd_hu: float | None = None,
-    dose: float | None = None,
-    full_sd_hu: float | None = None,
-    pixel_mm: float,
-    r: str = "physics",
-    spectrum: str = "sqrt_f_mtf",
-    first_slice: int = 0,
-) -> np.ndarray:
-    """Low-dose slices from normal-dose ones, (N, H, W) or (H, W) → the same shape, float32 HU.
-
-    Say either ``added_sd_hu``, the SD of the added noise, or ``dose`` together with
-    ``full_sd_hu``, the normal dose's own noise, from which σ_add follows. The noise is stationary:
-    for noise that grows with the patient use projection-domain insertion.
-
-    Raises:
-      UsageError: unless exactly one of the two ways is given.
-    """
-    by_dose = dose is not None and full_sd_hu is not None
-    if (added_sd_hu is None) == (not by_dose) or (added_sd_hu is not None and dose is not None):
-        raise UsageError("give either added_sd_hu, or dose together with full_sd_hu")
-    if added_sd_hu is None:
-        added_sd_hu = added_sd(dose, full_sd_hu, r)
-    full = np.asarray(full_hu, np.float32)
-    noise = sample_noise(
-        full.shape, added_sd_hu, pixel_mm, seed, spectrum=spectrum, first_slice=first_slice
-    )
-    return full + noise

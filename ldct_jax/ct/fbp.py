@@ -1,6 +1,6 @@
-"""Filtered back-projection with named kernels, for fan and parallel beams.
+"""Filtered back-projection of fan beams, with named kernels.
 
-Fan beams are reconstructed directly, without rebinning (Kak & Slaney, *Principles of Computerized
+They are reconstructed directly, without rebinning (Kak & Slaney, *Principles of Computerized
 Tomographic Imaging*, 3.4): projections times cos γ, ramp with (γ/sin γ)², back-projection with
 1/L². The filtered views are refined to a quarter channel by zero-padding their spectra, so that
 the linear interpolation afterwards hardly changes noise or resolution.
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ldct_jax.ct.geometry import FanBeam, Geometry
+from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.errors import UsageError
 
 REFINE = 4  # samples a channel after filtering
@@ -29,12 +29,19 @@ class Kernel:
 
     f in cycles/mm at the rotation centre; the modulation falls to one half at ``half_per_mm``.
     With neither limit it is the plain ramp up to the detector's Nyquist frequency.
+
+    Raises:
+      UsageError: for a cut-off that isn't above 0.
     """
 
     name: str
     half_per_mm: float | None = None
     order: float = 2.5
     cutoff_per_mm: float | None = None
+
+    def __post_init__(self):
+        if self.cutoff_per_mm is not None and not self.cutoff_per_mm > 0:
+            raise UsageError(f"cutoff_per_mm={self.cutoff_per_mm}: a positive frequency, cycles/mm")
 
     def window(self, f_per_mm):
         """Share of the ramp kept at ``f_per_mm`` ≥ 0, any shape."""
@@ -52,23 +59,16 @@ RAMP = Kernel("ramp")  # for comparisons: edges ring, since nothing is damped be
 KERNELS = {kernel.name: kernel for kernel in (SMOOTH, MEDIUM, SHARP, RAMP)}
 
 
-def named_kernel(kernel: str | Kernel, cutoff_per_mm: float | None = None) -> Kernel:
-    """A kernel of :data:`KERNELS` by name, with a cut-off if one is given."""
-    if isinstance(kernel, str):
-        if kernel not in KERNELS:
-            raise UsageError(f"unknown kernel {kernel!r}: use one of {', '.join(KERNELS)}")
-        kernel = KERNELS[kernel]
-    if cutoff_per_mm is None:
-        return kernel
-    if not cutoff_per_mm > 0:
-        raise UsageError(f"cutoff_per_mm={cutoff_per_mm}: a positive frequency in cycles/mm")
-    return dataclasses.replace(kernel, cutoff_per_mm=cutoff_per_mm)
+def named_kernel(name: str) -> Kernel:
+    """A kernel of :data:`KERNELS` by name; UsageError lists them."""
+    if name not in KERNELS:
+        raise UsageError(f"unknown kernel {name!r}: use one of {', '.join(KERNELS)}")
+    return KERNELS[name]
 
 
 @functools.lru_cache(maxsize=16)
-def _filter(geometry: Geometry, kernel: Kernel):
-    """Weights (D,) before, response (F,) of, and length of the FFT of one view's filtering."""
-    fan = isinstance(geometry, FanBeam)
+def _filter(geometry: FanBeam, kernel: Kernel):
+    """Response (F,) of one view's filtering, and the length of its FFT."""
     n_fft = 1 << int(np.ceil(np.log2(2 * geometry.n_detectors)))
     lag = np.fft.fftfreq(n_fft, 1 / n_fft)  # 0, 1, …, −1
     # The band-limited ramp sampled in space, which keeps the mean value right (ibid., eq. 3.61).
@@ -76,50 +76,41 @@ def _filter(geometry: Geometry, kernel: Kernel):
     odd = lag % 2 == 1
     ramp[odd] = -1 / (np.pi * lag[odd]) ** 2
     ramp[0] = 0.25
-    weight = np.ones(geometry.n_detectors)
-    pitch = geometry.centre_pitch_mm
-    if fan:
-        distance = geometry.source_centre_mm
-        gamma = geometry.fan_angles
-        weight = distance * np.cos(gamma)
-        step = geometry.detector_mm / geometry.source_detector_mm
-        angle = lag * step
-        bend = np.where(lag == 0, 1.0, (angle / np.sin(np.where(lag == 0, 1.0, angle))) ** 2)
-        # Lags beyond the detector's length never meet data; sin would vanish near π.
-        bend = np.where(np.abs(lag) < geometry.n_detectors, bend, 1.0)
-        ramp = ramp * bend / step**2 * step * 0.5
-    else:
-        ramp = ramp / pitch
-    response = np.fft.rfft(ramp).real * kernel.window(np.fft.rfftfreq(n_fft, pitch))
-    return weight.astype(np.float32), response.astype(np.float32), n_fft
+    step = geometry.detector_mm / geometry.source_detector_mm
+    angle = lag * step
+    bend = np.where(lag == 0, 1.0, (angle / np.sin(np.where(lag == 0, 1.0, angle))) ** 2)
+    # Lags beyond the detector's length never meet data; sin would vanish near π.
+    bend = np.where(np.abs(lag) < geometry.n_detectors, bend, 1.0)
+    # Every line is measured twice in a full turn: hence one half.
+    ramp = ramp * bend / step**2 * step * 0.5
+    response = np.fft.rfft(ramp).real
+    response *= kernel.window(np.fft.rfftfreq(n_fft, geometry.centre_pitch_mm))
+    return response.astype(np.float32), n_fft
 
 
-def filter_energy(
-    geometry: Geometry, kernel: str | Kernel, cutoff_per_mm: float | None = None
-) -> float:
+def filter_energy(geometry: FanBeam, kernel: Kernel) -> float:
     """Noise variance behind the filter where every channel had variance 1 before it.
 
     Without the factors of each ray (cos γ before, 1/L² after), but with what the two linear
     interpolations between the refined samples take, each 1 − (1 − cos(ω/REFINE))/3 of the power at
     ω radians a channel, on average over places.
     """
-    _, response, n_fft = _filter(geometry, named_kernel(kernel, cutoff_per_mm))
+    response, n_fft = _filter(geometry, kernel)
     omega = 2 * np.pi * np.arange(len(response)) / n_fft
     power = np.square(response, dtype=np.float64)
     power *= (1 - (1 - np.cos(omega / REFINE)) / 3) ** 2
     return float((2 * power.sum() - power[0] - power[-1]) / n_fft)
 
 
-def filter_response(
-    geometry: Geometry, kernel: str | Kernel, cutoff_per_mm: float | None = None
-) -> np.ndarray:
+def filter_response(geometry: FanBeam, kernel: Kernel) -> np.ndarray:
     """What :func:`reconstruct` multiplies the views' spectra by, (F,) float32."""
-    return _filter(geometry, named_kernel(kernel, cutoff_per_mm))[1]
+    return _filter(geometry, kernel)[0]
 
 
-def _refine_and_filter(sinogram, geometry: Geometry, response):
+def _refine_and_filter(sinogram, geometry: FanBeam, response):
     """Filtered views, ``REFINE`` samples a channel: (V, D) → (V, REFINE·D)."""
-    weight, _, n_fft = _filter(geometry, RAMP)
+    weight = (geometry.source_centre_mm * np.cos(geometry.fan_angles)).astype(np.float32)
+    n_fft = 2 * (len(response) - 1)
     spectrum = jnp.fft.rfft(sinogram * weight, n=n_fft, axis=-1) * response
     # The Nyquist bin stands for two frequencies once the spectrum is longer.
     spectrum = spectrum.at[..., -1].multiply(0.5)
@@ -149,7 +140,7 @@ def _sample(line, position):
 
 
 @functools.partial(jax.jit, static_argnames=("geometry", "size", "pixel_mm"))
-def reconstruct(sinogram, response, geometry: Geometry, size: tuple[int, int], pixel_mm: float):
+def reconstruct(sinogram, response, geometry: FanBeam, size: tuple[int, int], pixel_mm: float):
     """One image (H, W), 1/mm, from line integrals (V, D), filtered by ``response`` (F,).
 
     The response (:func:`filter_response`) is an argument like the sinogram, so that one compiled
@@ -161,58 +152,31 @@ def reconstruct(sinogram, response, geometry: Geometry, size: tuple[int, int], p
     fine = _refine_and_filter(sinogram, geometry, response)
     cos = jnp.asarray(np.cos(geometry.views), jnp.float32)
     sin = jnp.asarray(np.sin(geometry.views), jnp.float32)
-
-    if isinstance(geometry, FanBeam):
-        distance = geometry.source_centre_mm
-        first, step, place = _tangent_grid(geometry)
-        place = jnp.asarray(place, jnp.float32)
-        fine = jax.vmap(lambda line: _sample(line, place))(fine)
-
-        def spread(line, c, s):
-            across, depth = x * c + y * s, distance - (y * c - x * s)
-            tangent = across / depth
-            nearness = 1 / (depth * depth * (1 + tangent * tangent))
-            return _sample(line, (tangent - first) / step) * nearness
-    else:
-        first = geometry.channels[0] * geometry.detector_mm
-        step = geometry.detector_mm / REFINE
-
-        def spread(line, c, s):
-            return _sample(line, (x * c + y * s - first) / step)
+    distance = geometry.source_centre_mm
+    first, step, place = _tangent_grid(geometry)
+    place = jnp.asarray(place, jnp.float32)
+    fine = jax.vmap(lambda line: _sample(line, place))(fine)
 
     def add(image, view):
-        return image + spread(*view), None
+        line, c, s = view
+        across, depth = x * c + y * s, distance - (y * c - x * s)
+        tangent = across / depth
+        nearness = 1 / (depth * depth * (1 + tangent * tangent))
+        return image + _sample(line, (tangent - first) / step) * nearness, None
 
-    image, _ = lax.scan(
-        add, jnp.zeros(size, jnp.float32), (fine, cos, sin), unroll=min(UNROLL, len(geometry.views))
-    )
-    return image * (geometry.arc / geometry.n_views) * _scale(geometry)
-
-
-def _scale(geometry: Geometry) -> float:
-    if isinstance(geometry, FanBeam):
-        # Every line is measured 2 (arc/2π) times; the ramp above carries 1/2 for a full turn.
-        if not np.isclose(geometry.arc, 2 * np.pi):
-            raise UsageError("fan-beam filtered back-projection needs views on 360° (arc=2π)")
-        return 1.0
-    turns = geometry.arc / np.pi
-    if not np.isclose(turns, round(turns)) or round(turns) < 1:
-        raise UsageError("parallel filtered back-projection needs views on 180° or 360°")
-    return 1.0 / turns
+    views = (fine, cos, sin)
+    unroll = min(UNROLL, geometry.n_views)
+    image, _ = lax.scan(add, jnp.zeros(size, jnp.float32), views, unroll=unroll)
+    return image * (2 * np.pi / geometry.n_views)
 
 
 def filtered_back_projection(
-    sinogram,
-    geometry: Geometry,
-    *,
-    size: tuple[int, int],
-    pixel_mm: float,
-    kernel: str | Kernel = "smooth",
-    cutoff_per_mm: float | None = None,
+    sinogram, geometry: FanBeam, *, size: tuple[int, int], pixel_mm: float, kernel: Kernel = SMOOTH
 ):
     """Images from line integrals: (V, D) → (H, W), or (N, V, D) → (N, H, W), in 1/mm.
 
-    The reconstruction is right inside ``geometry.field_of_view_mm``, if nothing lies outside it.
+    The reconstruction is right inside the circle that every view sees whole, if nothing lies
+    outside it.
     """
     sinogram = jnp.asarray(sinogram, jnp.float32)
     shape = (geometry.n_views, geometry.n_detectors)
@@ -220,7 +184,7 @@ def filtered_back_projection(
         raise UsageError(f"this geometry's sinogram is {shape}, not {tuple(sinogram.shape)}")
     one = functools.partial(
         reconstruct,
-        response=filter_response(geometry, kernel, cutoff_per_mm),
+        response=filter_response(geometry, kernel),
         geometry=geometry,
         size=tuple(size),
         pixel_mm=float(pixel_mm),

@@ -1,4 +1,4 @@
-"""Forward projection after Joseph, and its exact adjoint.
+"""Forward projection after Joseph.
 
 A ray that runs more along y than along x is sampled once in every image row, with linear
 interpolation between two pixels, and otherwise once in every column; the sum is scaled by the
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ldct_jax.ct.geometry import Geometry
+from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.errors import UsageError
 
 UNROLL = 8  # rows a loop step: fewer kernel launches on a GPU, fewer passes over the sums on a CPU
@@ -32,7 +32,7 @@ class _Rays(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def _plan(geometry: Geometry, height: int, width: int, pixel_mm: float):
+def _plan(geometry: FanBeam, height: int, width: int, pixel_mm: float):
     """Rays marched over rows, rays marched over columns, and where each (v, d) is among them."""
     theta, s = (np.asarray(a, np.float64).ravel() for a in geometry.rays())
     cos, sin = np.cos(theta), np.sin(theta)
@@ -79,11 +79,12 @@ def _project(image, rows, columns, back, shape):
     return found.at[back].get(mode="promise_in_bounds").reshape(shape)
 
 
-def forward_project(mu, geometry: Geometry, pixel_mm: float):
+def forward_project(mu, geometry: FanBeam, pixel_mm: float):
     """Line integrals of images: (H, W) → (V, D), or (N, H, W) → (N, V, D).
 
-    ``mu`` in 1/mm gives dimensionless integrals; zero outside the image. Differentiable, and
-    may be used under jit and vmap; stacks go slice by slice to bound memory.
+    ``mu`` in 1/mm gives dimensionless integrals; zero outside the image. Differentiable (its
+    transpose by ``jax.linear_transpose`` is the exact adjoint), and may be used under jit and vmap;
+    stacks go slice by slice to bound memory.
     """
     mu = jnp.asarray(mu, jnp.float32)
     if mu.ndim not in (2, 3):
@@ -93,20 +94,3 @@ def forward_project(mu, geometry: Geometry, pixel_mm: float):
     if mu.ndim == 2:
         return _project(mu, rows, columns, back, shape)
     return lax.map(lambda image: _project(image, rows, columns, back, shape), mu)
-
-
-def back_project(sinogram, geometry: Geometry, size: tuple[int, int], pixel_mm: float):
-    """The adjoint of :func:`forward_project`: (V, D) → (H, W), or (N, V, D) → (N, H, W).
-
-    ⟨forward_project(x), y⟩ = ⟨x, back_project(y)⟩ to rounding, since it is the transposed program.
-    For reconstruction use :func:`ldct_jax.ct.fbp.filtered_back_projection`.
-    """
-    sinogram = jnp.asarray(sinogram, jnp.float32)
-    shape = (geometry.n_views, geometry.n_detectors)
-    if sinogram.ndim not in (2, 3) or sinogram.shape[-2:] != shape:
-        raise UsageError(f"this geometry's sinogram is {shape}, not {tuple(sinogram.shape)}")
-    image = jax.ShapeDtypeStruct(size, jnp.float32)
-    transpose = jax.linear_transpose(lambda x: forward_project(x, geometry, pixel_mm), image)
-    if sinogram.ndim == 2:
-        return transpose(sinogram)[0]
-    return lax.map(lambda one: transpose(one)[0], sinogram)

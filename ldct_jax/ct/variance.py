@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ldct_jax.ct.fbp import filter_energy
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.insertion import LEAST_PHOTONS, Scan, line_integrals, noise_sd
+from ldct_jax.ct.insertion import LEAST_PHOTONS, MU_WATER, Scan, line_integrals, noise_sd
 
 GRID = 96  # pixels along the slice's longer side
 VIEWS = 90
@@ -48,31 +48,24 @@ def ray_sums(hu, *, scan: Scan, pixel_mm: float) -> RaySums:
     padded = np.pad(np.asarray(hu, np.float32), padding, constant_values=-1000.0)
     rows, columns = (side // joined for side in padded.shape)
     small = padded.reshape(rows, joined, columns, joined).mean((1, 3))
-    p = np.asarray(line_integrals(small, coarse, pixel_mm * joined, scan.mu_water))
+    p = np.asarray(line_integrals(small, coarse, pixel_mm * joined))
     return RaySums(p, coarse, hu.shape, pixel_mm, joined)
 
 
 def scan_variance(rays: RaySums, scan: Scan) -> np.ndarray:
     """Variance of a whole scan's quantum noise at normal dose, (H, W) HU²."""
-    return _spread(np.exp(rays.p) / _photons(rays, scan), rays, scan)
+    return _spread(np.exp(rays.p) / scan.n0, rays, scan)
 
 
 def added_variance(rays: RaySums, scan: Scan, dose: float) -> np.ndarray:
     """Variance that :func:`ldct_jax.ct.insertion.insert_projection_domain` adds, (H, W) HU²."""
-    photons = _photons(rays, scan)
-    sd = np.asarray(noise_sd(rays.p, dose, photons, scan.electronic_variance), np.float64)
-    floor = np.minimum(LEAST_PHOTONS / (dose * photons) * np.exp(rays.p), 1.0)
+    sd = np.asarray(noise_sd(rays.p, dose, scan.n0, scan.electronic_variance), np.float64)
+    floor = np.minimum(LEAST_PHOTONS / (dose * scan.n0) * np.exp(rays.p), 1.0)
     z, weight = np.polynomial.hermite_e.hermegauss(NODES)
     weight = weight / weight.sum()
     noise = -np.log(np.maximum(1 - z * sd[..., None], floor[..., None]))
     mean = noise @ weight
     return _spread((noise * noise) @ weight - mean * mean, rays, scan)
-
-
-def _photons(rays: RaySums, scan: Scan) -> np.ndarray:
-    """Photons of the coarse rays, (D,) or (1,)."""
-    coarse = dataclasses.replace(scan, geometry=rays.geometry)
-    return np.atleast_1d(np.asarray(coarse.photons(), np.float64))
 
 
 def _spread(ray_variance: np.ndarray, rays: RaySums, scan: Scan) -> np.ndarray:
@@ -90,9 +83,9 @@ def _spread(ray_variance: np.ndarray, rays: RaySums, scan: Scan) -> np.ndarray:
         depth = g.source_centre_mm - (y[:, None] * np.cos(view) - x * np.sin(view))
         place = (np.arctan2(across, depth) - gamma[0]) / (gamma[1] - gamma[0])
         total += np.interp(place, places, row) / (across**2 + depth**2) ** 2
-    scale = filter_energy(scan.geometry, scan.kernel, scan.cutoff_per_mm)
-    scale *= (g.source_centre_mm * 1000 / scan.mu_water) ** 2
+    scale = filter_energy(scan.geometry, scan.kernel)
+    scale *= (g.source_centre_mm * 1000 / MU_WATER) ** 2
     full_views = scan.geometry.n_views
-    coarse = total / len(g.views) * scale * scan.geometry.arc**2 / full_views
+    coarse = total / len(g.views) * scale * (2 * np.pi) ** 2 / full_views
     fine = ndimage.zoom(coarse, joined, order=1, mode="nearest", grid_mode=True)
     return fine[: rays.shape[0], : rays.shape[1]]

@@ -55,7 +55,7 @@ def phantom_pairs(
         dose itself. The normal dose and its noise stay those of ``spec``.
       rule: how the noise grows there, see :func:`ldct_jax.ct.dose.noise_ratio`.
     """
-    from ldct_jax.ct.dose import added_sd, insert_image_domain, sample_noise
+    from ldct_jax.ct.dose import added_sd, sample_noise
     from ldct_jax.ct.phantom.random_patient import random_patient
 
     added = {spec.dose: spec.added_sd_hu}
@@ -78,9 +78,7 @@ def phantom_pairs(
         for k, sd_hu in enumerate(added.values()):
             # Every dose has noise of its own.
             noise_seed = 2 * (seed + k * SEEDS_A_DOSE) + 1
-            reduced = insert_image_domain(
-                normal, seed=noise_seed, added_sd_hu=sd_hu, pixel_mm=spec.pixel_mm
-            )
+            reduced = normal + sample_noise(normal.shape, sd_hu, spec.pixel_mm, noise_seed)
             full.append(_int16(normal))
             low.append(_int16(reduced))
             labels += [f"phantom-{i + 1:02d}"] * spec.slices

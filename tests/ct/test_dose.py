@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldct_jax.ct.dose import added_sd, insert_image_domain, noise_ratio, sample_noise
+from ldct_jax.ct.dose import added_sd, noise_ratio, sample_noise
 from ldct_jax.ct.fbp import SMOOTH
 from ldct_jax.errors import UsageError
 
@@ -42,15 +42,11 @@ def test_the_spectrum_is_the_filter():
 
 @pytest.mark.core
 def test_a_slice_depends_on_the_seed_and_its_number_alone():
-    image = np.random.default_rng(0).normal(size=(4, 32, 40)).astype(np.float32)
-    low = insert_image_domain(image, seed=8, added_sd_hu=20.0, pixel_mm=1.0)
-    again = insert_image_domain(image, seed=8, added_sd_hu=20.0, pixel_mm=1.0)
-    alone = insert_image_domain(image[2], seed=8, added_sd_hu=20.0, pixel_mm=1.0, first_slice=2)
-    other = insert_image_domain(image, seed=9, added_sd_hu=20.0, pixel_mm=1.0)
-    np.testing.assert_array_equal(low, again)
-    np.testing.assert_array_equal(low[2], alone)
-    assert np.abs(low - other).max() > 20
-    assert abs(np.corrcoef((low - image)[0].ravel(), (low - image)[1].ravel())[0, 1]) < 0.2
+    noise = sample_noise((4, 32, 40), 20.0, 1.0, 8)
+    np.testing.assert_array_equal(noise, sample_noise((4, 32, 40), 20.0, 1.0, 8))
+    np.testing.assert_array_equal(noise[2], sample_noise((32, 40), 20.0, 1.0, 8, first_slice=2))
+    assert np.abs(noise - sample_noise((4, 32, 40), 20.0, 1.0, 9)).max() > 20
+    assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.2
 
 
 def test_the_rules_of_dose():
@@ -60,19 +56,16 @@ def test_the_rules_of_dose():
     assert noise_ratio(0.25) == 2
     np.testing.assert_allclose(added_sd(0.25, 10.0), 10 * 3**0.5)
     assert added_sd(1.0, 10.0) == 0
-    image = np.zeros((2, 64, 64), np.float32)
-    low = insert_image_domain(image, seed=1, dose=0.25, full_sd_hu=10.0, pixel_mm=0.74)
-    paper = insert_image_domain(image, seed=1, dose=0.25, full_sd_hu=10.0, pixel_mm=0.74, r="paper")
-    np.testing.assert_allclose(paper, low * (15 / 3) ** 0.5, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(added_sd(0.25, 10.0, "paper"), 10 * 15**0.5)
 
 
 def test_misuse_is_one_line():
-    image = np.zeros((8, 8))
-    for wrong in ({}, {"dose": 0.5}, {"added_sd_hu": 1.0, "dose": 0.5, "full_sd_hu": 3.0}):
-        with pytest.raises(UsageError, match="either added_sd_hu"):
-            insert_image_domain(image, seed=0, pixel_mm=1.0, **wrong)
     with pytest.raises(UsageError, match="dose="):
-        insert_image_domain(image, seed=0, dose=0.0, full_sd_hu=1.0, pixel_mm=1.0)
+        added_sd(0.0, 1.0)
+    with pytest.raises(UsageError, match="full_sd_hu="):
+        added_sd(0.5, -1.0)
+    with pytest.raises(UsageError, match="r="):
+        noise_ratio(0.5, "linear")
     with pytest.raises(UsageError, match="spectrum="):
         sample_noise((8, 8), 1.0, 1.0, 0, spectrum="white")
     with pytest.raises(UsageError, match="slices"):

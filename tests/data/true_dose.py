@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 
 from ldct_jax.ct.dose import sample_noise
-from ldct_jax.ct.insertion import Scan, reconstruct_scan, simulate_scan
+from ldct_jax.ct.insertion import Scan, simulate_scan
 from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.ct.variance import ray_sums, scan_variance
+from tests.ct.bodies import reconstruct_scan
 
 TISSUES = ("liver", "spleen", "muscle")
 N0 = 4e5
