@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 for python in 3.11 3.12 3.13; do
     for accel in cpu cuda12 cuda13 tpu; do
-        extras="--extra dicom --extra export --extra weights --extra test --extra build"
+        extras="--extra dicom --extra serve --extra export --extra weights --extra test --extra build"
         [ "$accel" = cpu ] || extras="$extras --extra $accel"
         platform=x86_64-manylinux_2_28
         [ "$accel" != tpu ] || platform=x86_64-manylinux_2_31 # the oldest that libtpu runs on

@@ -21,6 +21,7 @@ LAYERS = [
     {"optim"},
     {"train"},
     {"denoise", "export"},
+    {"serve"},
     {"study"},
     {"report"},
     {"cli"},

@@ -25,6 +25,7 @@ COMMANDS = {
     "denoise": "ldct_jax.cli.denoise:denoise",
     "evaluate": "ldct_jax.cli.evaluate:evaluate",
     "export": "ldct_jax.cli.export:export",
+    "serve": "ldct_jax.cli.serve:serve",
     "report": "ldct_jax.cli.report:report",
 }
 
@@ -66,9 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     from ldct_jax.train.signals import StopRequest
 
     # Where Python calls this with arguments, the process isn't ours to re-exec.
-    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"]):
+    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"], ["serve"]):
         # Processes of one training must agree, so none of them measures.
-        if not {"--distributed", "--help", "-h"} & set(sys.argv):
+        if not {"--distributed", "--status", "--help", "-h"} & set(sys.argv):
             xla_flags.find_out()
         xla_flags.restart_with_large_pages()
     with StopRequest().watching():

@@ -46,8 +46,8 @@ class Options:
             raise UsageError(f"--blend {self.blend}: a share between 0 and 1 is needed")
 
 
-def judge(source: Path, out: Path) -> Survey:
-    """Look at everything at or below ``source``; jax is not needed.
+def judge(source: Path, out: Path, *, quiet: bool = False) -> Survey:
+    """Look at everything at or below ``source``; jax is not needed. ``quiet``: show no progress.
 
     Raises:
       UsageError: no such path, or an OUT that can't be one.
@@ -62,7 +62,9 @@ def judge(source: Path, out: Path) -> Survey:
         source,
         derivable=True,
         volumes=is_volume,
-        track=lambda files: track(files, "checking", "files") if source.is_dir() else files,
+        track=lambda files: (
+            files if quiet or source.is_file() else track(files, "checking", "files")
+        ),
     )
     volumes, left_out = [], list(found.left_out)
     for path in found.volumes:
@@ -86,6 +88,7 @@ def denoise_path(
     *,
     warn: Callable[[str], None] = lambda text: None,
     start: Callable[[], None] = lambda: None,
+    quiet: bool = False,
 ) -> Summary:
     """Denoise every image at or below ``source`` into the folder ``out``.
 
@@ -93,6 +96,7 @@ def denoise_path(
       model: what :func:`ldct_jax.denoise.models.find` found, or a loaded denoiser.
       warn: is told every warning as it is found.
       start: called before jax is first needed.
+      quiet: show no progress.
 
     Returns: what happened. Files that could not be used and series that failed (a result with NaN
       or infinite values, or with ``strict`` values that can't be HU; nothing of such a series is
@@ -105,7 +109,7 @@ def denoise_path(
       LdctError: files in the way, a full disk.
     """
     source, out = Path(source), Path(out)
-    judged = judge(source, out)
+    judged = judge(source, out, quiet=quiet)
     if options.strict and incomplete(judged.left_out):
         raise DataError(f"{lines(judged.left_out, source)[0]}; --strict refuses it")
     if isinstance(model, Found):
@@ -115,7 +119,7 @@ def denoise_path(
     else:
         denoiser = model
     new = not out.exists()
-    summary = _Run(judged, out, denoiser, options, warn).run()
+    summary = _Run(judged, out, denoiser, options, warn, quiet).run()
     if new and summary.failed:
         # Where everything failed, no empty folder stays behind.
         with contextlib.suppress(OSError):
@@ -124,9 +128,11 @@ def denoise_path(
 
 
 class _Run:
-    def __init__(self, judged: Survey, out: Path, denoiser: Denoiser, options: Options, warn):
+    def __init__(
+        self, judged: Survey, out: Path, denoiser: Denoiser, options: Options, warn, quiet: bool
+    ):
         self.judged, self.out, self.denoiser = judged, out, denoiser
-        self.options, self.warn = options, warn
+        self.options, self.warn, self.quiet = options, warn, quiet
         self.volumes_done: dict[str, str] = {}
         self.failed: list[tuple[str, str]] = []
         self.late: list[tuple[str, str]] = []
@@ -149,7 +155,7 @@ class _Run:
                 for job in jobs
             ]
             results = []
-            with Progress("denoising", sum(plans), "slices") as progress:
+            with Progress("denoising", sum(plans), "slices", quiet=self.quiet) as progress:
                 for job in jobs:
                     try:
                         result = self._run_one(job, progress)

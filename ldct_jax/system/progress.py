@@ -15,9 +15,13 @@ class Progress:
 
     ``advance`` takes the number of units done and a short free text (the loss, a file name).
     On anything but a terminal a line is printed at most every ten seconds, and one at the end.
+    ``quiet`` only counts.
     """
 
-    def __init__(self, what: str, total: int, unit: str, *, stream=None, done: int = 0):
+    def __init__(
+        self, what: str, total: int, unit: str, *, stream=None, done: int = 0, quiet: bool = False
+    ):
+        self._quiet = quiet
         self.what, self.total, self.unit = what, total, unit
         self.done, self._start_done = done, done
         self._stream = stream or sys.stderr
@@ -26,7 +30,7 @@ class Progress:
         self._text = ""
 
     def __enter__(self) -> Progress:
-        if self._stream.isatty() and self.total:
+        if self._stream.isatty() and self.total and not self._quiet:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as RichProgress
 
@@ -67,6 +71,8 @@ class Progress:
         return ", ".join(parts + ([self._text] if self._text else []))
 
     def _line(self) -> None:
+        if self._quiet:
+            return
         self._printed = time.monotonic()
         print(
             f"{self.what}: {self.done}/{self.total} {self.unit}, {self._rest()}",

@@ -1,0 +1,1 @@
+"""A DICOM node: receives series, denoises them, sends the results on."""
