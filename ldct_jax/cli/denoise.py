@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import code_option
+from ldct_jax.cli.options import code_option, shard_option
 
 
 @click.command()
@@ -21,8 +21,9 @@ from ldct_jax.cli.options import code_option
     "--keep", multiple=True, metavar="CREATOR", help="Keep this private creator, or 'overlays'."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@shard_option
 @code_option
-def denoise(source, out, model, blend, strict, overwrite, keep, as_json):
+def denoise(source, out, model, blend, strict, overwrite, keep, as_json, shard):
     """Denoise the images at or below IN into the folder OUT.
 
     IN is a DICOM file, a series, or a folder of series; .npy (HU) and NIfTI files too. Results
@@ -34,6 +35,7 @@ def denoise(source, out, model, blend, strict, overwrite, keep, as_json):
     Example:
       ldct denoise scans/patient1 denoised --model runs/pcn_ablation/full-pcn
       ldct denoise image.npy denoised --model gaussian --blend 0.7
+      ldct denoise archive denoised --shard 2/4
     """
     from ldct_jax.denoise.models import find
     from ldct_jax.denoise.run import Options, check_complete, denoise_path
@@ -47,7 +49,7 @@ def denoise(source, out, model, blend, strict, overwrite, keep, as_json):
         source,
         out,
         find(model),
-        Options(blend=blend, strict=strict, overwrite=overwrite, keep=keep),
+        Options(blend=blend, strict=strict, overwrite=overwrite, keep=keep, shard=shard),
         warn=lambda text: click.echo(f"warning: {text}", err=True),
         start=start,
     )

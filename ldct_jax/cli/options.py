@@ -22,3 +22,18 @@ code_option = click.option(
     callback=_use,
     help="Your own script, where a run of it is loaded: it is imported.",
 )
+
+
+def _shard(context, parameter, text: str):
+    from ldct_jax.system.shard import parse_shard
+
+    return parse_shard(text)
+
+
+shard_option = click.option(
+    "--shard",
+    metavar="K/N",
+    default="1/1",
+    callback=_shard,
+    help="Do the K-th of N parts of the series; N processes may share one OUT.",
+)

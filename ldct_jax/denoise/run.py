@@ -26,20 +26,24 @@ from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.system.files import locked, write_bytes
 from ldct_jax.system.names import printable, shown
 from ldct_jax.system.progress import Progress, track
+from ldct_jax.system.shard import Shard
 
 RECORD = "ldct_denoise.json"
 """In OUT: what was done to what, and how an interrupted run knows finished volumes."""
+SHARDS = ".shards"
+"""In OUT: locks of processes that share it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """``blend``: share of the model's result. ``strict``: warnings are errors. ``keep``: private
-    creators (and ``overlays``) that stay in the derived headers."""
+    creators (and ``overlays``) that stay in the derived headers. ``shard``: which of the series."""
 
     blend: float = 1.0
     strict: bool = False
     overwrite: bool = False
     keep: tuple[str, ...] = ()
+    shard: Shard = Shard()
 
     def __post_init__(self):
         if not 0 <= self.blend <= 1:  # NaN included
@@ -146,9 +150,11 @@ class _Run:
         )
 
     def run(self) -> Summary:
+        # All of them whatever the shard, so that each series gets the number that it would have.
         jobs = self._series_jobs() + self._volume_jobs()
+        jobs = [job for i, job in enumerate(jobs) if self.options.shard.takes(i)]
         self._tell_warnings(jobs)
-        with locked(self.out):
+        with self._locked():
             _, finished = self._earlier()
             plans = [
                 job.plan() if isinstance(job, SeriesJob) else job.plan(self.processing, finished)
@@ -173,6 +179,16 @@ class _Run:
             for text in grouped(self.late):
                 self.warn(text)
             return self._summary(results)
+
+    @contextlib.contextmanager
+    def _locked(self):
+        shard = self.options.shard
+        if shard.count == 1:
+            with locked(self.out):
+                yield
+        else:
+            with locked(self.out, shared=True), locked(self.out / SHARDS / str(shard)):
+                yield
 
     def _series_jobs(self) -> list:
         numbers = set(self.judged.numbers)
@@ -266,13 +282,21 @@ class _Run:
             return [], {}
 
     def _write_record(self, results: list[Result]) -> None:
-        """Add what was written now to what was recorded before."""
+        """Add what was written now to what was recorded before, by other shards, too."""
+        if self.options.shard.count > 1:
+            with locked(self.out / SHARDS / "record", wait=True):
+                self._add_to_record(results)
+        else:
+            self._add_to_record(results)
+
+    def _add_to_record(self, results: list[Result]) -> None:
         rows, volumes = self._earlier()
         summary = self._summary([r for r in results if r.written]).record()
         new = {r["name"] for r in summary["results"]}
         shared = {k: summary[k] for k in ("model", "digest", "blend")}
         rows = [r for r in rows if r.get("name") not in new]
         rows += [shared | r for r in summary["results"]]
+        rows.sort(key=lambda r: str(r.get("name")))
         record = {"results": rows, "volumes": volumes | self.volumes_done}
         write_bytes(self.out / RECORD, json.dumps(record, indent=1).encode())
 

@@ -71,8 +71,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Make ``folder`` and keep a second command out of it; with ``wait`` let it come next."""
+def locked(folder: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Make ``folder`` and keep a second command out of it; with ``wait`` let it come next.
+
+    ``shared`` ones let each other in, and keep out those that aren't.
+    """
     import fcntl
 
     with telling(folder / "."):
@@ -80,7 +83,8 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(handle, kind | (0 if wait else fcntl.LOCK_NB))
         except OSError:
             raise LdctError(
                 f"another command is writing to {folder}: wait for it, or choose another OUT folder"
