@@ -26,6 +26,7 @@ COMMANDS = {
     "evaluate": "ldct_jax.cli.evaluate:evaluate",
     "export": "ldct_jax.cli.export:export",
     "serve": "ldct_jax.cli.serve:serve",
+    "mercure": "ldct_jax.cli.mercure:mercure",
     "report": "ldct_jax.cli.report:report",
 }
 
