@@ -102,7 +102,7 @@ def test_wrong_overrides_say_what_is_legal(setting, words):
         ({"function": "system"}, "doesn't have"),
         ({"function": "os:system"}, "doesn't have"),
         ({"type": "subprocess:Popen", "args": "x"}, "doesn't have"),
-        ({"function": "ldct_jax.data.public_ct:subprocess.run"}, "doesn't have"),
+        ({"function": "ldct_jax.data.pip_packages:subprocess.run"}, "doesn't have"),
         ({"function": "ldct_jax.__main__:main"}, "doesn't have"),
         ({"function": "ldct_jax.losses:median"}, "doesn't have"),
         ({"type": "ldct_jax.system.files:write_bytes", "path": "x"}, "can hold"),

