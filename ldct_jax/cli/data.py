@@ -42,8 +42,7 @@ def phantom(out, patients, slices, size, pixel_mm, slice_mm, region, dose, added
     Example:
       ldct data phantom stores/phantoms --patients 20 --slices 16 --size 512 --pixel-mm 0.74
     """
-    from ldct_jax.data.embedded import Phantoms
-    from ldct_jax.data.prepare import write_phantoms
+    from ldct_jax.data.embedded import Phantoms, write_phantoms
     from ldct_jax.data.table import store_table
 
     spec = Phantoms(
@@ -177,7 +176,7 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     Example:
       ldct data simulate stores/normal stores/quarter --dose 0.25
     """
-    from ldct_jax.data.prepare import add_low_dose
+    from ldct_jax.data.derived import add_low_dose
     from ldct_jax.data.simulate import LowDose
     from ldct_jax.data.source import open_store, print_left_out
     from ldct_jax.data.table import store_table

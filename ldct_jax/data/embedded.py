@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ldct_jax.data.acquisition import PHANTOMS, Acquisition
+from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.data.store import SeriesRecord, Store, rounded
+from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.system.progress import track
 
+PHANTOMS_VERSION = 2
+"""Part of a written store's digest: raise it when the same phantoms would give another one."""
 # Between the seeds of a patient's doses: more than there are patients.
 SEEDS_A_DOSE = 1_000_000
 
@@ -105,6 +112,37 @@ def phantom_pairs(
             n, kernel=PHANTOMS, field_of_view_mm=spec.size * spec.pixel_mm
         ),
     )
+
+
+def write_phantoms(spec: Phantoms, out: Path) -> Store:
+    """The embedded patients of ``spec`` as a paired store."""
+    digest = hashlib.sha256(repr((PHANTOMS_VERSION, spec)).encode()).hexdigest()
+    if done := finished(Path(out), digest):
+        return done
+    needed = 4 * spec.patients * spec.slices * spec.size**2
+    with begin(Path(out), digest, needed_bytes=needed) as unfinished:
+        pairs = phantom_pairs(spec)
+        for name in pairs.patient_names:
+            own = pairs.of([name])
+
+            def make(stem: str, name=name, own=own) -> SeriesRecord:
+                return SeriesRecord(
+                    patient=name,
+                    full=write_array(unfinished.folder, f"{stem}-full.npy", own.full_hu),
+                    low=write_array(unfinished.folder, f"{stem}-low.npy", own.low_hu),
+                    pixel_mm=spec.pixel_mm,
+                    slice_mm=spec.slice_mm,
+                    step_mm=spec.slice_mm,
+                    offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
+                    kernel=PHANTOMS,
+                    noise_hu=rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
+                    low_dose_noise_hu=rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
+                    dose=spec.dose,
+                    dose_source=f"{spec.dose:.0%} dose simulated",
+                )
+
+            unfinished.series(name, make)
+        return unfinished.finish(pairs.source, pairs.attribution)
 
 
 def dose_words(doses: Sequence[float], rule: str) -> str:

@@ -71,11 +71,6 @@ def tissue_noise(images_hu: np.ndarray, reference_hu: np.ndarray, pixel_mm: floa
     return float(np.sqrt(np.mean(np.concatenate(found))))
 
 
-def flat_region(hu: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """The middles of flat 6 mm windows in soft tissue, (N, H, W) bool, of images (N, H, W) HU."""
-    return flat_tissue(hu, pixel_mm).flat
-
-
 def flat_tissue(hu: np.ndarray, pixel_mm: float) -> FlatTissue:
     """Where (N, H, W) HU show flat soft tissue (mean of the window 0 … 200 HU), and its noise."""
     side, sigma = window_side(pixel_mm), BLUR_MM / pixel_mm

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from ldct_jax.ct.fbp import named_kernel
+from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import OwnNoise
@@ -24,10 +23,9 @@ from ldct_jax.data.simulate import (
     stored,
 )
 from ldct_jax.data.store import SeriesRecord, Store
-from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.data.store_writer import finished, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
-from ldct_jax.system.progress import Progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,74 +172,51 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
     Raises:
       DataError: a store that has low doses already, or a series whose noise can't be measured.
     """
-    if any(s.low is not None for s in store.series):
-        raise DataError(f"{store.folder} already holds low-dose slices; simulate from normal dose")
-    what = {
-        "version": SIMULATION_VERSION,
-        "mixed": to_record(mixed),
-        "series": [(s.patient, s.full.sha256) for s in store.series],
-    }
-    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    check_normal_dose(store)
+    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=to_record(mixed))
     if done := finished(Path(out), digest):
         return done
     plans = [_plan(store, i, mixed) for i in range(len(store.series))]
-    needed = sum(
-        4 * len(drawn) * int(np.prod(record.full.shape[1:]))
-        for (_, drawn), record in zip(plans, store.series, strict=True)
-    )
-    with (
-        begin(Path(out), digest, needed_bytes=needed) as unfinished,
-        Progress("simulating low doses", sum(len(d) for _, d in plans), "slices") as progress,
-    ):
-        for i, record in enumerate(store.series):
-            seed, drawn = plans[i]
 
-            def make(stem: str, i=i, record=record, seed=seed, drawn=drawn) -> SeriesRecord:
-                return _series(
-                    store.full(i), record, mixed, drawn, seed, unfinished.folder, stem, progress
-                )
+    def make(i: int, folder: Path, stem: str, advance) -> SeriesRecord:
+        record, (seed, drawn) = store.series[i], plans[i]
+        try:
+            own = required_noise(store.full(i), record.pixel_mm)
+        except DataError as error:
+            raise DataError(f"{record.patient}: {error}; or leave the series out") from error
+        low, full = simulate_mixed(
+            store.full(i),
+            drawn,
+            own=own,
+            pixel_mm=record.pixel_mm,
+            seed=seed,
+            target=mixed.target,
+            advance=advance,
+        )
+        return dataclasses.replace(
+            record,
+            full=write_array(folder, f"{stem}-full.npy", full),
+            low=write_array(folder, f"{stem}-low.npy", low),
+            offsets_mm=tuple(record.offsets_mm[one.index] for one in drawn),
+            tube_current_ma=(),
+            exposure_mas=(),
+            # That of the normal dose: targets have another.
+            noise_hu=own.sd_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
+            low_dose_noise_hu=flat_noise_hu(low, record.pixel_mm),
+            dose=None,
+            dose_source=mixed.describe(),
+            low_dose={
+                "spec": to_record(mixed),
+                "seed": seed,
+                "own_noise": own.record(),
+                "slices": [dataclasses.asdict(one) for one in drawn],
+            },
+        )
 
-            _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)
-            if resumed:
-                progress.advance(len(drawn), "already there")
-        return unfinished.finish(store.source, store.attribution)
+    slices = [len(drawn) for _, drawn in plans]
+    return derive(store, out, digest, make, what="simulating low doses", slices=slices)
 
 
 def _plan(store: Store, i: int, mixed: MixedDose) -> tuple[int, list[Drawn]]:
     seed = noise_seed(store.full(i), mixed.seed, dataclasses.replace(mixed, target=None))
     return seed, draw(mixed, store.series[i].offsets_mm, np.random.default_rng(seed))
-
-
-def _series(full_hu, record: SeriesRecord, mixed, drawn, seed, folder, stem, progress):
-    try:
-        own = required_noise(full_hu, record.pixel_mm)
-    except DataError as error:
-        raise DataError(f"{record.patient}: {error}; or leave the series out") from error
-    low, full = simulate_mixed(
-        full_hu,
-        drawn,
-        own=own,
-        pixel_mm=record.pixel_mm,
-        seed=seed,
-        target=mixed.target,
-        advance=progress.advance,
-    )
-    return dataclasses.replace(
-        record,
-        full=write_array(folder, f"{stem}-full.npy", full),
-        low=write_array(folder, f"{stem}-low.npy", low),
-        offsets_mm=tuple(record.offsets_mm[one.index] for one in drawn),
-        tube_current_ma=(),
-        exposure_mas=(),
-        # That of the normal dose: targets have another.
-        noise_hu=own.sd_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
-        low_dose_noise_hu=flat_noise_hu(low, record.pixel_mm),
-        dose=None,
-        dose_source=mixed.describe(),
-        low_dose={
-            "spec": to_record(mixed),
-            "seed": seed,
-            "own_noise": own.record(),
-            "slices": [dataclasses.asdict(one) for one in drawn],
-        },
-    )

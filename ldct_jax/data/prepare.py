@@ -1,7 +1,4 @@
-"""DICOM → store, once; and a store of normal dose → one with simulated low dose.
-
-Both go series by series, resume after an interruption, and check what they wrote.
-"""
+"""DICOM → store, once: series by series, resumable, and what was written is checked."""
 
 from __future__ import annotations
 
@@ -15,14 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.plausible import AIR_HU, Range, no_data
-from ldct_jax.data.acquisition import PHANTOMS, same_kernel
-from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
-from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, none_if_nan
+from ldct_jax.data.store import SeriesRecord, none_if_nan, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.record import to_record
 from ldct_jax.system.progress import Progress
 
 PREPARE_VERSION = 2
@@ -187,8 +181,8 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
         kvp=none_if_nan([full.kvp])[0],
         tube_current_ma=none_if_nan(full.tube_current_ma),
         exposure_mas=none_if_nan(full.exposure),
-        noise_hu=_rounded(flat_noise_hu(full_hu, full.pixel_mm)),
-        low_dose_noise_hu=_rounded(low_noise),
+        noise_hu=rounded(flat_noise_hu(full_hu, full.pixel_mm)),
+        low_dose_noise_hu=rounded(low_noise),
         dose=candidate.dose if low is not None else None,
         dose_source=candidate.dose_source if low is not None else "",
         notes=tuple(notes),
@@ -215,84 +209,6 @@ def _checked(series, notes: list[str]) -> np.ndarray:
     return np.maximum(series.hu, np.int16(AIR_HU))
 
 
-def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
-    """A store with the same normal dose and a simulated low dose for every series.
-
-    The normal-dose arrays are linked where the file system can, copied elsewhere.
-
-    Raises:
-      DataError: the store already has low doses, or a series whose noise can't be measured.
-    """
-    if any(s.low is not None for s in store.series):
-        raise DataError(f"{store.folder} already holds low-dose slices; simulate from normal dose")
-    digest = simulation_digest(store, low)
-    if done := finished(Path(out), digest):
-        return done
-    needed = sum(4 * int(np.prod(s.full.shape)) for s in store.series)
-    slices = sum(s.full.shape[0] for s in store.series)
-    with (
-        begin(Path(out), digest, needed_bytes=needed) as unfinished,
-        Progress("simulating low dose", slices, "slices") as progress,
-    ):
-        for i, record in enumerate(store.series):
-
-            def make(stem: str, i=i, record=record) -> SeriesRecord:
-                full_hu = store.full(i)
-                name = f"{stem}-full.npy"
-                full = _link(store.folder / record.full.file, unfinished.folder, name, record.full)
-                low_hu, made = simulate(
-                    full_hu,
-                    low,
-                    pixel_mm=record.pixel_mm,
-                    advance=progress.advance,
-                )
-                return dataclasses.replace(
-                    record,
-                    full=full,
-                    low=write_array(unfinished.folder, f"{stem}-low.npy", low_hu),
-                    low_dose_noise_hu=_rounded(flat_noise_hu(low_hu, record.pixel_mm)),
-                    dose=low.fraction,
-                    dose_source=low.describe(),
-                    low_dose=made,
-                )
-
-            _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", make)
-            if resumed:
-                progress.advance(record.full.shape[0], "already there")
-        return unfinished.finish(store.source, store.attribution)
-
-
-def write_phantoms(spec: Phantoms, out: Path) -> Store:
-    """The embedded patients of ``spec`` as a paired store."""
-    digest = hashlib.sha256(repr((PREPARE_VERSION, spec)).encode()).hexdigest()
-    if done := finished(Path(out), digest):
-        return done
-    needed = 4 * spec.patients * spec.slices * spec.size**2
-    with begin(Path(out), digest, needed_bytes=needed) as unfinished:
-        pairs = phantom_pairs(spec)
-        for name in pairs.patient_names:
-            own = pairs.of([name])
-
-            def make(stem: str, name=name, own=own) -> SeriesRecord:
-                return SeriesRecord(
-                    patient=name,
-                    full=write_array(unfinished.folder, f"{stem}-full.npy", own.full_hu),
-                    low=write_array(unfinished.folder, f"{stem}-low.npy", own.low_hu),
-                    pixel_mm=spec.pixel_mm,
-                    slice_mm=spec.slice_mm,
-                    step_mm=spec.slice_mm,
-                    offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
-                    kernel=PHANTOMS,
-                    noise_hu=_rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
-                    low_dose_noise_hu=_rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
-                    dose=spec.dose,
-                    dose_source=f"{spec.dose:.0%} dose simulated",
-                )
-
-            unfinished.series(name, make)
-        return unfinished.finish(pairs.source, pairs.attribution)
-
-
 def listing_digest(folders: list[Path], selection: Selection) -> str:
     """SHA-256 of names, sizes and times of all files in ``folders`` and of the options."""
     from ldct_jax.dicom.left_out import walk
@@ -308,16 +224,6 @@ def listing_digest(folders: list[Path], selection: Selection) -> str:
     return digest.hexdigest()
 
 
-def simulation_digest(store: Store, low: LowDose) -> str:
-    """SHA-256 of the normal-dose pixels, the patients and the simulation."""
-    what = {
-        "version": SIMULATION_VERSION,
-        "low": to_record(low),
-        "series": [(s.patient, s.full.sha256) for s in store.series],
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
 def _unwanted(series, selection: Selection) -> str:
     mm, kernel = selection.thickness_mm, selection.kernel
     if mm is not None and not abs(series.thickness_mm - mm) <= 0.05:
@@ -327,20 +233,6 @@ def _unwanted(series, selection: Selection) -> str:
     return ""
 
 
-def _link(source: Path, folder: Path, name: str, record: ArrayRecord) -> ArrayRecord:
-    target = folder / name
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        return write_array(folder, name, np.load(source, mmap_mode="r", allow_pickle=False))
-    return dataclasses.replace(record, file=name)
-
-
 def _short(text: str) -> str:
     """Free text of a scanner, kept to what a kernel or a maker is called."""
     return "".join(c for c in text if c.isascii() and c.isprintable())[:32].strip()
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)

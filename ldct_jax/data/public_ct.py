@@ -22,7 +22,7 @@ import numpy as np
 from ldct_jax.ct.plausible import AIR_HU
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.pip_packages import Package, fetch
-from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.data.volumes import NiftiFile, open_volume
 from ldct_jax.errors import DataError
@@ -187,7 +187,6 @@ def _convert(series: SampleSeries, cache: Path, folder: Path, stem: str) -> Seri
     hu, pixel_mm, step_mm = _volume(series, cache)
     below = int(np.count_nonzero(hu < AIR_HU))
     hu = np.maximum(hu, np.int16(AIR_HU))
-    noise = flat_noise_hu(hu, pixel_mm)
     return SeriesRecord(
         patient=series.label,
         full=write_array(folder, f"{stem}-full.npy", hu),
@@ -198,7 +197,7 @@ def _convert(series: SampleSeries, cache: Path, folder: Path, stem: str) -> Seri
         offsets_mm=tuple(round(i * step_mm, 4) for i in range(len(hu))),
         kernel=series.kernel,
         manufacturer=series.manufacturer,
-        noise_hu=None if noise is None else round(noise, 3),
+        noise_hu=rounded(flat_noise_hu(hu, pixel_mm)),
         notes=(f"{below} pixels below {AIR_HU} HU set to air",) if below else (),
     )
 

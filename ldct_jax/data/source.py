@@ -9,21 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ldct_jax.data.acquisition import same_kernel
+from ldct_jax.data.derived import add_low_dose, simulation_digest, thinned
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.pairs import PairedSlices, concatenate
-from ldct_jax.data.prepare import (
-    EVERYTHING,
-    Selection,
-    add_low_dose,
-    listing_digest,
-    prepare,
-    simulation_digest,
-)
+from ldct_jax.data.prepare import EVERYTHING, Selection, listing_digest, prepare
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
-from ldct_jax.data.thinned import thinned
 from ldct_jax.dicom.collections.layouts import Survey
 from ldct_jax.dicom.left_out import lines
 from ldct_jax.errors import DataError

@@ -297,5 +297,10 @@ def none_if_nan(values: Iterable[float]) -> tuple[float | None, ...]:
     return tuple(float(v) if np.isfinite(v) else None for v in values)
 
 
+def rounded(value: float | None) -> float | None:
+    """A measured figure to three digits, as manifests hold it."""
+    return None if value is None else round(value, 3)
+
+
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value

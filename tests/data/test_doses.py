@@ -5,13 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.data.derived import thinned
+from ldct_jax.data.embedded import Phantoms, phantom_pairs, write_phantoms
 from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import concatenate
-from ldct_jax.data.prepare import write_phantoms
 from ldct_jax.data.source import load_doses
 from ldct_jax.data.store import Store
-from ldct_jax.data.thinned import thinned
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.study import results

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ldct_jax.data.flat_noise import flat_region
+from ldct_jax.data.flat_noise import flat_tissue
 from ldct_jax.data.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, simulate_mixed
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import measure_own_noise
@@ -34,7 +34,7 @@ def test_draws_keep_to_their_ranges():
 
 def test_noise_of_dose_and_thinner_slices():
     body = noisy(anatomy(0, 2), 12.0, 1)
-    region = flat_region(body, 5.0)[:1]
+    region = flat_tissue(body, 5.0).flat[:1]
     own = measure_own_noise(body, 5.0)
     shape = {"own": own, "pixel_mm": 5.0, "seed": 0}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldct_jax.data.flat_noise import flat_region
+from ldct_jax.data.flat_noise import flat_tissue
 from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import measure_own_noise
@@ -43,7 +43,7 @@ def test_the_pairs_of_a_thinner_slice_aim_at_the_slice_itself():
     """Not at its noisier normal dose: little of either's noise is left."""
     noise = np.random.default_rng(1).normal(0, 10, (1, 64, 64))
     body = np.clip(anatomy(0, 1) + noise, -1024, 3071).astype(np.int16)
-    region = flat_region(anatomy(0, 1), 5.0)
+    region = flat_tissue(anatomy(0, 1), 5.0).flat
     how = {"own": measure_own_noise(body, 5.0), "pixel_mm": 5.0, "seed": 0}
     drawn = [Drawn(0, 0.5, "own", 4.0)]
     low, noisier = simulate_mixed(body, drawn, **how)

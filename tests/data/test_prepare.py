@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import ldct_jax.data.prepare as preparation
-from ldct_jax.data.prepare import Selection, add_low_dose, prepare
+from ldct_jax.data.derived import add_low_dose
+from ldct_jax.data.prepare import Selection, prepare
 from ldct_jax.data.simulate import LowDose, simulate
 from ldct_jax.data.store import Store
 from ldct_jax.data.table import store_table, survey_table

@@ -9,10 +9,9 @@ from ldct_jax.ct.dose import sample_noise
 from ldct_jax.ct.fbp import Kernel
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan
-from ldct_jax.data.embedded import Phantoms
-from ldct_jax.data.flat_noise import flat_noise_hu, flat_region, tissue_noise
+from ldct_jax.data.embedded import Phantoms, write_phantoms
+from ldct_jax.data.flat_noise import flat_noise_hu, flat_tissue, tissue_noise
 from ldct_jax.data.own_noise import measure_own_noise
-from ldct_jax.data.prepare import write_phantoms
 from ldct_jax.data.simulate import DOMAINS, LowDose, add_in_proportion, simulate
 from ldct_jax.data.source import load_doses
 from ldct_jax.errors import DataError, UsageError
@@ -177,7 +176,7 @@ def test_flat_noise_is_the_sd_and_ignores_edges(sd, shaped):
         noise = sample_noise(flat.shape, sd, 0.7, 2)
     assert flat_noise_hu(flat + noise, 0.7) == pytest.approx(sd, rel=0.02)
     assert flat_noise_hu(edges + noise, 0.7) == pytest.approx(sd, rel=0.03)
-    region = flat_region(edges + noise, 0.7)
+    region = flat_tissue(edges + noise, 0.7).flat
     assert region.any() and not region[:, :, 79:].any()
     # The same tissue of another image: a denoiser that halves the noise.
     half = edges + noise / 2

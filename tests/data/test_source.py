@@ -27,7 +27,7 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
         raise AssertionError("made again")
 
     monkeypatch.setattr(source_module, "prepare", never)
-    monkeypatch.setattr("ldct_jax.data.prepare.simulate", never)
+    monkeypatch.setattr("ldct_jax.data.derived.simulate", never)
     second = load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")
     np.testing.assert_array_equal(second.low_hu, first.low_hu)
     assert second.patients == first.patients

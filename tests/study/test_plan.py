@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from ldct_jax import cli
-from ldct_jax.data.embedded import Phantoms
-from ldct_jax.data.prepare import write_phantoms
+from ldct_jax.data.embedded import Phantoms, write_phantoms
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store
 from ldct_jax.denoise.filters import Gaussian, Identity
