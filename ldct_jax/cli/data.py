@@ -178,9 +178,8 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     """
     from ldct_jax.data.derived import add_low_dose
     from ldct_jax.data.simulate import LowDose
-    from ldct_jax.data.source import open_store, print_left_out
+    from ldct_jax.data.source import open_store
     from ldct_jax.data.table import store_table
-    from ldct_jax.dicom.left_out import incomplete
     from ldct_jax.system import accelerator
 
     low = LowDose(
@@ -192,15 +191,19 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
         seed=seed,
     )
     accelerator.start()
-    surveys = []
-    store = add_low_dose(open_store(source, cache=_cache(cache), survey=surveys.append), out, low)
+    reports = []
+    normal = open_store(
+        source, cache=_cache(cache), left_out=lambda *report: reports.append(report)
+    )
+    store = add_low_dose(normal, out, low)
     if as_json:
         _json(store)
     else:
         _say(store, store_table)
-    for survey in surveys:
-        print_left_out(survey)
-        if missing := incomplete(survey.left_out):
+    for lines, missing in reports:
+        for line in lines:
+            click.echo(line, err=True)
+        if missing:
             raise DataError(f"{missing}; everything else is simulated")
 
 

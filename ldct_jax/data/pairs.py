@@ -139,7 +139,7 @@ class PairedSlices:
           patients: the training patients.
           doses: those trained on, of several; empty for all.
 
-        Returns: JSON that :class:`ldct_jax.data.trained.Trained` reads; None where nothing is
+        Returns: JSON that :class:`ldct_jax.data.acquisition.Trained` reads; None where nothing is
           known of how the slices were scanned.
         """
         if self.acquisition is None:

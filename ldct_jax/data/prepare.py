@@ -16,6 +16,11 @@ from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.store import SeriesRecord, none_if_nan, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.dicom.collections import layouts
+from ldct_jax.dicom.collections.pairing import load_pair
+from ldct_jax.dicom.left_out import walk
+from ldct_jax.dicom.load import load
+from ldct_jax.dicom.values import Unusable
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.system.progress import Progress
 
@@ -51,13 +56,11 @@ EVERYTHING = Selection()
 
 def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = EVERYTHING):
     """The survey of ``path``, or of ``full`` and ``low`` (files or folders), as selected."""
-    from ldct_jax.dicom.collections.layouts import survey, survey_plain
-
     derived = selection.derived
     if path is not None:
-        found = survey(path, selection.layout, derived=derived)
+        found = layouts.survey(path, selection.layout, derived=derived)
     else:
-        found = survey_plain(full, low, dose=selection.dose, derived=derived)
+        found = layouts.survey_plain(full, low, dose=selection.dose, derived=derived)
     candidates, everything = [], found.candidates
     for candidate in everything:
         if why := _unwanted(candidate.full, selection):
@@ -127,8 +130,8 @@ def prepare(
             )
             try:
                 _, resumed = store.series(identity, convert)
-            except Unstorable as error:
-                survey = survey.without(candidate, str(error), "failed")
+            except Unusable as error:
+                survey = survey.without(candidate, error.reason, "failed")
             survey = survey.leaving_out(damaged)
             progress.advance(len(candidate.full.headers), "already there" if resumed else "")
         if not survey.candidates:
@@ -137,26 +140,15 @@ def prepare(
         return store.finish(survey.source, attribution), survey
 
 
-class Unstorable(DataError):
-    """Why one series can't be stored; the others can."""
-
-
 def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -> SeriesRecord:
     """Decode, cut to common slices, measure and write one candidate.
 
-    ``damaged`` takes the errors of slices that can't be decoded. Raises Unstorable.
+    ``damaged`` takes the errors of slices that can't be decoded. Raises Unusable.
     """
-    from ldct_jax.dicom.collections.pairing import load_pair
-    from ldct_jax.dicom.load import load
-    from ldct_jax.dicom.values import Unusable
-
-    try:
-        if candidate.low is None:
-            full, low = load(candidate.full, damaged=damaged), None
-        else:
-            full, low = load_pair(candidate.full, candidate.low, damaged=damaged)
-    except Unusable as error:
-        raise Unstorable(error.reason) from None
+    if candidate.low is None:
+        full, low = load(candidate.full, damaged=damaged), None
+    else:
+        full, low = load_pair(candidate.full, candidate.low, damaged=damaged)
     notes = list(full.skipped)
     full_hu = _checked(full, notes)
     full_array = write_array(folder, f"{stem}-full.npy", full_hu)
@@ -192,14 +184,14 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
 def _checked(series, notes: list[str]) -> np.ndarray:
     """The (N, H, W) int16 HU to store, with air where there are no data; doubts become notes.
 
-    Raises Unstorable for values that can't be HU.
+    Raises Unusable for values that can't be HU.
     """
     values = Range()
     for i, image in enumerate(series.hu):
         declared = None if series.padding is None else series.padding[i]
         values.add(image, no_data(image, declared))
     if values.impossible:
-        raise Unstorable(values.impossible)
+        raise Unusable(series.files[0].path.parent, values.impossible)
     if values.doubt:
         notes.append(values.doubt)
     below = int(np.count_nonzero(series.hu < AIR_HU))
@@ -211,8 +203,6 @@ def _checked(series, notes: list[str]) -> np.ndarray:
 
 def listing_digest(folders: list[Path], selection: Selection) -> str:
     """SHA-256 of names, sizes and times of all files in ``folders`` and of the options."""
-    from ldct_jax.dicom.left_out import walk
-
     digest = hashlib.sha256(f"prepare {PREPARE_VERSION}\n".encode())
     digest.update(json.dumps(dataclasses.asdict(selection), sort_keys=True).encode())
     for folder in folders:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ldct_jax.data.acquisition import same_kernel
@@ -17,9 +18,9 @@ from ldct_jax.data.prepare import EVERYTHING, Selection, listing_digest, prepare
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
-from ldct_jax.dicom.collections.layouts import Survey
-from ldct_jax.dicom.left_out import lines
+from ldct_jax.dicom.left_out import LeftOut, incomplete, lines, walk
 from ldct_jax.errors import DataError
+from ldct_jax.system.files import write_bytes
 
 SAMPLE = "sample"
 # Stores larger than this share of the machine's memory stay on the disk and are read by slice.
@@ -32,7 +33,7 @@ def open_store(
     cache: Path,
     selection: Selection = EVERYTHING,
     attribution: str = "",
-    survey: Callable[[Survey], None] | None = None,
+    left_out: Callable[[list[str], str], None] | None = None,
 ) -> Store:
     """The store that ``data`` names, paired or not, prepared in ``cache`` where needed.
 
@@ -43,8 +44,9 @@ def open_store(
         the options; a second call finds them finished.
       selection: which series.
       attribution: whom to cite, for DICOM folders.
-      survey: gets what was found and left out where DICOM is prepared now; None prints what
-        was left out.
+      left_out: gets the report of a DICOM folder's files that are not in the store, and the error
+        line where images are among them or "" (:mod:`ldct_jax.dicom.left_out`); None prints the
+        report on standard error. A second call gets the same report.
     """
     if isinstance(data, Store):
         return _selected(data, selection)
@@ -61,17 +63,37 @@ def open_store(
         )
     digest = listing_digest([folder], selection)
     prepared = Path(cache) / f"dicom-{digest[:16]}"
-    store = finished(prepared, digest)
-    if store is None:
-        store, found = prepare(folder, prepared, selection=selection, attribution=attribution)
-        (survey or print_left_out)(found)
+    kept = prepared.with_suffix(".left_out.json")
+    store, found = finished(prepared, digest), _read_left_out(kept, folder)
+    if store is None or found is None:
+        store, survey = prepare(folder, prepared, selection=selection, attribution=attribution)
+        found = survey.left_out
+        _write_left_out(kept, folder, found)
+    report = lines(found, folder)
+    if left_out is not None:
+        left_out(report, incomplete(found))
+    else:
+        for line in report:
+            print(line, file=sys.stderr)
     return store
 
 
-def print_left_out(survey: Survey) -> None:
-    """What ``survey`` left out, a line a reason, on standard error."""
-    for line in lines(survey.left_out, survey.root):
-        print(line, file=sys.stderr)
+def _write_left_out(path: Path, folder: Path, left_out: Iterable[LeftOut]) -> None:
+    """Keep the report beside a cached store: each file by its place in ``folder``, not its name."""
+    places = {file: i for i, file in enumerate(walk(folder, []))}
+    found = [(places[o.path], o.reason, o.kind) for o in left_out if o.path in places]
+    write_bytes(path, json.dumps(found).encode())
+
+
+def _read_left_out(path: Path, folder: Path) -> list[LeftOut] | None:
+    """What :func:`_write_left_out` kept, and what can't be opened; None where nothing was kept."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    unread: list[LeftOut] = []
+    files = list(walk(folder, unread))
+    return unread + [LeftOut(files[i], reason, kind) for i, reason, kind in found]
 
 
 def _selected(store: Store, selection: Selection) -> Store:
@@ -90,44 +112,21 @@ def _selected(store: Store, selection: Selection) -> Store:
     return dataclasses.replace(store, series=kept)
 
 
-def load_store(
-    data: str | Path | Store,
-    *,
-    low: LowDose | None = None,
-    cache: Path,
-    selection: Selection = EVERYTHING,
-    attribution: str = "",
-) -> Store:
-    """The paired store that ``data`` names: as :func:`open_store`, low dose simulated if it lacks.
+def load_pairs(
+    data: str | Path | Store, *, low: LowDose | None = None, cache: Path
+) -> PairedSlices:
+    """The paired slices that ``data`` names, as :func:`open_store` finds them.
 
     Args:
       low: how to simulate the low dose where the data have none; None for ``LowDose()``. Data
         with a scanned low dose keep it.
     """
-    store = open_store(data, cache=cache, selection=selection, attribution=attribution)
-    if store.is_paired:
-        return store
-    low = LowDose() if low is None else low
-    return add_low_dose(store, Path(cache) / f"pairs-{simulation_digest(store, low)[:16]}", low)
-
-
-def load_pairs(
-    data: str | Path | Store,
-    *,
-    low: LowDose | None = None,
-    cache: Path,
-    selection: Selection = EVERYTHING,
-    matrix: int | None = None,
-    attribution: str = "",
-) -> PairedSlices:
-    """The paired slices that ``data`` names; see :func:`load_store`.
-
-    Args:
-      matrix: keep only series of ``matrix`` x ``matrix`` pixels. Series of several sizes without
-        it are a DataError: cropping or padding would change what a network sees at the border.
-    """
-    store = load_store(data, low=low, cache=cache, selection=selection, attribution=attribution)
-    return _pairs(store, matrix)
+    store = open_store(data, cache=cache)
+    if not store.is_paired:
+        low = LowDose() if low is None else low
+        folder = Path(cache) / f"pairs-{simulation_digest(store, low)[:16]}"
+        store = add_low_dose(store, folder, low)
+    return _pairs(store)
 
 
 def load_doses(
@@ -168,7 +167,7 @@ def load_doses(
     return dataclasses.replace(concatenate(parts), source=words)
 
 
-def _pairs(store: Store, matrix: int | None = None) -> PairedSlices:
+def _pairs(store: Store) -> PairedSlices:
     """In memory, or on the disk where they are too large for it."""
     total = sum(2 * math.prod(a.shape) for a in store.array_records())
-    return store.pairs(matrix=matrix, mapped=total > IN_MEMORY_SHARE * host_memory())
+    return store.pairs(mapped=total > IN_MEMORY_SHARE * host_memory())

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError, UsageError
 
 
@@ -36,34 +35,20 @@ class Split:
         if not self.train or not self.test:
             raise DataError("a split needs at least one training and one test patient")
 
-    def apply(self, pairs: PairedSlices) -> tuple[PairedSlices, PairedSlices | None, PairedSlices]:
-        """The slices of (train, validation or None, test)."""
-        validation = pairs.of(self.validation) if self.validation else None
-        return pairs.of(self.train), validation, pairs.of(self.test)
 
-
-def leave_one_out(
-    patients: Iterable[str], *, seed: int, repeats: int | None = None, n_validation: int = 1
-) -> list[Split]:
+def leave_one_out(patients: Iterable[str], *, seed: int, n_validation: int = 1) -> list[Split]:
     """Each split tests one patient and trains on the rest but ``n_validation`` of them.
 
     Args:
       patients: labels, one a slice or one a patient; their order of first appearance counts.
       seed: which patients are tested first, and who is held out for validation.
-      repeats: how many splits; None for one a patient.
 
     Raises:
-      DataError: fewer patients than the split or the repeats need.
+      DataError: fewer patients than the split needs.
     """
     names = _distinct(patients)
     _enough(names, n_test=1, n_validation=n_validation)
-    repeats = len(names) if repeats is None else repeats
-    if not 1 <= repeats <= len(names):
-        raise DataError(
-            f"{len(names)} patients allow {len(names)} leave-one-out repeats, not {repeats}; ask "
-            "for fewer repeats or give more patients"
-        )
-    order = np.random.default_rng(seed).permutation(len(names))[:repeats]
+    order = np.random.default_rng(seed).permutation(len(names))
     splits = []
     for k, tested in enumerate(order):
         rest = [name for i, name in enumerate(names) if i != tested]

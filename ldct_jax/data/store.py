@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,7 @@ from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
 from ldct_jax.system.files import DAMAGED_ARRAY, sha256
-from ldct_jax.system.progress import Progress
+from ldct_jax.system.progress import track
 
 FORMAT, VERSION = "ldct-store", 1
 MANIFEST = "manifest.json"
@@ -122,8 +123,11 @@ class Store:
                 f"{folder} is not a store (it has no {MANIFEST}); see `ldct data prepare`"
             )
         store = cls._read(folder)
-        store._check_arrays(verify)
-        _check_manifest(folder)
+        arrays = store.array_records()
+        if verify and sum(2 * math.prod(a.shape) for a in arrays) > _LONG_VERIFY_BYTES:
+            arrays = track(arrays, "checking the store", "arrays")
+        for record in arrays:
+            check_array(folder, record, verify=verify)
         return store
 
     @classmethod
@@ -139,26 +143,18 @@ class Store:
                 )
             series = tuple(series_from_json(s) for s in manifest["series"])
             source, attribution, digest = (manifest[k] for k in ("source", "attribution", "digest"))
-            return cls(folder, source, attribution, series, digest)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"{folder / MANIFEST} is damaged or not a store's ({type(error).__name__}: "
                 f"{error}); prepare it again"
             ) from None
-
-    def _check_arrays(self, verify: bool) -> None:
-        if not self.series:
-            raise DataError(f"{self.folder} holds no series; prepare it again")
-        arrays = self.array_records()
-        total = sum(2 * a.shape[0] * a.shape[1] * a.shape[2] for a in arrays)
-        if verify and total > _LONG_VERIFY_BYTES:
-            with Progress("checking the store", len(arrays), "arrays") as progress:
-                for record in arrays:
-                    check_array(self.folder, record, verify=True)
-                    progress.advance()
-        else:
-            for record in arrays:
-                check_array(self.folder, record, verify=verify)
+        if not series:
+            raise DataError(f"{folder} holds no series; prepare it again")
+        # Manifests had no digest at first.
+        sealed = manifest.keys() != _KEYS_WITHOUT_DIGEST
+        if sealed and manifest.get("sha256") != manifest_sha256(manifest):
+            raise DataError(f"{folder / MANIFEST} was changed (SHA-256 differs); prepare it again")
+        return cls(folder, source, attribution, series, digest)
 
     def array_records(self) -> list[ArrayRecord]:
         """All arrays, series by series, normal dose first."""
@@ -190,40 +186,35 @@ class Store:
     def _map(self, record: ArrayRecord) -> np.ndarray:
         return np.load(self.folder / record.file, mmap_mode="r", allow_pickle=False)
 
-    def pairs(self, *, matrix: int | None = None, mapped: bool = False) -> PairedSlices:
+    def pairs(self, *, mapped: bool = False) -> PairedSlices:
         """All pairs, series by series, in memory or (``mapped``) left on the disk.
 
         Args:
-          matrix: keep only series of ``matrix`` x ``matrix`` pixels.
           mapped: stacks read slice by slice from the files, for stores larger than memory.
 
         Raises:
-          DataError: series without low dose, or of several matrix sizes with no ``matrix`` given.
+          DataError: series without low dose, or of several matrix sizes: cropping or padding would
+            change what a network sees at the border.
         """
-        chosen = list(range(len(self.series)))
-        sizes = {self.series[i].full.shape[1:] for i in chosen}
-        if matrix is not None:
-            chosen = [i for i in chosen if self.series[i].full.shape[1:] == (matrix, matrix)]
-        elif len(sizes) > 1:
+        records = self.series
+        if len(sizes := {r.full.shape[1:] for r in records}) > 1:
             named = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
             raise DataError(
-                f"{self.folder}: series of several matrix sizes ({named}); choose one (matrix=…)"
+                f"{self.folder}: series of several matrix sizes ({named}); prepare those of one "
+                "size as a store of their own"
             )
-        if not chosen:
-            raise DataError(f"{self.folder}: no series of {matrix}x{matrix} pixels")
-        if lacking := sum(self.series[i].low is None for i in chosen):
+        if lacking := sum(r.low is None for r in records):
             raise DataError(
-                f"{self.folder}: {lacking} of {len(chosen)} series have normal dose only; simulate "
-                "their low dose first (`ldct data simulate`)"
+                f"{self.folder}: {lacking} of {len(records)} series have normal dose only; "
+                "simulate their low dose first (`ldct data simulate`)"
             )
         stack = MappedStack if mapped else np.concatenate
-        records = [self.series[i] for i in chosen]
         counts = [r.full.shape[0] for r in records]
         doses = {r.dose for r in records}
         how = "; ".join(dict.fromkeys(r.dose_source for r in records if r.dose_source))
         return PairedSlices(
-            low_hu=stack([self.low(i) for i in chosen]),
-            full_hu=stack([self.full(i) for i in chosen]),
+            low_hu=stack([self.low(i) for i in range(len(records))]),
+            full_hu=stack([self.full(i) for i in range(len(records))]),
             patients=tuple(
                 r.patient for r, n in zip(records, counts, strict=True) for _ in range(n)
             ),
@@ -249,15 +240,6 @@ def manifest_sha256(manifest: dict) -> str:
     """Of everything else in the manifest."""
     rest = {k: v for k, v in manifest.items() if k != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _check_manifest(folder: Path) -> None:
-    """DataError where the manifest is not the one that was written."""
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-    if manifest.keys() == _KEYS_WITHOUT_DIGEST:
-        return  # written before manifests had one
-    if manifest.get("sha256") != manifest_sha256(manifest):
-        raise DataError(f"{folder / MANIFEST} was changed (SHA-256 differs); prepare it again")
 
 
 def series_from_json(values: dict) -> SeriesRecord:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.trained import Trained
+from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.hu import Window

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldct_jax import __version__
-from ldct_jax.data.trained import Trained
+from ldct_jax.data.acquisition import Trained
 from ldct_jax.errors import CheckpointError
 from ldct_jax.hu import Window
 from ldct_jax.record import from_record, short_name

@@ -106,6 +106,9 @@ def test_simulate_says_what_of_a_folder_it_left_out(tmp_path, capfd):
     said = capfd.readouterr().err
     assert "damaged.dcm" in said and "error: 1 CT image left out" in said
     assert len(Store.open(tmp_path / "a").series[0].offsets_mm) == len(paths)
+    command[3] = str(tmp_path / "b")  # prepared already: it is said again
+    assert run([*command, "--domain", "image", "--cache", str(tmp_path / "cache")]) == 1
+    assert capfd.readouterr().err.splitlines()[-2:] == said.splitlines()[-2:]
 
 
 @pytest.mark.core

@@ -88,7 +88,7 @@ def test_the_feeder_gives_low_and_full_of_the_same_place():
             place = np.s_[n, top : top + 16, left : left + 16]
             np.testing.assert_array_equal(batch.low_hu[k], pairs.low_hu[place])
             np.testing.assert_array_equal(batch.full_hu[k], pairs.full_hu[place])
-    assert sorted(seen) == list(range(feeder.n_patches))
+    assert sorted(seen) == list(range(len(feeder.grid)))
 
 
 def test_patches_larger_than_the_slices_are_refused():

@@ -46,6 +46,31 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
 
 
 @pytest.mark.core
+def test_what_was_left_out_is_told_by_every_call(tmp_path, capsys):
+    """A store from the cache was silent of the damaged slices that it lacks."""
+    write_series(tmp_path / "in" / "a", anatomy(0))
+    damaged = write_series(tmp_path / "in" / "b", anatomy(1), PatientID="Q")[0]
+    damaged.write_bytes(damaged.read_bytes()[:2000])
+    (tmp_path / "in" / "gone.dcm").symlink_to("nowhere")
+    said = []
+    for _ in range(2):
+        load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")
+        said.append([x for x in capsys.readouterr().err.splitlines() if x.startswith("left out")])
+    assert said[0] == said[1] and len(said[0]) == 2
+    assert "1 CT image: truncated" in said[0][0] and "b/000.dcm" in said[0][0]
+    assert "a link to nothing (gone.dcm)" in said[0][1]
+    (kept,) = (tmp_path / "cache").glob("*.left_out.json")
+    assert "000.dcm" not in kept.read_text()  # names may tell who it is
+    # A store of before reports were kept, and a damaged report: surveyed again.
+    for content in (None, "{"):
+        kept.unlink() if content is None else kept.write_text(content)
+        load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")
+        assert said[0] == [
+            x for x in capsys.readouterr().err.splitlines() if x.startswith("left out")
+        ]
+
+
+@pytest.mark.core
 def test_a_scanned_low_dose_is_kept(tmp_path):
     write_mayo(tmp_path / "in")
     pairs = load_pairs(tmp_path / "in", low=LowDose(0.1, "image"), cache=tmp_path / "cache")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.trained import Trained
+from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise.models import Denoiser, find
 from ldct_jax.denoise.run import RECORD
 from ldct_jax.dicom.header import read_header

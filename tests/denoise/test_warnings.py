@@ -6,7 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from ldct_jax.data.trained import Trained
+from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.errors import DataError

@@ -57,7 +57,7 @@ def test_two_devices_train_as_one():
 @pytest.mark.long
 def test_pmap_of_the_same_step_gives_the_same_parameters():
     parallel, feeder, run, step, _, state = setup(2)
-    order = p.epoch_order(feeder.n_patches, BATCH, feeder.seed, 0)
+    order = p.epoch_order(len(feeder.grid), BATCH, feeder.seed, 0)
     host = jax.tree.map(np.asarray, state)
 
     inputs = feeder.inputs(0, 0, 6, parallel.place)
@@ -102,7 +102,7 @@ def test_padding_counts_nothing():
     """The last batch holds two patches; four padded ones must not move its loss."""
     parallel, feeder, run, _, _, state = setup(1)
     last = feeder.steps_per_epoch - 1
-    order = p.epoch_order(feeder.n_patches, BATCH, feeder.seed, 0)
+    order = p.epoch_order(len(feeder.grid), BATCH, feeder.seed, 0)
     assert (order[last] >= 0).sum() == 2
     inputs = feeder.inputs(0, 0, 6, parallel.place)
     changed = np.array(order)

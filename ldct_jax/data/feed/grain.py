@@ -45,8 +45,7 @@ class GrainFeed:
         self.grid = p.Grid.of(pairs.low_hu, patches)
         self.batch_size, self.seed = patches.batch, seed
         self._columns = np.arange(patches.batch) if columns is None else columns
-        self.n_patches = len(self.grid)
-        self.steps_per_epoch = -(-self.n_patches // patches.batch)
+        self.steps_per_epoch = -(-len(self.grid) // patches.batch)
         self._pairs = pairs
         self._reading: tuple[int, int, Any] | None = None  # epoch, next step, iterator
 

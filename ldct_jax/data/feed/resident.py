@@ -26,7 +26,6 @@ class Resident:
         self.grid = p.Grid.of(pairs.low_hu, patches)
         self.batch_size, self.seed = patches.batch, seed
         self.steps_per_epoch = -(-len(self.grid) // patches.batch)
-        self.n_patches = len(self.grid)
         self._slices = (np.asarray(pairs.low_hu), np.asarray(pairs.full_hu))
         self._placed: Any = None
         self._order: tuple[int, Any] | None = None
