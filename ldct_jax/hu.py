@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from ldct_jax.errors import UsageError
 
 
@@ -49,6 +51,11 @@ class Window:
 
     def __str__(self) -> str:
         return f"[{self.low:g}, {self.high:g}] HU" + (" clipped" if self.clip else "")
+
+
+def whole_hu(hu, low: int = -32768, high: int = 32767) -> np.ndarray:
+    """HU of any shape rounded half to even and cut to [``low``, ``high``], int16."""
+    return np.clip(np.rint(hu), low, high).astype(np.int16)
 
 
 # The windows that the papers name or imply (docs/why_psnrs_differ.md).

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.dose import added_sd, sample_noise
+from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.data.acquisition import PHANTOMS, Acquisition
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.hu import whole_hu
 from ldct_jax.system.progress import track
 
 PHANTOMS_VERSION = 2
 """Part of a written store's digest: raise it when the same phantoms would give another one."""
+STORED_HU = (-1024, 3071)
+"""What 12-bit CT with intercept -1024 can store."""
 # Between the seeds of a patient's doses: more than there are patients.
 SEEDS_A_DOSE = 1_000_000
 
@@ -62,9 +67,6 @@ def phantom_pairs(
         dose itself. The normal dose and its noise stay those of ``spec``.
       rule: how the noise grows there, see :func:`ldct_jax.ct.dose.noise_ratio`.
     """
-    from ldct_jax.ct.dose import added_sd, sample_noise
-    from ldct_jax.ct.phantom.random_patient import random_patient
-
     added = {spec.dose: spec.added_sd_hu}
     if doses:
         added = {dose: added_sd(dose, spec.full_sd_hu, rule) for dose in doses}
@@ -86,8 +88,8 @@ def phantom_pairs(
             # Every dose has noise of its own.
             noise_seed = 2 * (seed + k * SEEDS_A_DOSE) + 1
             reduced = normal + sample_noise(normal.shape, sd_hu, spec.pixel_mm, noise_seed)
-            full.append(_int16(normal))
-            low.append(_int16(reduced))
+            full.append(whole_hu(normal, *STORED_HU))
+            low.append(whole_hu(reduced, *STORED_HU))
             labels += [f"phantom-{i + 1:02d}"] * spec.slices
     n = len(labels)
     several = len(added) > 1
@@ -150,8 +152,3 @@ def dose_words(doses: Sequence[float], rule: str) -> str:
     listed = ", ".join(f"{dose:.0%}" for dose in doses)
     grows = {"physics": "1/√dose", "paper": "1/dose"}[rule]
     return f"doses of {listed} simulated in the image domain (noise SD grows as {grows})"
-
-
-def _int16(hu: np.ndarray) -> np.ndarray:
-    """Rounded HU in the range that 12-bit CT with intercept -1024 can store."""
-    return np.clip(np.rint(hu), -1024, 3071).astype(np.int16)

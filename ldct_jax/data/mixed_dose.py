@@ -79,23 +79,18 @@ class MixedDose:
 
     def describe(self) -> str:
         """In words, for reports."""
-        least, greatest = self.fraction
-        return (
+        (least, greatest), (thin, thinnest) = self.fraction, self.thinner
+        spectrum = " and its spectrum"
+        if self.kernels != (OWN,):
+            spectrum = f" with the kernels {', '.join(self.kernels)}"
+        words = (
             f"low doses of {least:.0%} to {greatest:.0%} drawn slice by slice, simulated in the "
-            f"projection domain from each series' own noise{self._kernel_note()}; "
-            f"{self.thinner_share:.0%} of the "
-            f"slices with {self.thinner[0]:g} to {self.thinner[1]:g} times the variance, as "
-            "thinner slices have"
-            + (
-                ""
-                if self.target is None
-                else "; training targets whose mean has no noise (Noisier2Noise)"
-            )
+            f"projection domain from each series' own noise{spectrum}; {self.thinner_share:.0%} of "
+            f"the slices with {thin:g} to {thinnest:g} times the variance, as thinner slices have"
         )
-
-    def _kernel_note(self) -> str:
-        named = [kernel for kernel in self.kernels if kernel != OWN]
-        return f" with the kernels {', '.join(self.kernels)}" if named else " and its spectrum"
+        if self.target is not None:
+            words += "; training targets whose mean has no noise (Noisier2Noise)"
+        return words
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.hu import Window
+from ldct_jax.hu import Window, whole_hu
 
 # Photographs that scikit-image ships inside its package.
 PHOTOGRAPHS = (
@@ -26,8 +26,6 @@ PHOTOGRAPHS = (
     "moon",
     "rocket",
 )
-
-
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
@@ -65,8 +63,8 @@ class NaturalImages:
         noise = np.random.default_rng(self.seed).normal(0.0, self.sigma / 255, grey.shape)
         n = len(names)
         return PairedSlices(
-            low_hu=_int16(window.to_hu(grey + noise)),
-            full_hu=_int16(window.to_hu(grey)),
+            low_hu=whole_hu(window.to_hu(grey + noise)),
+            full_hu=whole_hu(window.to_hu(grey)),
             patients=tuple(names),
             pixel_mm=np.ones(n),
             slice_mm=np.ones(n),
@@ -94,7 +92,3 @@ class NaturalImages:
                 yield name, color.rgb2gray(image[..., :3])
             else:
                 yield name, image / float(np.iinfo(image.dtype).max)
-
-
-def _int16(hu: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(hu, -32768, 32767)).astype(np.int16)

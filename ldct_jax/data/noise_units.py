@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
+from ldct_jax.hu import whole_hu
 from ldct_jax.models.noise_scaled import slice_noise_hu
 
 NOISE = 25
@@ -30,7 +31,7 @@ def in_noise_units(pairs: PairedSlices) -> PairedSlices:
         image = np.asarray(pairs.low_hu[i], np.float32)
         factor = NOISE / float(measure(image[None])[0])
         for to, hu in ((low, image), (full, np.asarray(pairs.full_hu[i], np.float32))):
-            to[i] = np.clip(np.rint(factor * hu), -32768, 32767)
+            to[i] = whole_hu(factor * hu)
     return dataclasses.replace(
         pairs,
         low_hu=low,

@@ -50,6 +50,14 @@ class Selection:
         if self.dose is not None and not 0 < self.dose < 1:
             raise UsageError(f"dose={self.dose}: the low dose lies between 0 and 1")
 
+    def unwanted(self, thickness_mm: float, kernel: str) -> str:
+        """Why a series of that slice thickness (NaN: unknown) and kernel isn't taken, or ""."""
+        if self.thickness_mm is not None and not abs(thickness_mm - self.thickness_mm) <= 0.05:
+            return f"not {self.thickness_mm:g} mm"
+        if self.kernel is not None and not same_kernel(self.kernel, kernel):
+            return f"not kernel {self.kernel}"
+        return ""
+
 
 EVERYTHING = Selection()
 
@@ -63,7 +71,7 @@ def survey_of(path: Path | None, *, full=None, low=None, selection: Selection = 
         found = layouts.survey_plain(full, low, dose=selection.dose, derived=derived)
     candidates, everything = [], found.candidates
     for candidate in everything:
-        if why := _unwanted(candidate.full, selection):
+        if why := selection.unwanted(candidate.full.thickness_mm, candidate.full.first.kernel):
             found = found.without(candidate, why)
         else:
             dose = candidate.dose if candidate.dose is not None else selection.dose
@@ -212,15 +220,6 @@ def listing_digest(folders: list[Path], selection: Selection) -> str:
             name = os.fsencode(file.relative_to(folder) if folder.is_dir() else file.name)
             digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _unwanted(series, selection: Selection) -> str:
-    mm, kernel = selection.thickness_mm, selection.kernel
-    if mm is not None and not abs(series.thickness_mm - mm) <= 0.05:
-        return f"not {mm:g} mm"
-    if kernel is not None and not same_kernel(kernel, series.first.kernel):
-        return f"not kernel {kernel}"
-    return ""
 
 
 def _short(text: str) -> str:

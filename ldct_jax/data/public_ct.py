@@ -26,6 +26,7 @@ from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.data.volumes import NiftiFile, open_volume
 from ldct_jax.errors import DataError
+from ldct_jax.hu import whole_hu
 from ldct_jax.system.progress import stage
 
 SAMPLE_VERSION = 1
@@ -210,8 +211,7 @@ def _volume(series: SampleSeries, cache: Path) -> tuple[np.ndarray, float, float
         if path.suffix == ".zip":
             return _zipped_dicom(path)
         volume = _nrrd(path) if path.suffix == ".nrrd" else open_volume(path)
-        hu = np.clip(np.rint(volume.slices()), -32768, 32767).astype(np.int16)
-        return hu, volume.pixel_mm, volume.step_mm
+        return whole_hu(volume.slices()), volume.pixel_mm, volume.step_mm
 
 
 def _nrrd(path: Path) -> NiftiFile:

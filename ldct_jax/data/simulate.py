@@ -9,12 +9,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ldct_jax.ct.calibration import n0_from_added_sd
 from ldct_jax.ct.dose import sample_noise
-from ldct_jax.ct.fbp import SMOOTH, Kernel, named_kernel
-from ldct_jax.ct.plausible import no_data
+from ldct_jax.ct.fbp import SMOOTH, Kernel, filter_energy, named_kernel
+from ldct_jax.ct.insertion import Scan, insert_projection_domain
+from ldct_jax.ct.plausible import AIR_HU, no_data
+from ldct_jax.ct.variance import added_variance, ray_sums
 from ldct_jax.data.flat_noise import flat_tissue, spread_slices
 from ldct_jax.data.own_noise import ONE_PHOTON, OwnNoise, measure_own_noise
 from ldct_jax.errors import DataError, UsageError
+from ldct_jax.hu import whole_hu
 from ldct_jax.record import to_record
 
 DOMAINS = ("image", "projection")
@@ -103,10 +107,15 @@ def simulate(
       for JSON.
     """
     seed = noise_seed(full_hu, low.seed, low)
+    own = None
+    if low.n0 is None and low.added_sd_hu is None:
+        own = required_noise(full_hu, pixel_mm)
+    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
     if low.domain == "image":
-        insert, record = _image_domain(full_hu, low, pixel_mm, seed)
+        insert, record = _image_domain(low, own, kernel, pixel_mm, seed)
     else:
-        insert, record = _projection_domain(full_hu, low, pixel_mm, seed)
+        insert, record = _projection_domain(full_hu, low, own, kernel, pixel_mm, seed)
+    record["own_noise"] = None if own is None else own.record()
     out = np.empty(full_hu.shape, np.int16)
     n = SLICES_A_CALL[low.domain]
     for start in range(0, len(full_hu), n):
@@ -132,7 +141,7 @@ def stored(noisy_hu: np.ndarray, full_hu: np.ndarray) -> np.ndarray:
     """Simulated slices as scanners store them: int16, not below -1024, no noise without data."""
     if not np.isfinite(noisy_hu).all():
         raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
-    out = np.clip(np.rint(noisy_hu), -1024, 32767).astype(np.int16)
+    out = whole_hu(noisy_hu, AIR_HU)
     without = no_data(full_hu)
     return out if without is None else np.where(without, full_hu, out)
 
@@ -140,12 +149,8 @@ def stored(noisy_hu: np.ndarray, full_hu: np.ndarray) -> np.ndarray:
 # -- in the image domain ---------------------------------------------------------------------------
 
 
-def _image_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
+def _image_domain(low: LowDose, own: OwnNoise | None, kernel: Kernel, pixel_mm: float, seed: int):
     """(function of (slices, index of the first) → low-dose slices, record)."""
-    own = None
-    if low.added_sd_hu is None:
-        own = required_noise(full_hu, pixel_mm)
-    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
 
     def insert(hu, first):
         unit = sample_noise(hu.shape, 1.0, pixel_mm, seed, kernel=kernel, first_slice=first)
@@ -155,25 +160,14 @@ def _image_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
         return hu + np.sqrt(variance * (1 / low.fraction - 1)).astype(np.float32) * unit
 
     added = low.added_sd_hu or own.sd_hu * (1 / low.fraction - 1) ** 0.5
-    return insert, {
-        "added_sd_hu": round(added, 4),
-        "kernel": dataclasses.asdict(kernel),
-        "own_noise": None if own is None else own.record(),
-    }
+    return insert, {"added_sd_hu": round(added, 4), "kernel": dataclasses.asdict(kernel)}
 
 
 # -- in the projection domain ----------------------------------------------------------------------
 
 
-def _projection_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
+def _projection_domain(full_hu, low: LowDose, own, kernel: Kernel, pixel_mm: float, seed: int):
     """(function of (slices, index of the first) → low-dose slices, record)."""
-    from ldct_jax.ct.calibration import n0_from_added_sd
-    from ldct_jax.ct.insertion import Scan, insert_projection_domain
-
-    own = None
-    if low.n0 is None and low.added_sd_hu is None:
-        own = required_noise(full_hu, pixel_mm)
-    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
     if own is not None:
         scan, how = own_scan(own, kernel)
     elif low.n0 is not None:
@@ -199,19 +193,14 @@ def _projection_domain(full_hu, low: LowDose, pixel_mm: float, seed: int):
             hu, seed=seed, dose=low.fraction, scan=scan, pixel_mm=pixel_mm, first_slice=first
         )
 
-    return insert, {
-        "scan": scan.record(dose=low.fraction, seed=seed),
-        "n0_from": how,
-        "own_noise": None if own is None else own.record(),
-    }
+    return insert, {"scan": scan.record(dose=low.fraction, seed=seed), "n0_from": how}
 
 
-def own_scan(own: OwnNoise, kernel: Kernel | None = None):
-    """The :class:`ldct_jax.ct.insertion.Scan` whose quanta make a series' own noise, and how its
-    photons were found, for a record. ``kernel``: another one than the series' own."""
-    from ldct_jax.ct.fbp import filter_energy
-    from ldct_jax.ct.insertion import Scan
+def own_scan(own: OwnNoise, kernel: Kernel | None = None) -> tuple[Scan, str]:
+    """The scan whose quanta make a series' own noise, and how its photons were found, for a record.
 
+    ``kernel``: another one than the series' own.
+    """
     kernel = own.kernel if kernel is None else kernel
     # A sharper kernel makes more noise of the same photons.
     energy, ours = (filter_energy(ONE_PHOTON.geometry, k) for k in (kernel, ONE_PHOTON.kernel))
@@ -224,7 +213,7 @@ def add_in_proportion(
     own: OwnNoise,
     dose: float,
     *,
-    scan,
+    scan: Scan,
     pixel_mm: float,
     seed: int,
     first_slice: int = 0,
@@ -236,9 +225,6 @@ def add_in_proportion(
     noise's, which the projections alone don't know (:mod:`ldct_jax.data.own_noise`). ``times``:
     variance of ``hu`` to that of the series.
     """
-    from ldct_jax.ct.insertion import insert_projection_domain
-    from ldct_jax.ct.variance import added_variance
-
     if dose == 1:
         return hu
     scan = dataclasses.replace(scan, n0=scan.n0 / times)
@@ -276,6 +262,4 @@ def _kernel(name: str, own: OwnNoise | None, full_hu, pixel_mm: float) -> Kernel
 
 
 def _rays(image: np.ndarray, pixel_mm: float):
-    from ldct_jax.ct.variance import ray_sums
-
     return ray_sums(image, scan=ONE_PHOTON, pixel_mm=pixel_mm)

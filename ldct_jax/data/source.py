@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from ldct_jax.data.acquisition import same_kernel
+from ldct_jax.ct.dose import noise_ratio
 from ldct_jax.data.derived import add_low_dose, simulation_digest, thinned
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import EVERYTHING, Selection, listing_digest, prepare
+from ldct_jax.data.public_ct import sample_store
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
@@ -51,8 +52,6 @@ def open_store(
     if isinstance(data, Store):
         return _selected(data, selection)
     if str(data) == SAMPLE:
-        from ldct_jax.data.public_ct import sample_store
-
         return _selected(sample_store(Path(cache)), selection)
     folder = Path(data)
     if is_store(folder):
@@ -97,15 +96,12 @@ def _read_left_out(path: Path, folder: Path) -> list[LeftOut] | None:
 
 
 def _selected(store: Store, selection: Selection) -> Store:
-    """The series of a store that are of a thickness (±0.05 mm) and a kernel."""
-    mm, kernel = selection.thickness_mm, selection.kernel
+    """The series of a store that are of a thickness and a kernel."""
     kept = tuple(
-        s
-        for s in store.series
-        if (mm is None or (s.slice_mm is not None and abs(s.slice_mm - mm) <= 0.05))
-        and (kernel is None or same_kernel(kernel, s.kernel))
+        s for s in store.series if not selection.unwanted(s.slice_mm or math.nan, s.kernel)
     )
     if not kept:
+        mm, kernel = selection.thickness_mm, selection.kernel
         have = sorted({f"{s.slice_mm or 0:g} mm {s.kernel}".strip() for s in store.series})
         wanted = " ".join(filter(None, (mm and f"{mm:g} mm", kernel)))
         raise DataError(f"no series is {wanted}: choose one of {', '.join(have)}")
@@ -146,8 +142,6 @@ def load_doses(
       rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
       most_slices: of each patient, evenly spread; None for all.
     """
-    from ldct_jax.ct.dose import noise_ratio
-
     opened = open_store(data, cache=cache)
     normal = tuple(dataclasses.replace(s, low=None, low_dose=None) for s in opened.series)
     opened = dataclasses.replace(opened, series=normal)
