@@ -31,6 +31,7 @@ def evaluate(low, full, model, protocols, strict, json_path):
     """
     from ldct_jax.denoise.compare import compare, read_pairs
     from ldct_jax.denoise.models import find
+    from ldct_jax.denoise.summary import model_line
     from ldct_jax.errors import DataError
     from ldct_jax.metrics.protocols import named
     from ldct_jax.system import accelerator
@@ -45,7 +46,7 @@ def evaluate(low, full, model, protocols, strict, json_path):
         accelerator.start()
         denoiser = found.open()
         scored = compare(pairs, denoiser, denoiser.name, chosen)
-    click.echo(f"model {denoiser.name}, sha256 {denoiser.digest[:16]}…")
+    click.echo(model_line(denoiser.name, denoiser.step, denoiser.digest))
     for protocol in chosen:
         click.echo(f"protocol {protocol}")
         of_this = [c for c in scored if c.summary.protocol == protocol]
@@ -54,7 +55,11 @@ def evaluate(low, full, model, protocols, strict, json_path):
             click.echo(_sentence(comparison, protocol))
     if json_path is not None:
         record = {
-            "model": {"name": denoiser.name, "sha256": denoiser.digest},
+            "model": {
+                "name": denoiser.name,
+                "sha256": denoiser.digest,
+                "step": denoiser.step,
+            },
             "source": pairs.source,
             "warnings": pairs.warnings,
             "protocols": {p.name: str(p) for p in chosen},

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data, value_range
+from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.volumes import is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.denoise.filters import run as run_filter
 from ldct_jax.denoise.models import for_series
+from ldct_jax.dicom.left_out import incomplete, lines
 from ldct_jax.errors import DataError
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
 from ldct_jax.system.progress import Progress
@@ -97,17 +99,14 @@ def compare(
     }
     with Progress("evaluating", len(pairs), "slices") as progress:
         for series in pairs.series:
-            methods[name] = for_series(model, lambda k, s=series: _slice(s, k)[0], len(series.low))
-            for k in range(len(series.low)):
+            n = len(series.low)
+            methods[name] = for_series(model, lambda k, s=series: _slice(s, k)[0][0], n)
+            for k in range(n):
                 low, full, empty = _slice(series, k)
                 for method, run in methods.items():
-                    image = filled(
-                        np.asarray(run(low[None])), None if empty is None else empty[None]
-                    )
+                    image = filled(np.asarray(run(low)), empty)
                     for protocol in protocols:
-                        score = protocol.score(
-                            image, full[None], no_data=None if empty is None else empty[None]
-                        )
+                        score = protocol.score(image, full, no_data=empty)
                         scores.setdefault((method, protocol.name), []).append(score)
                 progress.advance()
     found = []
@@ -123,8 +122,8 @@ def compare(
 
 
 def _slice(series: PairedSeries, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(low, full, where either holds no data) of one slice, (H, W) float32 with air there."""
-    low, full = (np.asarray(stack[k], np.float32) for stack in (series.low, series.full))
+    """(low, full, where either holds no data) of one slice, (1, H, W) float32 with air there."""
+    low, full = (np.asarray(stack[k : k + 1], np.float32) for stack in (series.low, series.full))
     # A constant corner of one of them alone is data: the air of a target without noise.
     masks = [no_data(low), no_data(full)]
     empty = (low < NO_DATA_BELOW_HU) | (full < NO_DATA_BELOW_HU)
@@ -135,8 +134,6 @@ def _slice(series: PairedSeries, k: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def _kind(path: Path) -> str:
-    from ldct_jax.data.store import is_store
-
     if path.is_dir():
         return "a store" if is_store(path) else "DICOM"
     if is_volume(path):
@@ -145,12 +142,13 @@ def _kind(path: Path) -> str:
 
 
 def _store(low: Path, full: Path) -> Pairs:
-    from ldct_jax.data.store import Store
-
     if low.resolve() != full.resolve():
         raise DataError("two different stores can't be paired: name one paired store twice")
     store = Store.open(low)
-    return Pairs(_paired(store), store.source, _lacking(store))
+    paired = _paired(store)
+    lacking = len(store.series) - len(paired)
+    told = (f"{lacking} series of normal dose only: not scored",) if lacking else ()
+    return Pairs(paired, store.source, told)
 
 
 def _paired(store) -> tuple[PairedSeries, ...]:
@@ -163,14 +161,8 @@ def _paired(store) -> tuple[PairedSeries, ...]:
     return tuple(PairedSeries(store.low(i), store.full(i), store.series[i].patient) for i in paired)
 
 
-def _lacking(store) -> tuple[str, ...]:
-    lacking = sum(record.low is None for record in store.series)
-    return (f"{lacking} series of normal dose only: not scored",) if lacking else ()
-
-
 def _dicom(low: Path, full: Path, folder: Path) -> Pairs:
-    from ldct_jax.data.prepare import prepare
-    from ldct_jax.dicom.left_out import incomplete, lines
+    from ldct_jax.data.prepare import prepare  # it needs jax
 
     store, survey = prepare(None, folder, full=full, low=low)
     told = [

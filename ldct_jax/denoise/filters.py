@@ -26,11 +26,34 @@ def noise_std(image_hw) -> float:
     return float(np.median(moving) / 0.6745) if moving.size else 0.0
 
 
-def _each(images_bhw1, filter_hw) -> np.ndarray:
-    x = np.asarray(images_bhw1, np.float32)
-    if x.ndim != 4 or x.shape[3] != 1:
-        raise UsageError(f"a filter takes images (B, H, W, 1), not {x.shape}")
-    return np.stack([filter_hw(image[..., 0]) for image in x]).astype(np.float32)[..., None]
+class Filter:
+    """Calls :meth:`filtered` slice by slice."""
+
+    def __call__(self, images_bhw1) -> np.ndarray:
+        x = np.asarray(images_bhw1, np.float32)
+        if x.ndim != 4 or x.shape[3] != 1:
+            raise UsageError(f"a filter takes images (B, H, W, 1), not {x.shape}")
+        return np.stack([self.filtered(image[..., 0]) for image in x]).astype(np.float32)[..., None]
+
+    def filtered(self, x: np.ndarray) -> np.ndarray:
+        """One image (H, W) float32, filtered."""
+        raise NotImplementedError
+
+
+class UnitFilter(Filter):
+    """Calls :meth:`in_unit_range` with the image scaled to [0, 1]; a constant image stays."""
+
+    def filtered(self, x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64)
+        low, width = x.min(), np.ptp(x)
+        noise = noise_std(x)
+        if width == 0 or noise == 0:
+            return x
+        return self.in_unit_range((x - low) / width, noise / width) * width + low
+
+    def in_unit_range(self, x: np.ndarray, noise: float) -> np.ndarray:
+        """One image (H, W) float64 in [0, 1], whose noise has the SD ``noise``, filtered."""
+        raise NotImplementedError
 
 
 def _odd(size: int, name: str) -> None:
@@ -39,15 +62,15 @@ def _odd(size: int, name: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Identity:
+class Identity(Filter):
     """The undenoised image: the first row of every table."""
 
-    def __call__(self, images_bhw1) -> np.ndarray:
-        return _each(images_bhw1, lambda x: x)
+    def filtered(self, x):
+        return x
 
 
 @dataclasses.dataclass(frozen=True)
-class Median:
+class Median(Filter):
     """Median of a square window of ``size`` pixels (dncnn_dose: 3); borders mirrored."""
 
     size: int = 3
@@ -55,14 +78,14 @@ class Median:
     def __post_init__(self):
         _odd(self.size, "median filter")
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def filtered(self, x):
         from scipy.ndimage import median_filter
 
-        return _each(images_bhw1, lambda x: median_filter(x, size=self.size, mode="reflect"))
+        return median_filter(x, size=self.size, mode="reflect")
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Filter):
     """Gaussian blur of standard deviation ``sigma`` in pixels (dncnn_dose: 1); borders mirrored."""
 
     sigma: float = 1.0
@@ -71,14 +94,14 @@ class Gaussian:
         if not self.sigma > 0:
             raise UsageError(f"Gaussian filter: sigma must be positive, not {self.sigma}")
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def filtered(self, x):
         from scipy.ndimage import gaussian_filter
 
-        return _each(images_bhw1, lambda x: gaussian_filter(x, self.sigma, mode="reflect"))
+        return gaussian_filter(x, self.sigma, mode="reflect")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wiener:
+class Wiener(Filter):
     """Adaptive Wiener filter on windows of ``size`` pixels (dncnn_dose: 5; Lim 1990).
 
     The noise power is the mean local variance, as MATLAB's wiener2 and scipy have it, times
@@ -94,31 +117,27 @@ class Wiener:
         if not self.strength > 0:
             raise UsageError(f"a Wiener filter needs a strength above 0, not {self.strength}")
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def filtered(self, x):
         from scipy.ndimage import uniform_filter
         from scipy.signal import wiener
 
         r = self.size // 2
-
-        def filtered(x):
-            x = np.asarray(x, np.float64)
-            level = x.mean()
-            x = x - level
-            # scipy's own estimate would count the zeros that it pads with.
-            mean = uniform_filter(x, self.size, mode="reflect")
-            variance = uniform_filter(x**2, self.size, mode="reflect") - mean**2
-            noise = max(self.strength**2 * float(variance.mean()), np.finfo(float).tiny)
-            padded = np.pad(x, r, mode="symmetric")
-            # Constant windows divide by their zero variance, and are replaced by their mean.
-            with np.errstate(divide="ignore", invalid="ignore"):
-                out = wiener(padded, self.size, noise)
-            return out[r : r + x.shape[0], r : r + x.shape[1]] + level
-
-        return _each(images_bhw1, filtered)
+        x = x.astype(np.float64)
+        level = x.mean()
+        x -= level
+        # scipy's own estimate would count the zeros that it pads with.
+        mean = uniform_filter(x, self.size, mode="reflect")
+        variance = uniform_filter(x**2, self.size, mode="reflect") - mean**2
+        noise = max(self.strength**2 * float(variance.mean()), np.finfo(float).tiny)
+        padded = np.pad(x, r, mode="symmetric")
+        # Constant windows divide by their zero variance, and are replaced by their mean.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out = wiener(padded, self.size, noise)
+        return out[r : r + x.shape[0], r : r + x.shape[1]] + level
 
 
 @dataclasses.dataclass(frozen=True)
-class Bilateral:
+class Bilateral(UnitFilter):
     """Bilateral filter (Tomasi & Manduchi 1998).
 
     ``strength``: width of the Gaussian on grey values, as a multiple of the image's noise;
@@ -128,19 +147,16 @@ class Bilateral:
     strength: float = 2.5
     sigma: float = 1.5
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def in_unit_range(self, x, noise):
         from skimage.restoration import denoise_bilateral
 
-        def filtered(x, noise):
-            return denoise_bilateral(
-                x, sigma_color=self.strength * noise, sigma_spatial=self.sigma, mode="symmetric"
-            )
-
-        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
+        return denoise_bilateral(
+            x, sigma_color=self.strength * noise, sigma_spatial=self.sigma, mode="symmetric"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class NonLocalMeans:
+class NonLocalMeans(UnitFilter):
     """Non-local means (Buades et al. 2005): ``patch`` and search ``distance`` in pixels.
 
     ``strength``: the cut-off h as a multiple of the image's noise, whose variance is taken off
@@ -154,24 +170,21 @@ class NonLocalMeans:
     def __post_init__(self):
         _odd(self.patch, "non-local means")
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def in_unit_range(self, x, noise):
         from skimage.restoration import denoise_nl_means
 
-        def filtered(x, noise):
-            return denoise_nl_means(
-                x,
-                patch_size=self.patch,
-                patch_distance=self.distance,
-                h=self.strength * noise,
-                sigma=noise,
-                fast_mode=True,
-            )
-
-        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
+        return denoise_nl_means(
+            x,
+            patch_size=self.patch,
+            patch_distance=self.distance,
+            h=self.strength * noise,
+            sigma=noise,
+            fast_mode=True,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
-class TotalVariation:
+class TotalVariation(UnitFilter):
     """Total-variation denoising by Chambolle's projection (2004).
 
     ``strength``: the weight as a multiple of the image's noise.
@@ -179,23 +192,10 @@ class TotalVariation:
 
     strength: float = 1.0
 
-    def __call__(self, images_bhw1) -> np.ndarray:
+    def in_unit_range(self, x, noise):
         from skimage.restoration import denoise_tv_chambolle
 
-        def filtered(x, noise):
-            return denoise_tv_chambolle(x, weight=self.strength * noise)
-
-        return _each(images_bhw1, lambda x: _in_unit_range(x, filtered))
-
-
-def _in_unit_range(x, filtered):
-    """Run ``filtered(image, noise)`` on the image scaled to [0, 1]; a constant image stays."""
-    x = np.asarray(x, np.float64)
-    low, width = x.min(), np.ptp(x)
-    noise = noise_std(x)
-    if width == 0 or noise == 0:
-        return x
-    return filtered((x - low) / width, noise / width) * width + low
+        return denoise_tv_chambolle(x, weight=self.strength * noise)
 
 
 def run(filtered, hu) -> np.ndarray:

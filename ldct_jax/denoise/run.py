@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from ldct_jax.data.volumes import is_volume
+from ldct_jax.data.volumes import is_volume, open_volume
 from ldct_jax.denoise.models import Denoiser, Found
 from ldct_jax.denoise.series import SeriesJob
 from ldct_jax.denoise.summary import Result, Summary, grouped
@@ -61,7 +61,7 @@ def judge(source: Path, out: Path, *, quiet: bool = False) -> Survey:
         raise UsageError(f"{source} doesn't exist: give a DICOM file or folder, .npy or NIfTI")
     check_folders(source, out)
     if source.is_file() and is_volume(source):
-        VolumeJob(source, source, out)
+        open_volume(source)
     found = survey(
         source,
         derivable=True,
@@ -73,7 +73,7 @@ def judge(source: Path, out: Path, *, quiet: bool = False) -> Survey:
     volumes, left_out = [], list(found.left_out)
     for path in found.volumes:
         try:
-            VolumeJob(path, source, out)
+            open_volume(path)
         except DataError as error:
             reason = str(error).removeprefix(str(path)).lstrip(": ")
             left_out.append(LeftOut(path, reason, "failed"))
@@ -151,26 +151,26 @@ class _Run:
 
     def run(self) -> Summary:
         # All of them whatever the shard, so that each series gets the number that it would have.
-        jobs = self._series_jobs() + self._volume_jobs()
-        jobs = [job for i, job in enumerate(jobs) if self.options.shard.takes(i)]
+        jobs = [job for i, job in enumerate(self._jobs()) if self.options.shard.takes(i)]
         self._tell_warnings(jobs)
         with self._locked():
             _, finished = self._earlier()
-            plans = [
-                job.plan() if isinstance(job, SeriesJob) else job.plan(self.processing, finished)
-                for job in jobs
-            ]
+            left = sum(job.plan(finished) for job in jobs)
             results = []
-            with Progress("denoising", sum(plans), "slices", quiet=self.quiet) as progress:
+            with Progress("denoising", left, "slices", quiet=self.quiet) as progress:
                 for job in jobs:
+
+                    def advance(slices: int = 1, name: str = job.result.name) -> None:
+                        progress.advance(slices, name)
+
                     try:
-                        result = self._run_one(job, progress)
+                        result = job.run(self.denoiser, advance, self._doubt)
                     except LdctError as error:
                         if isinstance(error.__cause__, OSError):
                             raise  # the disk's state is that of the next series too
                         self.failed.append((job.result.title, str(error)))
                         continue
-                    self._after(job, result)
+                    self._after(result)
                     results.append(result)
                     if result.written:
                         if isinstance(job, VolumeJob):
@@ -190,35 +190,18 @@ class _Run:
             with locked(self.out, shared=True), locked(self.out / SHARDS / str(shard)):
                 yield
 
-    def _series_jobs(self) -> list:
+    def _jobs(self) -> list[SeriesJob | VolumeJob]:
+        where = self.judged.root, self.out, self.processing
+        overwrite = self.options.overwrite
         numbers = set(self.judged.numbers)
-        jobs = []
+        jobs: list[SeriesJob | VolumeJob] = []
         for series in self.judged.series:
-            job = SeriesJob(
-                series,
-                self.judged.root,
-                self.out,
-                self.processing,
-                numbers,
-                overwrite=self.options.overwrite,
-                together=self.denoiser.of_series is not None,
-            )
+            together = self.denoiser.of_series is not None
+            job = SeriesJob(series, *where, numbers, overwrite=overwrite, together=together)
             job.result.warnings += self._series_warnings(series)
             job.result.remarks += series.remarks
             jobs.append(job)
-        return jobs
-
-    def _volume_jobs(self) -> list:
-        root, overwrite = self.judged.root, self.options.overwrite
-        return [VolumeJob(p, root, self.out, overwrite=overwrite) for p in self.judged.volumes]
-
-    def _run_one(self, job, progress: Progress) -> Result:
-        def advance(slices: int = 1) -> None:
-            progress.advance(slices, job.result.name)
-
-        if isinstance(job, SeriesJob):
-            return job.run(self.denoiser, advance, self._doubt)
-        return job.run(self.denoiser, self.processing, advance, self._doubt)
+        return jobs + [VolumeJob(p, *where, overwrite=overwrite) for p in self.judged.volumes]
 
     def _doubt(self, result: Result, text: str) -> None:
         if self.options.strict:
@@ -262,7 +245,7 @@ class _Run:
         ):
             self.warn(text)
 
-    def _after(self, job, result: Result) -> None:
+    def _after(self, result: Result) -> None:
         """Warnings that only the pixels tell."""
         for count, what in (
             (result.clipped, "were cut to the file's range of values"),
@@ -293,7 +276,7 @@ class _Run:
         rows, volumes = self._earlier()
         summary = self._summary([r for r in results if r.written]).record()
         new = {r["name"] for r in summary["results"]}
-        shared = {k: summary[k] for k in ("model", "digest", "blend")}
+        shared = {k: summary[k] for k in ("model", "digest", "step", "blend")}
         rows = [r for r in rows if r.get("name") not in new]
         rows += [shared | r for r in summary["results"]]
         rows.sort(key=lambda r: str(r.get("name")))
@@ -305,6 +288,7 @@ class _Run:
         return Summary(
             model=self.denoiser.name,
             digest=self.denoiser.digest,
+            step=self.denoiser.step,
             blend=self.options.blend,
             results=tuple(results),
             left_out=tuple((shown(one.path, root), one.reason, one.kind) for one in left_out),

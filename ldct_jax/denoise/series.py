@@ -21,7 +21,7 @@ import numpy as np
 from ldct_jax.ct.plausible import Range, filled, no_data
 from ldct_jax.denoise.models import Denoiser, sample_of
 from ldct_jax.denoise.summary import Result
-from ldct_jax.denoise.targets import check_target
+from ldct_jax.denoise.targets import is_finished
 from ldct_jax.dicom.derive import NewSeries, Processing, free_number, series_description
 from ldct_jax.dicom.header import Header
 from ldct_jax.dicom.pixels import Slice, read_slice, to_hu
@@ -107,21 +107,21 @@ class SeriesJob:
         )
         self.values = Range()
 
-    def plan(self) -> int:
-        """How many slices are left to do; raises LdctError where a file is in the way."""
-        done = 0
-        for target in self.targets:
-            check_target(target.path, self.out)
-            if self.overwrite or not (target.path.exists() or target.path.is_symlink()):
-                continue
-            if instance_uid(target.path) != target.sop_uid:
-                raise LdctError(
-                    f"{target.path} exists and isn't this result: choose another OUT folder, or "
-                    "say --overwrite"
-                )
-            done += 1
-        self.result.kept = done
-        return len(self.targets) - done
+    def plan(self, finished: dict[str, str]) -> int:
+        """How many slices are left to do; raises LdctError where a file is in the way.
+
+        ``finished`` is for volumes: a slice's own UID tells what it is the result of.
+        """
+        self.result.kept = sum(
+            is_finished(
+                target.path,
+                self.out,
+                lambda target=target: instance_uid(target.path) == target.sop_uid,
+                overwrite=self.overwrite,
+            )
+            for target in self.targets
+        )
+        return len(self.targets) - self.result.kept
 
     def run(
         self,

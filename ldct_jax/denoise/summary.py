@@ -120,6 +120,8 @@ class Result:
 class Summary:
     """A whole run: its results, the files left out, and (name, reason) of what failed.
 
+    ``step``: see :class:`ldct_jax.denoise.models.Denoiser`.
+
     ``left_out``: (file, reason, kind) as :mod:`ldct_jax.dicom.left_out` has them;
     ``left_out_lines`` the report of them, ``incomplete`` the error line where images were left
     out, else "". ``out``: the folder of the results.
@@ -127,6 +129,7 @@ class Summary:
 
     model: str
     digest: str
+    step: int | None
     blend: float
     results: tuple[Result, ...]
     left_out: tuple[tuple[str, str, str], ...] = ()
@@ -140,6 +143,7 @@ class Summary:
         return {
             "model": self.model,
             "digest": self.digest,
+            "step": self.step,
             "blend": self.blend,
             "results": [r.row() for r in self.results],
             "left_out": [{"file": f, "reason": r, "kind": k} for f, r, k in self.left_out],
@@ -148,7 +152,8 @@ class Summary:
 
     def text(self) -> str:
         """The table that ends the command; warnings were told as they were found."""
-        lines = [f"model {self.model}, sha256 {self.digest[:16]}…, blend {self.blend:g}"]
+        model = model_line(self.model, self.step, self.digest)
+        lines = [f"{model}, blend {self.blend:g}"]
         new = any(r.number is not None for r in self.results)
         head = ("series", "slices", "matrix", "HU before", "HU after", "change", "clipped px")
         rows = [
@@ -179,6 +184,12 @@ class Summary:
             lines.append(f"results are in {self.out}")
         lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
         return "\n".join([*lines, *self.left_out_lines])
+
+
+def model_line(name: str, step: int | None, digest: str) -> str:
+    """What a model is, in a summary; a checkpoint says at which step it was saved."""
+    saved = "" if step is None else f", step {step}"
+    return f"model {name}{saved}, sha256 {digest[:16]}…"
 
 
 def _pair(moments: Moments) -> str:

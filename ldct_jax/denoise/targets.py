@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from ldct_jax.errors import UsageError
+from ldct_jax.errors import LdctError, UsageError
 
 
 def check_folders(source: Path, out: Path) -> None:
@@ -19,10 +20,21 @@ def check_folders(source: Path, out: Path) -> None:
         )
 
 
-def check_target(path: Path, out: Path) -> None:
-    """Refuse a target that a link in OUT leads elsewhere."""
+def is_finished(path: Path, out: Path, is_result: Callable[[], bool], *, overwrite: bool) -> bool:
+    """Whether the result ``path`` below ``out`` is there already, as ``is_result`` tells.
+
+    Raises UsageError where a link in OUT leads elsewhere, LdctError where another file is in the
+    way that may not be overwritten.
+    """
     parent = path.parent.resolve()
     if out.resolve() not in (parent, *parent.parents):
         raise UsageError(
             f"{path.parent} leads out of {out}: remove that link or choose another OUT"
         )
+    if overwrite or not (path.exists() or path.is_symlink()):
+        return False
+    if not is_result():
+        raise LdctError(
+            f"{path} exists and isn't this result: choose another OUT folder, or say --overwrite"
+        )
+    return True

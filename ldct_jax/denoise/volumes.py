@@ -17,9 +17,9 @@ from ldct_jax.ct.plausible import Range, filled, no_data
 from ldct_jax.data.volumes import open_volume
 from ldct_jax.denoise.models import Denoiser
 from ldct_jax.denoise.summary import Result
-from ldct_jax.denoise.targets import check_target
+from ldct_jax.denoise.targets import is_finished
 from ldct_jax.dicom.derive import Processing
-from ldct_jax.errors import DataError, LdctError
+from ldct_jax.errors import DataError
 from ldct_jax.system.files import write_whole
 from ldct_jax.system.names import shown
 
@@ -30,8 +30,11 @@ class VolumeJob:
     The constructor looks at the header alone; it raises DataError for what can't be used.
     """
 
-    def __init__(self, path: Path, root: Path, out: Path, *, overwrite: bool = False):
+    def __init__(
+        self, path: Path, root: Path, out: Path, processing: Processing, *, overwrite: bool = False
+    ):
         self.path, self.out, self.overwrite = path, out, overwrite
+        self.processing = processing
         self.target = out / (path.relative_to(root) if root.is_dir() else path.name)
         self.name = shown(path, root)
         self.volume = open_volume(path)
@@ -39,26 +42,23 @@ class VolumeJob:
         self.result = Result(name=self.name, slices=n, matrix=tuple(matrix))
         self.key = ""
 
-    def plan(self, processing: Processing, finished: dict[str, str]) -> int:
+    def plan(self, finished: dict[str, str]) -> int:
         """How many slices are left to do; ``finished`` maps results to the keys they have.
 
         Raises LdctError where another file is in the way.
         """
-        check_target(self.target, self.out)
-        if self.target.exists() and not self.overwrite:
-            slices = self.volume.slices()
-            if finished.get(self.name) != processing.uid("volume", _checked(slices, self.path)[0]):
-                raise LdctError(
-                    f"{self.target} exists and isn't this result: choose another OUT folder, or "
-                    "say --overwrite"
-                )
+
+        def is_result() -> bool:
+            digest, _ = _checked(self.volume.slices(), self.path)
+            return finished.get(self.name) == self.processing.uid("volume", digest)
+
+        if is_finished(self.target, self.out, is_result, overwrite=self.overwrite):
             self.result.kept = self.result.slices
         return self.result.slices - self.result.kept
 
     def run(
         self,
         denoiser: Denoiser,
-        processing: Processing,
         advance: Callable[[], None],
         doubt: Callable[[Result, str], None],
     ) -> Result:
@@ -71,7 +71,7 @@ class VolumeJob:
         began = time.monotonic()
         slices = self.volume.slices()
         digest, values = _checked(slices, self.path)
-        self.key = processing.uid("volume", digest)
+        self.key = self.processing.uid("volume", digest)
         if values.doubt:
             doubt(self.result, values.doubt)
 
@@ -79,18 +79,18 @@ class VolumeJob:
             of_this = denoiser.for_series(lambda i: _air_filled(slices[i])[0], len(slices))
             for k in range(0, len(slices), denoiser.batch):
                 part = slices[k : k + denoiser.batch]
-                yield self._denoised(part, of_this, processing.blend)
+                yield self._denoised(part, of_this)
                 advance(len(part))
 
         write_whole(self.target, lambda part: self.volume.write(part, results()))
         self.result.seconds = time.monotonic() - began
         return self.result
 
-    def _denoised(self, hu: np.ndarray, denoiser: Denoiser, blend: float) -> np.ndarray:
+    def _denoised(self, hu: np.ndarray, denoiser: Denoiser) -> np.ndarray:
         """A few slices (B, H, W) → float32; counts their statistics."""
         before = np.asarray(hu, np.float32)
         air, empty = _air_filled(before)
-        result = air + np.float32(blend) * (denoiser.run(air) - air)
+        result = air + np.float32(self.processing.blend) * (denoiser.run(air) - air)
         after = result if empty is None else np.where(empty, before, result)
         masks = [None] * len(before) if empty is None else empty
         for one, other, mask in zip(before, after, masks, strict=True):
