@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ldct_jax.cli import run as cli
+from ldct_jax.denoise.models import load
 from ldct_jax.denoise.run import RECORD
 from tests.denoise.series import two_series
 from tests.dicom_fixtures import anatomy, noisy, write_series
@@ -26,6 +27,22 @@ def test_the_command_sums_up(tmp_path, capsys):
     assert abs(first["change_hu_mean"]) < 5 < first["change_hu_sd"]
     saved = json.loads((tmp_path / "out" / RECORD).read_text())
     assert saved["results"][0]["blend"] == 0.7
+
+
+def test_summaries_say_the_step_of_a_checkpoint(run_folder, tmp_path, capsys):
+    source, step = two_series(tmp_path / "in"), load(run_folder).step
+    assert step > 0
+    model = ["--model", str(run_folder)]
+    assert cli(["denoise", str(source), str(tmp_path / "out"), *model]) == 0
+    assert f", step {step}, sha256 " in capsys.readouterr().out
+    saved = json.loads((tmp_path / "out" / RECORD).read_text())
+    assert {row["step"] for row in saved["results"]} == {step}
+    scores = tmp_path / "scores.json"
+    assert cli(["evaluate", *[str(source / "a")] * 2, *model, "--json", str(scores)]) == 0
+    assert f", step {step}, sha256 " in capsys.readouterr().out
+    assert json.loads(scores.read_text())["model"]["step"] == step
+    assert cli(["denoise", str(source), str(tmp_path / "g"), "--model", "gaussian"]) == 0
+    assert ", step " not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ RANGE = Trained(
     [
         ({}, None),
         ({"KVP": "119.9", "ConvolutionKernel": "b30F"}, None),
+        ({"ConvolutionKernel": ["B30f", "3"]}, None),
         ({"KVP": ""}, None),
         ({"ConvolutionKernel": "B70f"}, "kernel B70f, trained on B30f, D45f"),
         ({"SliceThickness": "5"}, "slice thickness 5 mm, trained on 1 to 3"),
