@@ -20,6 +20,8 @@ from ldct_jax.serve.worker import Worker
 SUCCESS, OUT_OF_RESOURCES, WRONG_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 NO_SUCH_INSTANCE = 0x0112
 MAX_ASSOCIATIONS = 16
+SENDERS = 4
+"""Series that are delivered at the same time: each instance waits for the peer's answer."""
 MAX_PDU = 128 * 1024
 MAX_INSTANCE = 1 << 30
 """Bytes of one instance that are received at most; they are held in memory until it is whole."""
@@ -71,7 +73,8 @@ class Node:
             ) from error
         self._ae._servers.append(server)  # so that shutdown() ends it
         self.port = server.server_address[1]
-        for work in (server.serve_forever, self._close_and_denoise, self._deliver):
+        delivering = [self._deliver] * SENDERS
+        for work in (server.serve_forever, self._close_and_denoise, *delivering):
             thread = threading.Thread(target=work, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -225,6 +228,7 @@ def _server_class(is_known: Callable[[str], bool]) -> type:
 
     class Server(ThreadedAssociationServer):
         def verify_request(self, request, client_address) -> bool:
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return is_known(client_address[0])
 
     return Server

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,8 @@ class ToPeer:
         if not association.is_established:
             why = "refuses us" if association.is_rejected else "doesn't answer"
             raise NotDelivered(f"{self.peer} {why}", peer_is_away=True)
+        # An instance is a small packet and a large one: Nagle's rule would wait between the two.
+        association.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         refused: list[str] = []
         try:
             for number, file in enumerate(files):

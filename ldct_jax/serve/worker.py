@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import json
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,7 @@ class Worker:
         self.keep_s, self._pause_s = keep_s, pause_s
         self._disk, self._peer = Pause(DISK_PAUSE_S), Pause(pause_s)
         self._of_batch: dict[str, Pause] = {}
+        self._claiming, self._claimed = threading.Lock(), set()
         self._drop_work_of_another_model()
 
     def _drop_work_of_another_model(self) -> None:
@@ -166,15 +168,25 @@ class Worker:
     # Delivery
 
     def deliver_next(self) -> bool:
-        """Deliver the oldest result that isn't waiting for its retry; False where there is none."""
-        if not self._peer.is_over:
-            return False
-        for batch in self.spool.to_send():
-            pause = self._of_batch.setdefault(batch, Pause(self._pause_s))
-            if pause.is_over:
-                self._deliver(batch, pause)
-                return True
-        return False
+        """Deliver the oldest result that isn't waiting for its retry; False where there is none.
+
+        May be called by several threads: each takes another one.
+        """
+        with self._claiming:
+            if not self._peer.is_over:
+                return False
+            for batch in self.spool.to_send():
+                pause = self._of_batch.setdefault(batch, Pause(self._pause_s))
+                if pause.is_over and batch not in self._claimed:
+                    self._claimed.add(batch)
+                    break
+            else:
+                return False
+        try:
+            self._deliver(batch, pause)
+        finally:
+            self._claimed.discard(batch)
+        return True
 
     def _deliver(self, batch: str, pause: Pause) -> None:
         files = self.spool.left(batch)
@@ -194,6 +206,8 @@ class Worker:
             self._write_state("")
 
     def _not_delivered(self, batch: str, pause: Pause, error: NotDelivered) -> None:
+        if error.peer_is_away and not self._peer.is_over:
+            return  # another thread has just told
         wait = (self._peer if error.peer_is_away else pause).failed()
         self._write_state(str(error), wait)
         age = time.time() - self.spool.at("sending", batch).stat().st_mtime
