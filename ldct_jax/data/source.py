@@ -86,13 +86,13 @@ def _write_left_out(path: Path, folder: Path, left_out: Iterable[LeftOut]) -> No
 
 def _read_left_out(path: Path, folder: Path) -> list[LeftOut] | None:
     """What :func:`_write_left_out` kept, and what can't be opened; None where nothing was kept."""
+    unread: list[LeftOut] = []
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        files = list(walk(folder, unread))
+        return unread + [LeftOut(files[i], reason, kind) for i, reason, kind in found]
+    except (OSError, ValueError, TypeError, IndexError):
         return None
-    unread: list[LeftOut] = []
-    files = list(walk(folder, unread))
-    return unread + [LeftOut(files[i], reason, kind) for i, reason, kind in found]
 
 
 def _selected(store: Store, selection: Selection) -> Store:

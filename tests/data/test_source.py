@@ -62,7 +62,7 @@ def test_what_was_left_out_is_told_by_every_call(tmp_path, capsys):
     (kept,) = (tmp_path / "cache").glob("*.left_out.json")
     assert "000.dcm" not in kept.read_text()  # names may tell who it is
     # A store of before reports were kept, and a damaged report: surveyed again.
-    for content in (None, "{"):
+    for content in (None, "{", "[1]"):
         kept.unlink() if content is None else kept.write_text(content)
         load_pairs(tmp_path / "in", low=SPEC, cache=tmp_path / "cache")
         assert said[0] == [
