@@ -1,7 +1,6 @@
 """PyTorch checkpoint (.pth, .pt) → .npz of named tensors that ldct_jax reads.
 
     python experiments/speed/pth_to_npz.py vgg16-397923af.pth vgg16.npz --preprocessing imagenet
-    python experiments/speed/pth_to_npz.py REDCNN_100000iter.ckpt redcnn.npz
 
 Needs torch. The file is read with ``weights_only=True``: no code in it is run. A state dict may lie
 one level down (``state_dict``, ``model``, ``params``). ``--preprocessing`` states for which

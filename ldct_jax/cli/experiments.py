@@ -17,6 +17,7 @@ def experiments(as_json):
       ldct experiments
     """
     from ldct_jax.study.scripts import load_study, names
+    from ldct_jax.system.tables import plain_table
 
     studies = [load_study(name) for name in names()]
     if as_json:
@@ -32,6 +33,5 @@ def experiments(as_json):
         ]
         click.echo(json.dumps(rows, indent=1))
         return
-    width = max(len(s.name) for s in studies)
-    for s in studies:
-        click.echo(f"{s.name:<{width}}  {s.reproduces}: {s.title}")
+    rows = [(s.name, s.reproduces, s.title) for s in studies]
+    click.echo(plain_table(("experiment", "reproduces", "title"), rows))

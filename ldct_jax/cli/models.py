@@ -21,15 +21,16 @@ def models(as_json):
       ldct models --json
     """
     from ldct_jax.models.flops import model_rows
+    from ldct_jax.system.tables import plain_table
 
     rows = model_rows()
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    table = [("name", "paper", "parameters", "(+ batch_stats)", "receptive field", "GFLOP/512²")]
+    cells = []
     for row in rows:
         field, work = row["receptive_field"], row["flops_512"]
-        table.append(
+        cells.append(
             (
                 row["name"],
                 row["paper"],
@@ -39,10 +40,5 @@ def models(as_json):
                 "" if work is None else f"{work / 1e9:,.1f}",
             )
         )
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        cells = [
-            text.ljust(width) if i < 2 else text.rjust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
+    head = ("name", "paper", "parameters", "(+ batch_stats)", "receptive field", "GFLOP/512²")
+    click.echo(plain_table(head, cells, right="  rrrr"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def train(
         from ldct_jax.study import dry_run as dry
 
         rows = dry.rows(study, request, rate)
-        click.echo(dry.as_json(rows) if as_json else dry.text(rows))
+        click.echo(json.dumps(rows, indent=1) if as_json else dry.text(rows))
         return
     folder = run_study(study, request, report=write)
     if accelerator.is_first():

@@ -15,10 +15,10 @@ from ldct_jax.export.onnx_session import open_session
 from ldct_jax.export.source import Source, twin_for_onnx
 from ldct_jax.record import short_name
 from ldct_jax.system.provenance import device
+from ldct_jax.system.tables import plain_table
 
 WARM_UP = 2
 REPEATS = 7
-_LINE = "{:<12}{:<24}{:>12}{:>12}{:>24}{:>10}"
 
 
 def measure(
@@ -71,23 +71,23 @@ def table(measured: dict) -> str:
     """The measurement as text."""
     h, w = measured["size"]
     where = measured["device"]
-    lines = [
+    title = (
         f"one call, {measured['batch']} slice(s) of {h}x{w}, HU in and out of host memory; median "
-        f"of {measured['repeats']} (min - max); {where['kind']}, {where['cores']} cores",
-        _LINE.format("form", "where", "first call", "median", "min - max", "slices/s"),
-    ]
-    for row in measured["rows"]:
-        lines.append(
-            _LINE.format(
-                row["form"],
-                row["where"],
-                f"{row['first_s']:.2f} s",
-                f"{row['median_ms']:.1f} ms",
-                f"{row['min_ms']:.1f} - {row['max_ms']:.1f} ms",
-                f"{row['slices_per_s']:.2f}",
-            )
+        f"of {measured['repeats']} (min - max); {where['kind']}, {where['cores']} cores"
+    )
+    cells = [
+        (
+            row["form"],
+            row["where"],
+            f"{row['first_s']:.2f} s",
+            f"{row['median_ms']:.1f} ms",
+            f"{row['min_ms']:.1f} - {row['max_ms']:.1f} ms",
+            f"{row['slices_per_s']:.2f}",
         )
-    return "\n".join(lines)
+        for row in measured["rows"]
+    ]
+    head = ("form", "where", "first call", "median", "min - max", "slices/s")
+    return f"{title}\n{plain_table(head, cells, right='  rrrr')}"
 
 
 def _forms(source: Source, size: tuple[int, int]) -> dict[str, tuple[Callable, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -146,11 +145,6 @@ def measured_rate() -> float:
         jax.block_until_ready(step(x, k))
         seconds.append(time.perf_counter() - began)
     return 2 * 2 * x.size * 9 * 64 / min(seconds) / 1e12
-
-
-def as_json(found: Sequence[dict]) -> str:
-    """The rows for programs."""
-    return json.dumps(list(found), indent=1)
 
 
 def text(found: Sequence[dict]) -> str:

@@ -67,11 +67,7 @@ class Experiment:
         """
         if len(given := [name for name in LENGTHS if name in changes]) == 1:
             changes = {**dict.fromkeys(LENGTHS), **{given[0]: changes[given[0]]}, **changes}
-        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
-        rest = {k: v for k, v in changes.items() if k not in own}
-        if rest:
-            own["model"] = dataclasses.replace(own.get("model", self.model), **rest)
-        return dataclasses.replace(self, **own)
+        return _changed(self, "model", changes)
 
     def with_overrides(self, settings: Iterable[str]) -> Experiment:
         """A copy with ``a.b=value`` settings applied (:mod:`ldct_jax.study.settings`)."""
@@ -168,11 +164,15 @@ class Scale:
 
     def but(self, **changes: Any) -> Scale:
         """A copy with fields changed; names of the phantoms' fields change the phantoms."""
-        own = {k: v for k, v in changes.items() if k in self.__dataclass_fields__}
-        rest = {k: v for k, v in changes.items() if k not in own}
-        if rest:
-            own["phantoms"] = dataclasses.replace(own.get("phantoms", self.phantoms), **rest)
-        return dataclasses.replace(self, **own)
+        return _changed(self, "phantoms", changes)
+
+
+def _changed(value: Any, part: str, changes: dict[str, Any]) -> Any:
+    """A copy of ``value``; what isn't one of its fields is one of its ``part``'s."""
+    own = {k: v for k, v in changes.items() if k in value.__dataclass_fields__}
+    if rest := {k: v for k, v in changes.items() if k not in own}:
+        own[part] = dataclasses.replace(own.get(part, getattr(value, part)), **rest)
+    return dataclasses.replace(value, **own)
 
 
 # What most experiments run at; their scripts say in ``words`` what they change.

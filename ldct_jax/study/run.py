@@ -17,6 +17,7 @@ from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.models import vgg
+from ldct_jax.models.catalogue import count
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import check_code, difference, names_own, script_record, to_record
 from ldct_jax.study import results
@@ -296,7 +297,7 @@ class _Session:
             folder / results.RESULT,
             {
                 **trained,
-                "parameters": sum(np.size(x) for x in _leaves(variables["params"])),
+                "parameters": count(variables)[0],
                 **found,
                 "seconds": seconds,
             },
@@ -321,6 +322,8 @@ class _Session:
         return source
 
     def _init_digest(self, repeat: int, name: str, experiment: Experiment) -> str | None:
+        if self.plan.init is not None and name in self.plan.init["rows"]:
+            return self.plan.init["sha256"]  # read and checked once, for the plan
         path = self._init(repeat, name, experiment)
         return None if path is None else load_model(path)[3]["digest"]
 
@@ -344,9 +347,3 @@ class _Session:
         if names_own(record["experiment"]):
             record["code"] = script_record()
         return record
-
-
-def _leaves(tree):
-    import jax
-
-    return jax.tree.leaves(tree)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.data.feed.feed import Feed
-from ldct_jax.errors import LdctError, NumericsError
+from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.system.progress import Progress
 from ldct_jax.train import calls, program
 from ldct_jax.train.calls import Call, Clock, Pace
@@ -136,6 +136,10 @@ class Run:
             state, digest = parallel.together(
                 lambda: start_from(state, training.model, training.window, init_from)
             )
+            if self.record.get("init") not in (None, digest):
+                raise CheckpointError(
+                    f"{init_from.name} has changed since this command began: run it again"
+                )
             self._say(f"parameters of {init_from.name} (sha256 {digest[:16]})")
         self.state = parallel.replicate(state)
 
@@ -344,10 +348,7 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
-        self.close(error)
-
-    def close(self, error: BaseException | None) -> None:
+    def __exit__(self, kind, error: BaseException | None, trace) -> None:
         """Wait until what was saved is on the disk, and read it back."""
         if isinstance(error, Interrupted):
             with self.stop.deferring(), contextlib.suppress(jax.errors.JaxRuntimeError):

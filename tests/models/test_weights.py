@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import hashlib
+import importlib
 import shutil
 import threading
 import time
@@ -285,3 +286,33 @@ def test_two_experiments_that_start_together_fetch_once(tmp_path, monkeypatch):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         assert list(pool.map(fetched.fetch, [path, path])) == [path, path]
     assert fetches == [path]
+
+
+def test_the_converter_runs_no_code_of_a_file(tmp_path, twins, capsys):
+    import torch
+
+    converter = importlib.import_module("pth_to_npz")
+
+    class Harm:
+        def __reduce__(self):
+            return (tmp_path.joinpath("harm").mkdir, ())
+
+    torch.save({"state_dict": Harm()}, tmp_path / "harm.pth")
+    assert converter.main([str(tmp_path / "harm.pth"), str(tmp_path / "out.npz")]) == 1
+    assert not (tmp_path / "harm").exists() and not (tmp_path / "out.npz").exists()
+    assert "error:" in capsys.readouterr().err
+    assert converter.main([str(tmp_path / "harm.pth"), str(tmp_path / "out.txt")]) == 2
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_converter_keeps_every_tensor(tmp_path, twins, wrapped):
+    import torch
+
+    converter = importlib.import_module("pth_to_npz")
+    state = torch.nn.ConvTranspose2d(1, 3, 5).state_dict()
+    torch.save({"state_dict": state} if wrapped else state, tmp_path / "net.pth")
+    assert converter.main([str(tmp_path / "net.pth"), str(tmp_path / "net.npz")]) == 0
+    arrays = read_tensors(tmp_path / "net.npz").arrays
+    assert set(arrays) == set(state)
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(arrays[name], tensor.numpy())

@@ -24,6 +24,7 @@ from ldct_jax.study.experiment import SMOKE, scales
 from ldct_jax.study.plan import chosen, make_plan
 from ldct_jax.study.scripts import load_study
 from ldct_jax.study.study import Measured
+from ldct_jax.train import checkpoint
 from ldct_jax.train.checkpoint import load_model
 
 NET = ClonesNet(n_filters=2, n_clones=1, n_layers=4, initialization="zero_last")
@@ -162,9 +163,14 @@ def measure(tested):
 # ---- INIT --------------------------------------------------------------------------------------
 
 
-def test_init_applies_where_it_fits_and_is_named(ran, tmp_path, capfd):
+def test_init_applies_where_it_fits_and_is_named(ran, tmp_path, capfd, monkeypatch):
     request = Request("smoke", out=tmp_path, init=ran / "one", settings=("steps=1",))
+    reads, read = [], checkpoint.read
+    monkeypatch.setattr(
+        checkpoint, "read", lambda path, **like: reads.append(path) or read(path, **like)
+    )
     found = results.load(run_study(study(TWO), request))
+    assert sum(ran in path.parents for path in reads) == 2, "once to plan, once to start from"
     assert "INIT=one fits one; from scratch: two" in capfd.readouterr().err
     digest = load_model(ran / "one")[3]["digest"]
     assert found.study["init"]["sha256"] == digest and found.study["init"]["rows"] == ["one"]

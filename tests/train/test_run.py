@@ -206,6 +206,15 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path, capfd):
     for x, y in zip(leaves(source.variables), leaves(tuned.variables), strict=True):
         np.testing.assert_array_equal(x, y)
     assert "parameters of a (sha256 " in capfd.readouterr().err
+    with pytest.raises(CheckpointError, match="a has changed since"):
+        run.train(
+            frozen,
+            tiny.feeder(),
+            tmp_path / "e",
+            record={**tiny.record(frozen), "init": "the digest of what was there before"},
+            parallel=one_device(),
+            **start,
+        )
     narrow = tiny.experiment(window=ABDOMEN)
     with pytest.raises(
         CheckpointError, match=r"for the window \[-1024, 3072\] HU, and \[-160, 240\]"
