@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import code_option, shard_option
+from ldct_jax.cli.options import code_option, quality_option, shard_option, texture_option
 
 
 @click.command()
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option("--model", metavar="M", help="Checkpoint, artefact, or filter [the shipped model].")
+@texture_option
+@quality_option
 @click.option("--blend", default=1.0, show_default=True, help="Share of the result in the output.")
 @click.option("--strict", is_flag=True, help="Refuse what would only be warned of.")
 @click.option("--overwrite", is_flag=True, help="Replace files of another result in OUT.")
@@ -23,7 +25,7 @@ from ldct_jax.cli.options import code_option, shard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @shard_option
 @code_option
-def denoise(source, out, model, blend, strict, overwrite, keep, as_json, shard):
+def denoise(source, out, model, texture, quality, blend, strict, overwrite, keep, as_json, shard):
     """Denoise the images at or below IN into the folder OUT.
 
     IN is a DICOM file, a series, or a folder of series; .npy (HU) and NIfTI files too. Results
@@ -48,7 +50,7 @@ def denoise(source, out, model, blend, strict, overwrite, keep, as_json, shard):
     summary = denoise_path(
         source,
         out,
-        find(model),
+        find(model).chosen(texture=texture, quality=quality),
         Options(blend=blend, strict=strict, overwrite=overwrite, keep=keep, shard=shard),
         warn=lambda text: click.echo(f"warning: {text}", err=True),
         start=start,

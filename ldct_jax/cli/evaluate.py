@@ -7,18 +7,20 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import code_option
+from ldct_jax.cli.options import code_option, quality_option, texture_option
 
 
 @click.command()
 @click.argument("low", type=click.Path(path_type=Path))
 @click.argument("full", type=click.Path(path_type=Path))
 @click.option("--model", help="Checkpoint, artefact, or filter [the shipped model].")
+@texture_option
+@quality_option
 @click.option("--protocol", "protocols", multiple=True, help="Named protocol [pcn]; repeatable.")
 @click.option("--strict", is_flag=True, help="Refuse what would only be warned of.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all rows here.")
 @code_option
-def evaluate(low, full, model, protocols, strict, json_path):
+def evaluate(low, full, model, texture, quality, protocols, strict, json_path):
     """Compare MODEL's images of LOW with FULL, slice by slice and patient by patient.
 
     LOW and FULL are DICOM folders or files, NIfTI, .npy in HU, or one paired store named twice.
@@ -37,7 +39,7 @@ def evaluate(low, full, model, protocols, strict, json_path):
     from ldct_jax.system import accelerator
 
     chosen = [named(name) for name in protocols or ("pcn",)]
-    found = find(model)
+    found = find(model).chosen(texture=texture, quality=quality)
     with read_pairs(low, full) as pairs:
         for text in pairs.warnings:
             if strict:

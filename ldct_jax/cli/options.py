@@ -37,3 +37,18 @@ shard_option = click.option(
     callback=_shard,
     help="Do the K-th of N parts of the series; N processes may share one OUT.",
 )
+
+texture_option = click.option(
+    "--texture",
+    metavar="T",
+    default="routine",
+    show_default=True,
+    help="Noise that the shipped model keeps: routine, smooth, or a number of HU.",
+)
+quality_option = click.option(
+    "--quality",
+    metavar="Q",
+    default="normal",
+    show_default=True,
+    help="normal, or best: mean over flips and rotations, eight times slower.",
+)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.acquisition import Trained
+from ldct_jax.denoise import choices
 from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.hu import Window
@@ -121,23 +122,38 @@ def _checked(hu: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a model's name means: ``kind`` is filter, checkpoint, stablehlo or onnx."""
+    """What a model's name means: ``kind`` is filter, checkpoint, stablehlo or onnx.
+
+    ``texture`` and ``quality``: see :func:`load`.
+    """
 
     kind: str
     name: str
     path: Path | None = None
+    texture: str | float = choices.ROUTINE
+    quality: str = choices.NORMAL
 
     @property
     def needs_jax(self) -> bool:
         return self.kind in ("checkpoint", "stablehlo")
 
     def open(self) -> Denoiser:
-        """Load the model."""
-        if self.kind == "filter":
-            return _filter(self.name)
+        """Load the model. Raises UsageError for a texture that it doesn't have."""
         if self.kind == "checkpoint":
-            return _checkpoint(self.path, self.name)
-        return _artefact(self.path)
+            found = _checkpoint(self.path, self.name, self.texture)
+        elif self.texture != choices.ROUTINE:
+            raise UsageError(
+                f"{self.name} has no texture to choose: take a checkpoint such as the shipped model"
+            )
+        else:
+            found = _filter(self.name) if self.kind == "filter" else _artefact(self.path)
+        return choices.best(found) if self.quality == choices.BEST else found
+
+    def chosen(self, *, texture: str | float, quality: str) -> Found:
+        """The same with another texture and quality; UsageError for what is none."""
+        return dataclasses.replace(
+            self, texture=choices.texture(texture), quality=choices.quality(quality)
+        )
 
 
 def find(model: str | Path | None) -> Found:
@@ -172,26 +188,37 @@ def find(model: str | Path | None) -> Found:
     )
 
 
-def load(model: str | Path | None = None, *, code: str | Path | None = None) -> Denoiser:
+def load(
+    model: str | Path | None = None,
+    *,
+    code: str | Path | None = None,
+    texture: str | float = choices.ROUTINE,
+    quality: str = choices.NORMAL,
+) -> Denoiser:
     """``ldct_jax.load``: the denoiser of that name or path; call it with HU.
 
     Args:
       model: a run folder or checkpoint, an exported ``.stablehlo`` or ``.onnx`` file, a filter's
         name (``gaussian``, ``median``, …) or ``identity``; None for the model that ships.
       code: the user's own script that ``model`` was trained with, where it was; it is imported.
+      texture: how much noise stays, for the model that ships and its kin: ``routine``, as a routine
+        scan has; ``smooth``, the smallest share; or so many HU of the noise.
+      quality: ``normal``, or ``best``: the mean over a slice's eight flips and rotations, which
+        takes eight times as long.
 
     Returns: a function of (H, W) or (N, H, W) HU that gives float32 HU of that shape; it also has
       ``name``, ``digest``, ``window`` and ``trained_on``. (N, H, W) are slices of one series: the
       model that ships keeps the same share of the noise in all of them.
 
     Raises:
-      UsageError: nothing of that name. CheckpointError: a damaged checkpoint or artefact.
+      UsageError: nothing of that name, or a texture that it doesn't have.
+      CheckpointError: a damaged checkpoint or artefact.
     """
     if code is not None:
         from ldct_jax.record import use_code
 
         use_code(code)
-    return find(model).open()
+    return find(model).chosen(texture=texture, quality=quality).open()
 
 
 def _filter(name: str) -> Denoiser:
@@ -208,7 +235,7 @@ def _filter(name: str) -> Denoiser:
     )
 
 
-def _checkpoint(path: Path, name: str) -> Denoiser:
+def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
     import jax
 
     from ldct_jax.models.noise_scaled import NoiseScaled
@@ -217,6 +244,10 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     from ldct_jax.train.checkpoint import load_model
 
     model, variables, window, meta = load_model(path)
+    if isinstance(model, NoiseScaled):
+        model = choices.with_texture(model, texture)
+    elif texture != choices.ROUTINE:
+        raise UsageError(f"{name} keeps no chosen share of the noise, so it has no other texture")
     slices = WholeSlices(model, window)
     variables = jax.device_put(variables)
 
@@ -227,7 +258,7 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
     if isinstance(model, NoiseScaled):
         compute, of_series = _by_noise(model, slices, variables)
 
-    return Denoiser(
+    found = Denoiser(
         # Folder names stay out of headers: the network's own name and the digest say what it is.
         name=name if name in SHIPPED else short_name(meta["record"]["model"]["type"]),
         digest=meta["digest"],
@@ -239,6 +270,10 @@ def _checkpoint(path: Path, name: str) -> Denoiser:
         compute=compute,
         of_series=of_series,
     )
+    if texture == choices.ROUTINE:
+        return found
+    words = texture if texture == choices.SMOOTH else f"{texture:g} HU"
+    return choices.renamed(found, words)
 
 
 def _by_noise(model, slices, variables) -> tuple[Callable, Callable]:
