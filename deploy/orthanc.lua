@@ -3,6 +3,7 @@
 function OnStableSeries(id, tags, metadata)
    local description = tags["SeriesDescription"] or ""
    if tags["Modality"] == "CT" and not string.find(description, "[ldct_jax", 1, true) then
-      SendToModality(id, "ldct")
+      local job = '{"Resources": ["' .. id .. '"], "Synchronous": false}'
+      RestApiPost("/modalities/ldct/store", job)
    end
 end
