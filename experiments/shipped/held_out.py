@@ -38,7 +38,6 @@ from ldct_jax.denoise.filters import (
 )
 from ldct_jax.denoise.models import for_series
 from ldct_jax.metrics.contrast import cnr
-from ldct_jax.metrics.image import psnr
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN, table
 from ldct_jax.report import tables
 from ldct_jax.study import results
@@ -163,11 +162,7 @@ def tune(training: dict[str, Patient], case: Case) -> dict[str, Callable]:
     low, full = (np.concatenate(stack)[:, 160:352, 160:352] for stack in zip(*parts, strict=True))
 
     def mean_psnr(filtered) -> float:
-        return float(
-            np.mean(
-                [psnr(a, b, data_range=4096) for a, b in zip(run(filtered, low), full, strict=True)]
-            )
-        )
+        return float(PCN.score(run(filtered, low), full).psnr_db.mean())
 
     return {name: max(settings, key=mean_psnr) for name, settings in GRID.items()}
 

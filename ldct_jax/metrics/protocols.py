@@ -12,18 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from ldct_jax import hu
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.metrics.image import SSIMWindow, decibel, mse, ssim
+from ldct_jax.metrics.image import SSIMWindow, compiled, decibel
 from ldct_jax.metrics.statistics import MeanSD
-from ldct_jax.system.provenance import cores
 
 PREDICTION_MAXIMUM = "maximum of the denoised image"
 GAUSSIAN = SSIMWindow()
+BATCH = 16  # slices in one call on an accelerator; on a CPU they go one by one
+# SSIM's luminance and contrast terms mean nothing where images take both signs. A few values below
+# zero are the noise of air in an unclipped window; more than this share of them are signed HU.
+MAX_NEGATIVE = 0.01
 METRICS = ("psnr_db", "psnr_of_mean_mse_db", "ssim", "rmse")
 
 
@@ -32,7 +34,8 @@ class Protocol:
     """How two stacks in HU become PSNR, SSIM and RMSE.
 
     Both images go through ``window`` (shift by its lower end, scale to 1, cut where it clips), and
-    are cropped to ``crop``; PSNR, SSIM and RMSE are taken there, per slice, in float64.
+    are cropped to ``crop``; PSNR, SSIM and RMSE are taken there, per slice, in float32 (errors of
+    about 1e-7, see :mod:`ldct_jax.metrics.image`).
 
     Args:
       name: stands beside every number.
@@ -81,6 +84,8 @@ class Protocol:
     def score(self, prediction_hu, reference_hu, *, no_data: np.ndarray | None = None) -> Scores:
         """Score slices pair by pair: two stacks (N, H, W) in HU, any real dtype.
 
+        Compiled, on jax's default device; a stack that lies there already is not copied back.
+
         ``no_data``: (N, H, W) bool, pixels that have no share in any score; both stacks hold the
         same value there.
 
@@ -88,61 +93,66 @@ class Protocol:
         pixels, shapes that differ, images smaller than the crop or the SSIM window, and images far
         below an unclipped window, for which SSIM is undefined.
         """
-        prediction, reference = np.asarray(prediction_hu), np.asarray(reference_hu)
-        if prediction.shape != reference.shape or prediction.ndim != 3 or len(prediction) == 0:
+        import jax
+
+        n, shape = len(prediction_hu), prediction_hu.shape
+        if shape != reference_hu.shape or len(shape) != 3 or n == 0:
             raise DataError(
                 "prediction and reference must be equal stacks of slices (N, H, W), not "
-                f"{prediction.shape} and {reference.shape}"
+                f"{shape} and {reference_hu.shape}"
             )
-
-        def score(i: int) -> tuple[float, float, float, float]:
-            pair = prediction[i], reference[i]
-            for what, image in zip(("prediction", "reference"), pair, strict=True):
-                if not np.isfinite(image).all():
-                    raise DataError(f"{what} slice {i} holds NaN or infinite values")
-            counts = None
+        program = compiled(*self._region(shape[1:]), self.window, self.ssim_window, self.data_range)
+        batch = 1 if jax.default_backend() == "cpu" else BATCH
+        counts = np.ones((batch, *shape[1:]), bool)
+        rows = []
+        for start in range(0, n, batch):
+            # The last batch is filled up with its last slice: one program serves all.
+            at = np.minimum(np.arange(start, start + batch), n - 1)
             if no_data is not None:
-                counts = ~self._cropped(np.asarray(no_data[i]))
-                if not counts.any():
-                    raise DataError(f"slice {i} holds no data in the region that is scored")
-            return self._score_slice(*(self._prepare(image) for image in pair), counts)
+                counts = ~np.asarray(no_data[at])
+            rows.append(program(prediction_hu[at], reference_hu[at], counts))
+        found = {k: np.concatenate([np.asarray(row[k]) for row in rows])[:n] for k in rows[0]}
+        return self._scores({k: v.astype(np.float64) for k, v in found.items()})
 
-        # SSIM's filters release the interpreter: slices are scored on all cores.
-        with ThreadPoolExecutor(cores()) as pool:
-            rows = list(pool.map(score, range(len(prediction))))
-        return Scores(self, *(np.array(column) for column in zip(*rows, strict=True)))
-
-    def _prepare(self, image_hu) -> np.ndarray:
-        return self._cropped(self.window.to_unit(np.asarray(image_hu, np.float64)))
-
-    def _cropped(self, image) -> np.ndarray:
-        if self.crop is None:
-            return image
-        height, width = self.crop
-        if image.shape[0] < height or image.shape[1] < width:
+    def _region(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Size and upper left corner of what is scored of images of ``shape``."""
+        height, width = self.crop or shape
+        if shape[0] < height or shape[1] < width:
             raise DataError(
                 f"protocol {self.name!r} scores the central {width}x{height} pixels, but the image "
-                f"has {image.shape[1]}x{image.shape[0]}: use a protocol without a crop"
+                f"has {shape[1]}x{shape[0]}: use a protocol without a crop"
             )
-        top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-        return image[top : top + height, left : left + width]
+        side = self.ssim_window.size
+        if min(height, width) < side:
+            raise DataError(
+                f"SSIM with a {side}x{side} window needs an image (H, W) of at least that size, "
+                f"not {(height, width)}"
+            )
+        return (height, width), ((shape[0] - height) // 2, (shape[1] - width) // 2)
 
-    def _score_slice(self, prediction, reference, counts) -> tuple[float, float, float, float]:
-        peak = self.data_range
+    def _scores(self, found: dict[str, np.ndarray]) -> Scores:
+        """From the numbers of :func:`ldct_jax.metrics.image.compiled`, (N,) each."""
+        for what, name in (("prediction", "image"), ("reference", "reference")):
+            for i in np.flatnonzero(found[name] == 0):
+                raise DataError(f"{what} slice {i} holds NaN or infinite values")
+        for i in np.flatnonzero(found["counted"] == 0):
+            raise DataError(f"slice {i} holds no data in the region that is scored")
+        if (found["negative"] > MAX_NEGATIVE).any():
+            raise DataError(
+                "SSIM of images with negative values (signed HU) means nothing: shift them by "
+                "their window's lower end, clip or widen a window that ends above air, and fill "
+                "pixels outside the scanner's field of view with air"
+            )
+        width = self.window.width
+        squared = found["mse_hu2"] / width**2
+        peak = np.full(len(squared), float(self.data_range))
         if self.peak == PREDICTION_MAXIMUM:
-            peak = float(np.abs(prediction).max())
-            if peak == 0:
+            peak = found["peak_hu"] / width
+            if not peak.all():
                 raise DataError("the denoised image is zero everywhere: its PSNR has no peak")
-        squared = mse(prediction, reference, counts=counts)
-        similarity = ssim(
-            prediction,
-            reference,
-            data_range=self.data_range,
-            window=self.ssim_window,
-            counts=counts,
-        )
-        scale = self.window.width if self.rmse_in_hu else 1.0
-        return decibel(peak, squared), similarity, scale * squared**0.5, scale * peak
+        psnr_db = np.array([decibel(p, s) for p, s in zip(peak, squared, strict=True)])
+        scale = width if self.rmse_in_hu else 1.0
+        return Scores(self, psnr_db, found["ssim"], scale * squared**0.5, scale * peak)
 
 
 @dataclasses.dataclass(frozen=True)
