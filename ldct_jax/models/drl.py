@@ -68,14 +68,14 @@ class DRL(nn.Module):
         check_images(x_bhwc, "DRL", channels=self.in_channels)
         x = x_bhwc.astype(jnp.float32)
 
-        def block(i, h):
-            h = getattr(self, f"conv{i}")(h)
+        def block(i, *parts):
+            h = getattr(self, f"conv{i}").of_parts(*parts)
             return relu(getattr(self, f"bn{i}")(h, use_running_average=not train))
 
         h1 = relu(self.conv1(x))
         h2 = h = block(2, h1)
         for i in (3, 4, 5):
             h = block(i, h)
-        h = block(6, jnp.concatenate([h, h2], axis=-1))
-        out = self.conv7(jnp.concatenate([h, h1], axis=-1)).astype(jnp.float32)
+        h = block(6, h, h2)
+        out = self.conv7.of_parts(h, h1).astype(jnp.float32)
         return x[..., :1] + out if self.input_residual else x[..., :1] - out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -146,6 +147,15 @@ class Conv(nn.Module):
 
     def __call__(self, x_bhwc):
         return self.add_bias(self.convolve(x_bhwc, self.kernel))
+
+    def of_parts(self, *parts_bhwc):
+        """This layer of the parts' concatenation along the channels, which is never written.
+
+        One convolution each; a GPU adds the other's result in the same kernel (``side input``).
+        """
+        ends = list(itertools.accumulate(part.shape[-1] for part in parts_bhwc))
+        kernels = jnp.split(self.kernel, ends[:-1], axis=2)
+        return self.add_bias(sum(map(self.convolve, parts_bhwc, kernels)))
 
 
 def check_images(x_bhwc, network: str, *, channels: int = 1, least: int = 1, multiple: int = 1):

@@ -1,7 +1,8 @@
 """Reading optimised HLO: what a compiled program does, without running it.
 
 Bytes, launches and cycles are those of one training step: inner loops are multiplied by their trip
-counts, the loop over the steps of a call has none and counts once.
+counts, the loop over the steps of a call has none and counts once. What surrounds that loop, once a
+call of 256 steps, counts as well; :attr:`Kernel.in_loop` tells the two apart.
 """
 
 from __future__ import annotations
@@ -84,13 +85,17 @@ def nbytes(shapes: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """One launch: how often a step runs it, the bytes it moves, the operations of a convolution."""
+    """One launch: how often a step runs it, the bytes it moves, the operations of a convolution.
+
+    ``in_loop``: it is part of a loop, and so of a step.
+    """
 
     kind: str
     times: int
     nbytes: int
     flops: int
     instruction: Instruction
+    in_loop: bool
 
 
 class Program:
@@ -135,20 +140,20 @@ class Program:
 
     # ---- loops -----------------------------------------------------------------------------------
 
-    def walk(self, computation: str | None = None, times: int = 1):
-        """(instruction, times a step) of all that is launched, loops multiplied in."""
+    def walk(self, computation: str | None = None, times: int = 1, in_loop: bool = False):
+        """(its computation, instruction, times a step, whether in a loop) of all that runs."""
         for i in self.computations[computation or self.entry].values():
-            yield computation or self.entry, i, times
+            yield computation or self.entry, i, times, in_loop
             if i.opcode == "while":
                 trips = i.attribute(r'"known_trip_count":\{"n":"(\d+)"') or self._trips(i)
-                yield from self.walk(i.attribute(r"body=%([\w.\-]+)"), times * int(trips))
+                yield from self.walk(i.attribute(r"body=%([\w.\-]+)"), times * int(trips), True)
             elif i.opcode in ("call", "async-start") and i.attribute(r"to_apply=%([\w.\-]+)"):
-                yield from self.walk(i.attribute(r"to_apply=%([\w.\-]+)"), times)
+                yield from self.walk(i.attribute(r"to_apply=%([\w.\-]+)"), times, in_loop)
             elif i.opcode == "conditional":
                 for name in re.findall(
                     r"%([\w.\-]+)", i.attribute(r"computations=\{([^}]*)") or ""
                 ):
-                    yield from self.walk(name, times)
+                    yield from self.walk(name, times, in_loop)
 
     def _trips(self, loop: Instruction) -> int:
         """The constant that the condition compares with; 1 where it comes from outside."""
@@ -164,14 +169,14 @@ class Program:
         bodies = [
             i.attribute(r"body=%([\w.\-]+)") for i in self.instructions if i.opcode == "while"
         ]
-        return [i for body in bodies for _, i, _ in self.walk(body)]
+        return [i for body in bodies for _, i, *_ in self.walk(body)]
 
     @property
     def cycles(self) -> int:
         """A TPU program's own estimate of its cycles."""
         cycles = (
             times * int(i.attribute(r'"estimated_cycles":"(\d+)"') or 0)
-            for _, i, times in self.walk()
+            for _, i, times, _ in self.walk()
         )
         return sum(cycles)
 
@@ -180,19 +185,26 @@ class Program:
     def kernels(self) -> list[Kernel]:
         """What a GPU launches, with the bytes that each kernel must at least read and write."""
         found = []
-        for computation, i, times in self.walk():
+        for computation, i, times, in_loop in self.walk():
             rows = self.computations[computation]
+
+            def add(kind, moved, flops, times=times, i=i, in_loop=in_loop):
+                found.append(Kernel(kind, times, moved, flops, i, in_loop))
+
             if i.opcode in ("fusion", "fusion-start"):
                 called = i.attribute(r"calls=%([\w.\-]+)")
-                found.append(Kernel("fusion", times, self._fusion_bytes(called), 0, i))
+                add("fusion", self._fusion_bytes(called), 0)
             elif i.opcode == "copy":
-                found.append(Kernel("copy", times, 2 * i.nbytes, 0, i))
+                add("copy", 2 * i.nbytes, 0)
             elif i.opcode == "custom-call" and "cudnn$" in i.text:
                 kind = i.attribute(r'"__cudnn\$(\w+)"')
                 # The last result is cuDNN's workspace.
                 moved = nbytes(i.type.rsplit(", u8", 1)[0])
                 moved += sum(rows[o].nbytes for o in i.operands if o in rows)
-                found.append(Kernel(kind, times, moved, _flops(kind, i, rows), i))
+                add(kind, moved, _flops(kind, i, rows))
+            elif i.opcode == "custom-call" and "triton" in i.text:
+                # A Pallas kernel; every operand is read once.
+                add("triton", i.nbytes + sum(rows[o].nbytes for o in i.operands if o in rows), 0)
         return found
 
     def _fusion_bytes(self, computation: str) -> int:

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractDevice, AbstractMesh, Mesh, NamedSharding, use_abstract_mesh
 from jax.sharding import PartitionSpec as P
 
+from experiments.speed.pallas_chain import pallas_chain, xla_chain
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.projector import forward_project
 from ldct_jax.data.feed.resident import Resident
@@ -104,6 +105,24 @@ def artefact(model, device):
     place = _placing(Mesh([device], (AXIS,)))
     images = place(jax.ShapeDtypeStruct((8, SIDE, SIDE), jnp.float32), False)
     return jax.jit(stablehlo.deserialized(data, "the artefact").call).lower(images)
+
+
+def chain(layers: int, device, *, pallas: bool):
+    """``layers`` bfloat16 3x3 layers of 48 channels on 128 patches of the PCN's size, lowered.
+
+    Of convolutions, or as the one kernel of experiments/speed/pallas_chain.py.
+    """
+    place = _placing(Mesh([device], (AXIS,)))
+
+    def shape(*sides):
+        return place(jax.ShapeDtypeStruct(sides, jnp.bfloat16), False)
+
+    x, kernels = shape(128, 55, 55, 48), [shape(3, 3, 48, 48)] * layers
+    # Pallas asks which GPU it lowers for.
+    named = AbstractDevice(device_kind=device.device_kind, num_cores=None, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=named)):
+        run = jax.jit(pallas_chain if pallas else xla_chain)
+        return run.trace(x, kernels, [shape(48)] * layers).lower(lowering_platforms=("cuda",))
 
 
 def _no_slices() -> PairedSlices:

@@ -25,7 +25,8 @@ class Row:
 
     Args:
       what: a training of :data:`tests.aot.programs.TRAININGS`, or ``whole slices``, ``projector``,
-        ``artefact`` (of the full PCN).
+        ``artefact`` (of the full PCN), ``N layers`` or ``N layers, Pallas``
+        (:func:`tests.aot.programs.chain`).
       target: of :data:`tests.aot.targets.TARGETS`.
       dtype, loop: of the network; "" for the paper's.
       batch: patches a device; 0 for the paper's.
@@ -43,6 +44,10 @@ class Row:
         return ", ".join([self.what, self.target, *filter(None, options)])
 
     @property
+    def is_chain(self) -> bool:
+        return " layers" in self.what
+
+    @property
     def file(self) -> Path:
         return FOLDER / (re.sub(r"\W+", "-", self.name).lower() + ".json")
 
@@ -50,6 +55,9 @@ class Row:
         devices = TARGETS[self.target].devices()
         if self.what == "projector":
             return programs.projector(devices[0])
+        if self.is_chain:
+            layers = int(self.what.split()[0])
+            return programs.chain(layers, devices[0], pallas="Pallas" in self.what)
         is_training = self.what in programs.TRAININGS
         experiment = programs.experiment(self.what if is_training else "PCN")
         if self.dtype:
@@ -62,6 +70,7 @@ class Row:
         return make[self.what](experiment.model, devices[0])
 
 
+CHAINS = (2, 4)
 GPU = [Row(name, "H100") for name in programs.TRAININGS]
 ROWS = [
     Row("PCN", "H100", "bfloat16"),
@@ -72,6 +81,7 @@ ROWS = [
     Row("whole slices", "H100"),
     Row("projector", "H100"),
     Row("artefact", "H100"),
+    *(Row(f"{n} layers{kind}", "H100", "bfloat16") for n in CHAINS for kind in ("", ", Pallas")),
     Row("PCN", "v5e", "bfloat16"),
     Row("PCN", "v5e"),
     Row("whole slices", "v5e"),
@@ -125,6 +135,9 @@ def measure(row: Row) -> dict:
             "giant_windows": program.giant_windows,
             "cudnn": dict(program.cudnn),
             "launches": sum(k.times for k in kernels),
+            "once_a_call": sum(k.times for k in kernels if not k.in_loop)
+            if row.what in programs.TRAININGS
+            else 0,
             "gigabytes": 1e-9 * sum(k.times * k.nbytes for k in kernels),
             "roofline_ms": 1e3 * roofline_s(kernels, BANDWIDTH, rate),
         }

@@ -36,6 +36,36 @@ giant window is a weight gradient that XLA:GPU did not recognise and handed to c
 convolution whose window is the whole image.
 """
 
+# Each compiled once, on top of what the tables show; nothing here was timed.
+TRIED = """Full PCN, bfloat16, 128 patches on an H100 (10.269 GB, 326 launches, 57 of them once a
+call), each idea alone, compiled once with a patch that isn't in the project:
+
+| idea | GB | launches | kept |
+| --- | ---: | ---: | --- |
+| skips and conv2's fixed part as side inputs | 10.269 | 326 | yes, XLA does it |
+| clone 1's conv2 as (W_a + W_b) * F_0 | 10.205 | 327 | no: 0.6 %; the loops would differ |
+| output deconvolutions as one | 10.532 | 313 | no: stacking the features is a copy |
+| each clone computed again (`nn.remat`) | 12.739 | 419 | no: memory 1.16 → 0.75 GB |
+| `nn.remat` with `dots_saveable` | 10.269 | 326 | no: changes nothing |
+| barrier between gradients and Adam | 10.269 | 322 | no: 17 copies fewer, 13 fusions more |
+| row-major weight gradients | 10.271 | 346 | no: each is transposed by itself |
+
+What is left: convolutions 6.85 GB, all inputs and results of cuDNN; masks with the sums for the
+biases 3.4 GB, each gradient read, masked, written. Through XLA cuDNN's input
+gradient takes neither.
+
+DRL had gained bytes with the three maps (4.39 → 4.76 GB): XLA:GPU knows no dilated weight gradient,
+so image and gradient are rearranged by phases. With giant windows instead: 4.50 GB. The whole
+convolution by phases: 4.82 GB, not kept. Convolutions of concatenated images as sums of
+convolutions, so that nothing is concatenated or split: 4.49 GB, memory 0.75 → 0.52 GB, kept.
+"""
+CHAIN = """[A prototype](../../../experiments/speed/pallas_chain.py) keeps a chain of 48-channel
+layers (3x3, ReLU) in registers, row by row: one Pallas kernel, Triton backend, forward only. It compiles
+ahead of time for an H100 in bfloat16, and interpreted it equals the convolutions. Its column shifts
+are matrix products, two of 64x64 for each row of a window, which add two thirds to the products.
+Unknown: its time, and how many registers spill. 128 patches of 55x55, with cuDNN's bytes beside:
+"""
+
 
 def main(before: bool) -> None:
     kept = RESULTS / "aot.json"
@@ -49,6 +79,8 @@ def main(before: bool) -> None:
 
 def page(before: dict, now: dict) -> str:
     order = [row.name for row in ROWS if row.name in now]
+    chains = [row.name for row in ROWS if row.is_chain and row.name in now]
+    order = [name for name in order if name not in chains]
     gpus = [name for name in order if "gigabytes" in now[name]]
     parts = [
         ABOUT,
@@ -64,11 +96,22 @@ def page(before: dict, now: dict) -> str:
         ),
         "## GPU\n",
         table(
-            ("program", "GB", "launches", "giant windows", "roofline, ms", "memory, GB",
-             "all-reduces", "compiling, s"),
-            [_cells(now[n], "gigabytes", "launches", "giant_windows", "roofline_ms", name=n)
+            ("program", "GB", "launches", "once a call", "giant windows", "roofline, ms",
+             "memory, GB", "all-reduces", "compiling, s"),
+            [_cells(now[n], "gigabytes", "launches", "once_a_call", "giant_windows", "roofline_ms",
+                    name=n)
              for n in gpus],
         ),
+        "Once a call: launches outside the loop over 256 steps, part of the number before; empty "
+        "where the program was compiled before these were counted.\n",
+        "## A chain of layers as one kernel\n",
+        CHAIN,
+        table(
+            ("program", "GB", "launches", "memory, GB", "all-reduces", "compiling, s"),
+            [_cells(now[n], "gigabytes", "launches", name=n) for n in chains],
+        ),
+        "## Tried\n",
+        TRIED,
         "## TPU\n",
         table(
             ("program", "predicted", "million cycles", "estimated, ms", "memory, GB", "all-reduces",
@@ -83,7 +126,7 @@ def page(before: dict, now: dict) -> str:
 
 def _cells(found: dict, *keys: str, name: str, predicted: str | None = None) -> tuple:
     extra = () if predicted is None else (predicted,)
-    numbers = (found[key] for key in (*keys, "memory_gb", "all_reduces"))
+    numbers = (found.get(key, "") for key in (*keys, "memory_gb", "all_reduces"))
     return (name, *extra, *map(_text, numbers), f"{found['lower_s'] + found['compile_s']:.0f}")
 
 

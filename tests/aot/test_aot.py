@@ -21,8 +21,16 @@ pytestmark = [
 
 # BatchNorms of each network: two sums forward and two back, and the one sum of the gradients.
 BATCH_NORMS = {"DnCNN": 15}
-MAX_GIGABYTES = {"PCN, H100, bfloat16": 10.5, "PCN, H100": 21.1}
-MAX_LAUNCHES = {"PCN, H100, bfloat16": 330}
+MAX_GIGABYTES = {
+    "PCN, H100, bfloat16": 10.3,
+    "PCN, H100": 20.6,
+    "DRL, H100": 4.55,
+    # One read, one write and the kernels.
+    "2 layers, Pallas, H100, bfloat16": 0.07,
+    "4 layers, Pallas, H100, bfloat16": 0.07,
+}
+# Of a step, without what a call of 256 steps does once.
+MAX_LAUNCHES = {"PCN, H100, bfloat16": 280, "2 layers, Pallas, H100, bfloat16": 4}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -33,10 +41,10 @@ def test_a_program_compiles_and_does_what_was_counted(row):
     if target.platform == "cuda":
         assert found["giant_windows"] == []
         assert found["gigabytes"] <= MAX_GIGABYTES.get(row.name, float("inf"))
-        assert found["launches"] <= MAX_LAUNCHES.get(row.name, float("inf"))
+        assert found["launches"] - found["once_a_call"] <= MAX_LAUNCHES.get(row.name, float("inf"))
     else:
         assert found["mega_cycles"] > 0
-    if row.what == "projector":
+    if row.what == "projector" or row.is_chain:
         return
     # The layers that read the image; in bfloat16 its high and low parts stand for them.
     assert (found["highest"] > 0) == (row.dtype != "bfloat16")
