@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "ldct_jax.cli.serve:serve",
     "mercure": "ldct_jax.cli.mercure:mercure",
     "report": "ldct_jax.cli.report:report",
+    "view": "ldct_jax.cli.view:view",
 }
 
 

@@ -1,0 +1,105 @@
+"""The stacks that ``ldct view`` compares: DICOM series, NIfTI, ``.npy`` and stores, in HU."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from ldct_jax.ct.plausible import value_range
+from ldct_jax.data.store import Store, is_store
+from ldct_jax.data.volumes import is_volume, open_volume, same_place
+from ldct_jax.errors import DataError, UsageError
+
+SAME_PLACE_MM = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Viewed:
+    """``hu`` (S, H, W), upwards; ``pixel_mm`` or None; ``place`` compares with another's."""
+
+    hu: np.ndarray = dataclasses.field(repr=False)
+    pixel_mm: float | None
+    place: object = dataclasses.field(repr=False)
+
+
+def read(path: Path, number: int | None, warn: Callable[[str], None], like=None) -> Viewed:
+    """One stack: a DICOM file or folder, NIfTI or .npy.
+
+    number: SeriesNumber, for a folder with several series. like: a DICOM stack whose slices' places
+    choose among several series instead.
+
+    Raises DataError: damaged, several series, or not HU.
+    """
+    if not path.exists():
+        raise UsageError(f"{path} doesn't exist: give DICOM, NIfTI, .npy in HU, or a store")
+    if path.is_file() and is_volume(path):
+        file = open_volume(path)
+        stack = file.slices()
+        if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
+            raise DataError(f"{path} holds NaN or infinite values; replace them first")
+        values = value_range(stack)
+        if values.impossible:
+            raise DataError(f"{path}: {values.impossible}")
+        pixel = float(file.pixel_mm)
+        return Viewed(stack, pixel if np.isfinite(pixel) else None, file)
+    return _dicom(path, number, warn, like)
+
+
+def both_doses(path: Path) -> dict[str, Viewed] | None:
+    """The low and the normal dose of a store's first series; None where ``path`` is no store."""
+    if not is_store(path):
+        return None
+    store = Store.open(path)
+    first = store.series[0]
+    stacks = {"low dose": store.low(0)} if first.low is not None else {}
+    stacks["normal dose"] = store.full(0)
+    return {label: Viewed(s, float(first.pixel_mm), None) for label, s in stacks.items()}
+
+
+def check_same(before: Viewed, after: Viewed, path: Path) -> None:
+    """Raise DataError where ``after`` (of ``path``) doesn't show the same place as ``before``."""
+    if before.hu.shape != after.hu.shape:
+        raise DataError(
+            f"{path} has {after.hu.shape} pixels and BEFORE {before.hu.shape}: they can't be "
+            "compared"
+        )
+    a, b = before.place, after.place
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        same = bool((np.abs(a - b) < SAME_PLACE_MM).all())
+    elif isinstance(a, np.ndarray) or isinstance(b, np.ndarray) or a is None or b is None:
+        same = True  # files of two kinds
+    else:
+        same = same_place(a, b)
+    if not same:
+        raise DataError(f"{path} and BEFORE lie at different places: they can't be compared")
+
+
+def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
+    from ldct_jax.dicom.left_out import lines
+    from ldct_jax.dicom.load import load
+    from ldct_jax.dicom.survey import found_series
+
+    found = found_series(path, damaged="skip")
+    for line in lines(found.left_out, found.root):
+        warn(line)
+    chosen = list(found.series)
+    if number is not None:
+        chosen = [s for s in chosen if s.first.series_number == number]
+    if len(chosen) > 1 and like is not None and isinstance(like.place, np.ndarray):
+        chosen = [s for s in chosen if _lies_at(s, like.place)]
+    if len(chosen) != 1:
+        numbers = ", ".join(str(s.first.series_number) for s in found.series)
+        raise UsageError(
+            f"{path} holds {len(found.series)} series, of which {len(chosen)} would do: name a "
+            f"folder with one, or choose by its number, as --series N (here: {numbers})"
+        )
+    series = load(chosen[0], damaged=[])
+    return Viewed(series.hu, float(series.pixel_mm), series.origins)
+
+
+def _lies_at(series, places: np.ndarray) -> bool:
+    origins = np.array([h.position for h in series.headers])
+    return origins.shape == places.shape and bool((np.abs(origins - places) < SAME_PLACE_MM).all())
