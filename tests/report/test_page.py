@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import zlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ldct_jax.hu import FULL
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.record import to_record
-from ldct_jax.report import figures, page, physics, tables
+from ldct_jax.report import figures, page, physics, tables, viewer
 from ldct_jax.study import claims
 from tests.conftest import require
 from tests.report.made_up import found
@@ -53,7 +54,7 @@ def report(**changes) -> page.Report:
             wall_seconds={"compile": 10.0, "train": 30.0},
             extra={"seeds": "0, 1, 2"},
         ),
-        "viewer": page.Viewer(stacks(), "Phantom 3."),
+        "viewer": viewer.Viewer(stacks(), "Phantom 3."),
     }
     return page.Report(**(values | changes))
 
@@ -150,31 +151,45 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_page(tmp_path, monkeypatch):
     assert "<title>old</title>" in path.read_text()
 
 
-def test_the_viewers_pixels_are_the_images_rounded():
-    data = page.Viewer({"a": np.full((2, 3, 4), -12.4), "b": np.full((2, 3, 4), 1e6)}, "c").data()
-    a, b = (np.frombuffer(base64.b64decode(p), "<i2") for p in data["pixels"])
-    assert data["shape"] == [2, 3, 4] and (a == -12).all() and (b == 32767).all()
-    assert a.size == 24
+def unpacked(text: str, shape: tuple[int, int]) -> np.ndarray:
+    """What the page makes of a packed slice, in steps."""
+    planes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(2, *shape)
+    zigzag = planes[0].astype(int) + 256 * planes[1].astype(int)
+    values = np.zeros((shape[0] + 1, shape[1] + 1), int)
+    for y, x in np.ndindex(shape):
+        a, b, c = values[y + 1, x], values[y, x + 1], values[y, x]
+        error = (zigzag[y, x] >> 1) ^ -(zigzag[y, x] & 1)
+        new = int(np.median([a, b, a + b - c])) + error
+        values[y + 1, x + 1] = (new + 32768) % 65536 - 32768
+    return values[1:, 1:]
+
+
+def test_the_viewers_pixels_are_the_images_rounded_to_steps():
+    image = np.random.default_rng(0).normal(0, 400, (12, 9))
+    image[3, 4], image[5, 5] = 1e6, -1e6
+    for step in (1, 4):
+        expected = np.clip(np.rint(image / step), -32768, 32767)
+        assert (unpacked(viewer.pack(image, step), image.shape) == expected).all()
 
 
 def test_the_viewer_keeps_to_its_size_and_says_so():
-    viewer = page.Viewer(stacks(n=20), "c", max_megabytes=5 * 3 * 48 * 64 * 2 / 1e6)
-    data = viewer.data()
-    assert data["shape"][0] == 5 and data["slices"] == [1, 6, 11, 15, 20] and data["of"] == 20
-    last = np.frombuffer(base64.b64decode(data["pixels"][1]), "<i2").reshape(data["shape"])[-1]
-    assert (last == LOW + 19).all()
-    assert "5 of 20 slices are shown" in report(viewer=viewer).html()
+    noisy = {"a": np.random.default_rng(0).normal(0, 50, (20, 48, 64))}
+    whole = sum(len(t) for _, t in viewer.Viewer(noisy, "c").embedded().packed) / 1e6
+    coarser = viewer.Viewer(noisy, "c", max_megabytes=0.9 * whole, steps=(1, 2, 4)).embedded()
+    assert coarser.data["step"] == 2 and coarser.data["shape"][0] == 20
+    fewer = viewer.Viewer(noisy, "Noise.", max_megabytes=0.27 * whole)
+    data = fewer.embedded().data
+    assert data["step"] == 1 and data["slices"] == [1, 6, 11, 15, 20] and data["of"] == 20
+    assert "Noise. 5 of 20 slices are shown" in report(viewer=fewer).html()
     with pytest.raises(UsageError, match="exceeds"):
-        page.Viewer(stacks(), "c", max_megabytes=0.001).data()
+        viewer.Viewer(noisy, "c", max_megabytes=0.001).embedded()
 
 
 def test_what_the_viewer_refuses():
-    with pytest.raises(UsageError, match="at least two stacks"):
-        page.Viewer({"a": np.zeros((2, 3, 4))}, "c")
     with pytest.raises(UsageError, match="one shape"):
-        page.Viewer({"a": np.zeros((2, 3, 4)), "b": np.zeros((1, 3, 4))}, "c")
+        viewer.Viewer({"a": np.zeros((2, 3, 4)), "b": np.zeros((1, 3, 4))}, "c")
     with pytest.raises(DataError, match="'b' holds NaN"):
-        page.Viewer({"a": np.zeros((2, 3, 4)), "b": np.full((2, 3, 4), np.nan)}, "c")
+        viewer.Viewer({"a": np.zeros((2, 3, 4)), "b": np.full((2, 3, 4), np.nan)}, "c")
 
 
 # What a reader does, each step's outcome as JSON in #result.
@@ -266,4 +281,7 @@ def test_the_viewer_in_a_browser(tmp_path):
         0.27, abs=0.01
     )
     assert out["labels"] == ["output", "normal dose", "3 of 4"]
+    last = stacks()["normal dose"][2, 3:19, 5:21]
+    assert out["numbers"][1][:2] == [last.mean(), last.std(ddof=1)]
+    assert out["numbers"][2][0] == HIGH - LOW, "right - left"
     assert out["shape"] == [pytest.approx(64 / 48, rel=0.01), 3]

@@ -3,7 +3,7 @@
 window.onerror = (error) => {
   document.getElementById("result").textContent = JSON.stringify({ error });
 };
-window.addEventListener("load", () => setTimeout(() => {
+window.addEventListener("load", () => setTimeout(async () => {
   const root = document.getElementById("viewer");
   const part = (role) => root.querySelector(`[data-role="${role}"]`);
   const canvas = part("canvas");
@@ -25,32 +25,41 @@ window.addEventListener("load", () => setTimeout(() => {
   };
   const key = (name) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key: name }));
   const out = {};
-  const take = (name) => {
+  const take = async (name) => {
+    while (!root.dataset.drawn) await new Promise((done) => setTimeout(done, 5));
     out[name] = { l: grey(0.1, 0.9), r: grey(0.9, 0.9), ...root.dataset };
   };
   // Made events have no live pointer that could be captured.
   canvas.setPointerCapture = () => {};
 
-  take("start");
-  fire(part("wipe"), "input", 950); take("wiped");
+  await take("start");
+  fire(part("wipe"), "input", 950); await take("wiped");
   fire(part("wipe"), "input", 500);
   fire(part("slice"), "input", 3);
-  fire(part("left"), "change", 1); take("left_output");
-  part("presets").querySelector('[data-preset="lung"]').click(); take("lung");
+  fire(part("left"), "change", 1); await take("left_output");
+  part("presets").querySelector('[data-preset="lung"]').click(); await take("lung");
   part("centre").value = 140;
-  fire(part("width"), "input", 200); take("typed");
-  part("zoom-in").click(); take("zoomed");
-  drag(0.2, 0.3); take("panned");
-  part("fit").click(); take("fit");
-  drag(0.5, 0.25); take("dragged");
+  fire(part("width"), "input", 200); await take("typed");
+  part("zoom-in").click(); await take("zoomed");
+  drag(0.2, 0.3); await take("panned");
+  part("fit").click(); await take("fit");
+  drag(0.5, 0.25); await take("dragged");
   pointer("pointermove", 0.8, 0.5);
   out.readout = part("readout").textContent;
   const box = canvas.getBoundingClientRect();
   canvas.dispatchEvent(new WheelEvent("wheel", {
-    deltaY: -1, clientX: box.left, clientY: box.top, cancelable: true,
+    deltaY: -1, ctrlKey: true, clientX: box.left, clientY: box.top, cancelable: true,
   }));
-  take("wheel");
-  key("0"); key("ArrowUp"); key("ArrowRight"); take("keys");
+  await take("wheel");
+  key("0"); key("ArrowUp"); key("ArrowRight"); await take("keys");
+  for (const [role, value] of [["row", 3], ["column", 5], ["side", 16]]) {
+    part(`square-${role}`).value = value;
+  }
+  fire(part("square-side"), "change", 16);
+  await take("square");
+  out.numbers = [...part("statistics").tBodies[0].rows].map(
+    (row) => [...row.cells].slice(1).map((cell) => Number(cell.dataset.value)));
+  out.curves = JSON.parse(part("spectra").dataset.curves);
   out.labels = ["left-label", "right-label", "slice-label"].map((r) => part(r).textContent);
   out.shape = [canvas.width / canvas.height, part("left").options.length];
   document.getElementById("result").textContent = JSON.stringify(out);
