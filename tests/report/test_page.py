@@ -16,6 +16,7 @@ import pytest
 
 from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.hu import FULL
+from ldct_jax.metrics.noise import power_spectrum
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.record import to_record
@@ -285,3 +286,26 @@ def test_the_viewer_in_a_browser(tmp_path):
     assert out["numbers"][1][:2] == [last.mean(), last.std(ddof=1)]
     assert out["numbers"][2][0] == HIGH - LOW, "right - left"
     assert out["shape"] == [pytest.approx(64 / 48, rel=0.01), 3]
+
+
+SPECTRUM = """window.addEventListener("load", () => setTimeout(async () => {
+  const root = document.getElementById("viewer");
+  const part = (role) => root.querySelector(`[data-role="${role}"]`);
+  for (const [role, value] of [["row", 3], ["column", 5], ["side", 20]]) {
+    part(`square-${role}`).value = value;
+  }
+  part("square-side").dispatchEvent(new Event("change"));
+  while (!part("spectra").dataset.curves) await new Promise((done) => setTimeout(done, 5));
+  document.getElementById("result").textContent = part("spectra").dataset.curves;
+}, 200))"""
+
+
+def test_the_squares_spectrum_is_that_of_the_package(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 50, (1, 48, 64)).round()
+    shown = viewer.Viewer({"a": noise}, "c", pixel_mm=0.7)
+    path = report(viewer=shown).write(tmp_path)
+    (curve,) = in_browser(path, SPECTRUM, width=1000)
+    expected = power_spectrum(noise[:, 3:23, 5:25], 0.7)
+    np.testing.assert_allclose(curve["nps"], expected.nps, rtol=1e-9)
+    np.testing.assert_allclose(curve["frequency"], expected.frequency_per_mm, rtol=1e-12)
+    assert curve["mean"] == pytest.approx(expected.mean_per_mm)
