@@ -27,6 +27,7 @@ from ldct_jax.export import verify
 from ldct_jax.export.card import UNSEALED, Card, sealed
 from ldct_jax.export.onnx_session import CARD, line, open_session
 from ldct_jax.export.source import Source, twin_for_onnx
+from ldct_jax.models import onednn
 from ldct_jax.system.files import write_bytes
 
 OPSET = 21
@@ -98,7 +99,12 @@ def converted(function, size: tuple[int, int] | None, *, with_noise: bool = Fals
     try:
         # Without jit, small functions such as jax.nn.relu are inlined: jax2onnx 0.17.1 stumbles
         # over nested ones on jax 0.12.
-        with warnings.catch_warnings(), _quiet("jax2onnx", "onnx_ir"), jax.disable_jit():
+        with (
+            warnings.catch_warnings(),
+            _quiet("jax2onnx", "onnx_ir"),
+            jax.disable_jit(),
+            onednn.disabled(),
+        ):
             warnings.simplefilter("ignore")
             model = to_onnx(
                 function,

@@ -22,6 +22,7 @@ from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.export import verify
 from ldct_jax.export.card import Card, write_beside
 from ldct_jax.export.source import Source
+from ldct_jax.models import onednn
 from ldct_jax.system.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -105,7 +106,8 @@ def _lowered(function, shape, with_noise: bool):
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32)]
     if with_noise:
         arguments.append(jax.ShapeDtypeStruct((), jnp.float32))
-    return jax_export.export(function, platforms=PLATFORMS)(*arguments)
+    with onednn.disabled():
+        return jax_export.export(function, platforms=PLATFORMS)(*arguments)
 
 
 @contextlib.contextmanager

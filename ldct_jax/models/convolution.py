@@ -7,7 +7,8 @@ is one of three convolutions that are written here, in a form that each compiler
 * No window is reversed and none is larger than its image. XLA:GPU hands a weight gradient with a
   reversed window to cuDNN as a forward convolution whose window is the whole image
   (openxla/xla#34273), which takes many times as long.
-* XLA:CPU needs other forms of some gradients: :mod:`ldct_jax.models.cpu_conv`.
+* XLA:CPU needs other forms of some gradients: :mod:`ldct_jax.models.cpu_conv`; oneDNN, where it is
+  installed, does all three there: :mod:`ldct_jax.models.onednn`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ldct_jax.models import cpu_conv
+from ldct_jax.models import cpu_conv, onednn
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Channels as batch, batch as channels, and the result as a kernel (kh, kw, C, O).
@@ -73,29 +74,42 @@ def conv(
     return convolve(x_bhwc, kernel_hwio, geometry)
 
 
+def _on_this_platform(*operands, default, **forms):
+    """The form of the platform that runs it; where all have one form, no choice is traced."""
+    if not forms:
+        return default(*operands)
+    return lax.platform_dependent(*operands, default=default, **forms)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve(x_bhwc, kernel_hwio, geometry: Geometry):
     """y[b, h, w, o] = sum over i, j, c of x[b, s·h + d·i - p, s·w + d·j - p, c] k[i, j, c, o]."""
-    return lax.conv_general_dilated(
-        x_bhwc,
-        kernel_hwio,
-        (geometry.stride,) * 2,
-        geometry.padding,
-        rhs_dilation=(geometry.dilation,) * 2,
-        dimension_numbers=NHWC,
-        precision=geometry.precision,
-    )
+
+    def convolution(x, kernel):
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (geometry.stride,) * 2,
+            geometry.padding,
+            rhs_dilation=(geometry.dilation,) * 2,
+            dimension_numbers=NHWC,
+            precision=geometry.precision,
+        )
+
+    shape = jax.eval_shape(convolution, x_bhwc, kernel_hwio).shape
+    forms = onednn.form("forward", geometry, x_bhwc, kernel_hwio, shape)
+    return _on_this_platform(x_bhwc, kernel_hwio, default=convolution, **forms)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def input_gradient(g_bhwo, kernel_hwio, geometry: Geometry):
     """The gradient of <convolve(x, kernel), g> with respect to x: (B, H, W, C)."""
-    if geometry.stride == 1:
-        return spread_input_gradient(g_bhwo, kernel_hwio, geometry)
     forms = {"default": functools.partial(spread_input_gradient, geometry=geometry)}
     if cpu_conv.has_blocks(geometry):
         forms["cpu"] = functools.partial(cpu_conv.input_gradient_in_blocks, geometry=geometry)
-    return lax.platform_dependent(g_bhwo, kernel_hwio, **forms)
+    shape = (len(g_bhwo), *geometry.size, kernel_hwio.shape[2])
+    forms |= onednn.form("input_gradient", geometry, g_bhwo, kernel_hwio, shape)
+    return _on_this_platform(g_bhwo, kernel_hwio, **forms)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -113,7 +127,9 @@ def weight_gradient(x_bhwc, g_bhwo, geometry: Geometry):
     if geometry.dilation > 1 and geometry.stride == 1:
         # cuDNN knows no weight gradient with gaps between its taps; for a TPU it is the best form.
         forms["cuda"] = functools.partial(weight_gradient_by_phases, geometry=geometry)
-    return lax.platform_dependent(x_bhwc, g_bhwo, **forms)
+    shape = (*geometry.kernel, x_bhwc.shape[3], g_bhwo.shape[3])
+    forms |= onednn.form("weight_gradient", geometry, x_bhwc, g_bhwo, shape)
+    return _on_this_platform(x_bhwc, g_bhwo, **forms)
 
 
 convolve.defvjp(

@@ -16,6 +16,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from ldct_jax.errors import UsageError
+from ldct_jax.models import onednn
 from ldct_jax.models.catalogue import CATALOGUE, parameter_count, receptive_field, shapes
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.critic import Critic
@@ -119,7 +120,8 @@ def _macs(jaxpr, borders_in: dict, padding: bool) -> tuple[int, list]:
 
 def traced(function: Callable, *args):
     """The jaxpr of ``function(*args)`` without what its results don't need, as it is compiled."""
-    jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+    with onednn.disabled():  # its calls have no operations to count
+        jaxpr = jax.make_jaxpr(function)(*args).jaxpr
     return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars), instantiate=True)[0]
 
 

@@ -8,7 +8,16 @@ import platform
 import subprocess
 from pathlib import Path
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "numpy",
+    "scipy",
+    "onednn-cpu-gomp",
+)
 
 
 def versions() -> dict[str, str]:
@@ -19,6 +28,8 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
+    if os.environ.get("LDCT_ONEDNN") == "0":
+        found["onednn-cpu-gomp"] = "turned off"
     return found
 
 
