@@ -46,8 +46,6 @@ $(READY): pyproject.toml requirements/$(ACCEL)-py*.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@v=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	$(PIP) install --require-hashes -r requirements/$(ACCEL)-py$$v.txt
-	@if [ $(ACCEL) = cpu ] && [ "$$(uname -sm)" = "Linux x86_64" ]; then \
-	$(PIP) install --require-hashes -r requirements/onednn.txt; fi
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.ready-*
 	@touch $@

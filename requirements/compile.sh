@@ -16,7 +16,7 @@ for python in 3.11 3.12 3.13; do
             --output-file "requirements/$accel-py$python.txt"
     done
 done
-# oneDNN has wheels for Linux on x86-64 only, so the Makefile installs it there by itself.
+# oneDNN has wheels for Linux on x86-64 only, so it has a file of its own.
 sed -n 's/^onednn = \["\([^;]*\);.*/\1/p' pyproject.toml | uv pip compile - --python-version 3.11 \
     --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --quiet --no-deps \
     --no-emit-index-url --no-emit-find-links --custom-compile-command "requirements/compile.sh" \

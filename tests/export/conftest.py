@@ -8,6 +8,7 @@ import pytest
 
 from ldct_jax.export import onnx_model, stablehlo, tensors
 from ldct_jax.export.source import Source
+from ldct_jax.models import onednn
 from tests.export.networks import SMALL, TRAINED, source_of
 
 
@@ -33,3 +34,10 @@ def checkpoint(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     tiny.train(tiny.experiment(epochs=1), tiny.feeder(), folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _convolutions_of_xla():
+    """An export has XLA's convolutions; what it is compared with to the bit has them too."""
+    with onednn.disabled():
+        yield

@@ -10,13 +10,20 @@ import pytest
 from jax import lax
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models import convolution, cpu_conv, layers
+from ldct_jax.models import convolution, cpu_conv, layers, onednn
 from ldct_jax.models.convolution import NHWC
 from ldct_jax.models.layers import Conv, check_images, max_pool2, upsample_bilinear
 from ldct_jax.models.norm import PReLU, batch_norm, instance_norm
 
 pytestmark = pytest.mark.core
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _forms_of_xla():
+    """Here XLA's own forms are tested; oneDNN's have their own file."""
+    with onednn.disabled():
+        yield
 
 
 # (image, kernel, padding before and after, stride, dilation): every kind of layer of the networks
