@@ -29,6 +29,13 @@ COLOURS = (
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 HATCHES = ("", "//", "..", "xx", "\\\\", "--")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def _marker(i: int) -> str:
+    """The i-th curve's marker: another one when the colours come round again."""
+    return MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
+
+
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -145,7 +152,7 @@ def lines(
                 y,
                 color=colour,
                 linestyle=DASHES[i % len(DASHES)],
-                marker=MARKERS[i % len(MARKERS)] if markers or len(x) == 1 else "",
+                marker=_marker(i) if markers or len(x) == 1 else "",
                 markersize=4.5,
                 label=curve.label,
             )
@@ -278,7 +285,7 @@ def points(
                 mark.y,
                 yerr=mark.sd,
                 color=COLOURS[i % len(COLOURS)],
-                marker=MARKERS[i % len(MARKERS)],
+                marker=_marker(i),
                 markersize=7,
                 linestyle="none",
                 capsize=3,
