@@ -78,7 +78,7 @@ lint: $(READY)
 
 # Every experiment end to end in a few steps; two at a time on a CPU, for most of it is compiling.
 smoke: $(READY)
-	@$(BIN)/ldct experiments | cut -d' ' -f1 | xargs -P $(if $(filter cpu,$(ACCEL)),2,1) -I EXP \
+	@$(BIN)/python -c 'from ldct_jax.study.scripts import names; print(*names(), sep="\n")' | xargs -P $(if $(filter cpu,$(ACCEL)),2,1) -I EXP \
 		$(BIN)/ldct train EXP --scale smoke --out runs/smoke/EXP
 
 # PyTorch isn't part of the default set-up; TORCH_PYTHON= names an interpreter that has it, as
