@@ -106,9 +106,7 @@ def main() -> None:
     accelerator.start()
     phantom = LowContrastPhantom(realisations=given.realisations)
     made = as_table(phantom, measure(phantom, given.model))
-    given.out.mkdir(parents=True, exist_ok=True)
-    for name, text in made.files.items():
-        (given.out / name).write_text(text, "utf-8")
+    made.write(given.out)
     print(made.markdown())
 
 

@@ -285,8 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             tables, figures = phantoms(size=asked.size, patients=asked.patients)
         for table in tables:
-            for name, text in table.files.items():
-                write_bytes(asked.out / name, text.encode())
+            table.write(asked.out)
             print(table.markdown())
         for figure in figures:
             write_bytes(asked.out / f"{figure.name}.png", figure.png)

@@ -337,8 +337,7 @@ def main() -> None:
         return
     measured = list(kept_cases.values())
     made = as_table(measured)
-    for name, text in made.files.items():
-        (given.out / name).write_text(text, "utf-8")
+    made.write(given.out)
     print(made.markdown())
 
 

@@ -151,8 +151,7 @@ def main() -> None:
     for made in (table, series_table(series)):
         print(made.markdown())
         if given.out is not None:
-            for name, text in made.files.items():
-                (given.out / name).write_text(text, "utf-8")
+            made.write(given.out)
 
 
 if __name__ == "__main__":

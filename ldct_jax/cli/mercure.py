@@ -57,7 +57,7 @@ def mercure(source, out):
 
 
 def read_settings(path: Path) -> dict:
-    """The settings of our module in mercure's ``task.json``; none where there is no such file.
+    """The settings of our module in mercure's ``task.json``; empty without that file.
 
     Raises UsageError for a damaged file, and for settings that aren't ours.
     """

@@ -73,8 +73,8 @@ from ldct_jax.errors import LdctError, UsageError
 def serve(spool, status, as_json, **settings):
     """Receive CT series by C-STORE, denoise them, and send the derived series on.
 
-    Every image is on the disk before its sender hears success; the same command goes on after any
-    interruption. For research only; the node is not an archive.
+    Every image is on the disk before its sender is told of success; the same command goes on
+    after any interruption. For research only; the node is not an archive.
 
     \b
     Example:

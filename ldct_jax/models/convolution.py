@@ -50,6 +50,11 @@ class Geometry:
         """Pixels from a window's first tap to its last one, 0 for 1x1."""
         return self.dilation * (self.kernel[axis] - 1)
 
+    def output(self, axis: int) -> int:
+        """Side of the output."""
+        room = self.size[axis] + sum(self.padding[axis]) - self.reach(axis)
+        return (room - 1) // self.stride + 1
+
     def spread(self, g_bhwc, axis: int) -> int:
         """Side of the output when ``stride`` - 1 zeros stand between its pixels."""
         return (g_bhwc.shape[1 + axis] - 1) * self.stride + 1
@@ -96,7 +101,7 @@ def convolve(x_bhwc, kernel_hwio, geometry: Geometry):
             precision=geometry.precision,
         )
 
-    shape = jax.eval_shape(convolution, x_bhwc, kernel_hwio).shape
+    shape = (len(x_bhwc), geometry.output(0), geometry.output(1), kernel_hwio.shape[3])
     forms = onednn.form("forward", geometry, x_bhwc, kernel_hwio, shape)
     return _on_this_platform(x_bhwc, kernel_hwio, default=convolution, **forms)
 

@@ -1,7 +1,7 @@
 """Convolutions of oneDNN on a CPU, where ``pip install ldct_jax[onednn]`` brought the library.
 
 oneDNN's float32 kernels are what PyTorch trains with on a CPU, and faster than XLA's for this
-package's shapes, weight gradients above all (docs/results). XLA calls them through its foreign
+package's shapes, weight gradients above all. XLA calls them through its foreign
 function interface; the handlers here are Python functions that fill in pointers (ctypes), so
 nothing is compiled. A program that is exported (:func:`disabled`) has none of them, and
 ``LDCT_ONEDNN=0`` turns them off.
@@ -24,14 +24,15 @@ import warnings
 import jax
 import numpy as np
 
-PACKAGE = "onednn-cpu-gomp"
+from ldct_jax.system.provenance import ONEDNN
+
 # The C interfaces of oneDNN 3 (dnnl_types.h) and XLA (xla/ffi/api/c_api.h).
 _CPU, _FLOAT32, _IN_ORDER, _TRAINING, _DIRECT = 1, 3, 1, 64, 1
 _ANY, _NHWC, _HWIO = 1, 22, 28
 _WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT = 131, 132
 _SRC, _DST, _WEIGHTS, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 129, 145, 161
 _ALLOCATE = 2**64 - 1
-_FFI_FLOAT32, _FFI_METADATA, _FFI_INTERNAL = 11, 1, 13
+_FFI_METADATA, _FFI_INTERNAL = 1, 13
 _P, _I64 = c.c_void_p, c.c_int64
 
 _disabled = contextvars.ContextVar("onednn_disabled", default=False)
@@ -69,11 +70,6 @@ def form(name: str, geometry, first, second, shape) -> dict:
     return {"cpu": functools.partial(function, geometry=np.array(lists, np.int64).ravel())}
 
 
-def version() -> str | None:
-    """The version that is used, None without the library: part of a run's record."""
-    return importlib.metadata.version(PACKAGE) if library() is not None else None
-
-
 @functools.cache
 def library():
     """The loaded library with XLA's targets registered, or None where it isn't installed.
@@ -83,7 +79,7 @@ def library():
     if os.environ.get("LDCT_ONEDNN") == "0":
         return None
     try:
-        files = importlib.metadata.files(PACKAGE) or ()
+        files = importlib.metadata.files(ONEDNN) or ()
     except importlib.metadata.PackageNotFoundError:
         return None
     paths = [f.locate() for f in files if f.name == "libdnnl.so.3"]

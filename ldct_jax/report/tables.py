@@ -14,9 +14,11 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.statistics import MeanSD
+from ldct_jax.system.files import write_bytes
 
 Cell = str | int | float | MeanSD | None
 
@@ -152,6 +154,11 @@ class Table:
             f"{self.name}.csv": self.csv(),
             f"{self.name}.json": self.json(),
         }
+
+    def write(self, folder: Path) -> None:
+        """Write :attr:`files` into ``folder``, which is made."""
+        for name, text in self.files.items():
+            write_bytes(folder / name, text.encode())
 
 
 def stem(title: str) -> str:

@@ -8,6 +8,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+ONEDNN = "onednn-cpu-gomp"
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -16,7 +17,7 @@ PACKAGES = (
     "orbax-checkpoint",
     "numpy",
     "scipy",
-    "onednn-cpu-gomp",
+    ONEDNN,
 )
 
 
@@ -29,7 +30,7 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
     if os.environ.get("LDCT_ONEDNN") == "0":
-        found["onednn-cpu-gomp"] = "turned off"
+        found[ONEDNN] = "turned off"
     return found
 
 
