@@ -101,7 +101,7 @@ def convolve(x_bhwc, kernel_hwio, geometry: Geometry):
             precision=geometry.precision,
         )
 
-    shape = (len(x_bhwc), geometry.output(0), geometry.output(1), kernel_hwio.shape[3])
+    shape = (x_bhwc.shape[0], geometry.output(0), geometry.output(1), kernel_hwio.shape[3])
     forms = onednn.form("forward", geometry, x_bhwc, kernel_hwio, shape)
     return _on_this_platform(x_bhwc, kernel_hwio, default=convolution, **forms)
 
@@ -112,7 +112,7 @@ def input_gradient(g_bhwo, kernel_hwio, geometry: Geometry):
     forms = {"default": functools.partial(spread_input_gradient, geometry=geometry)}
     if cpu_conv.has_blocks(geometry):
         forms["cpu"] = functools.partial(cpu_conv.input_gradient_in_blocks, geometry=geometry)
-    shape = (len(g_bhwo), *geometry.size, kernel_hwio.shape[2])
+    shape = (g_bhwo.shape[0], *geometry.size, kernel_hwio.shape[2])
     forms |= onednn.form("input_gradient", geometry, g_bhwo, kernel_hwio, shape)
     return _on_this_platform(g_bhwo, kernel_hwio, **forms)
 
