@@ -7,6 +7,7 @@ The second argument holds what `experiments.shipped.held_out` measured on what
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from experiments.shipped.train import (
     variants,
 )
 from ldct_jax.errors import UsageError
+from ldct_jax.export.package import Facts, Score
+from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN
 from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.study import results
 from ldct_jax.train import released
@@ -57,6 +60,7 @@ def main() -> None:
     finally:
         new.unlink(missing_ok=True)
     path.with_suffix(".md").write_text(text, "utf-8")
+    results.write_json(path.with_suffix(".json"), facts(path.stem, record, measured))
     print(f"{path}: {path.stat().st_size:,} bytes")
 
 
@@ -95,6 +99,29 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
         verdict=verdict([row for m in measured for row in m["rows"]]),
     )
+
+
+def facts(name: str, record: dict, measured: list[dict]) -> dict:
+    """What `ldct export --format package` says of the model beside the card, as JSON."""
+    patients = ", ".join(HELD_OUT.values())
+    scores = [
+        Score(
+            images=f"held-out patients ({patients}), simulated dose {row['case']}",
+            method=name if row["method"] == "model" else row["method"],
+            protocol=str(protocol),
+            **{
+                metric: float(np.mean([scores[metric] for scores in row[protocol.name].values()]))
+                for metric in ("psnr_db", "ssim", "rmse")
+            },
+            unit=protocol.unit,
+        )
+        for one in measured
+        for row in one["rows"]
+        if row["method"] in ("undenoised", "model")
+        for protocol in (PCN, MAYO_ABDOMEN)
+    ]
+    found = Facts(record["data"]["source"], ATTRIBUTION, name, tuple(scores))
+    return dataclasses.asdict(found)
 
 
 def _gains(table: dict) -> list[str]:

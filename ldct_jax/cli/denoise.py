@@ -30,8 +30,8 @@ def denoise(source, out, model, texture, quality, blend, strict, overwrite, keep
 
     IN is a DICOM file, a series, or a folder of series; .npy (HU) and NIfTI files too. Results
     keep their names and formats. M is a run folder or checkpoint, an exported .stablehlo or .onnx
-    file, a filter (gaussian, median, wiener, bilateral, nlm, tv) or identity. The same command
-    goes on after an interruption. For research only.
+    file, a package of `ldct export`, a filter (gaussian, median, wiener, bilateral, nlm, tv) or
+    identity. The same command goes on after an interruption. For research only.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``ldct export``: a checkpoint as StableHLO, ONNX or safetensors."""
+"""``ldct export``: a checkpoint as StableHLO, ONNX, safetensors, or a package of all."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 
 from ldct_jax.cli.options import code_option
 
+PACKAGE = "package"
 FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetensors"}
 
 
@@ -17,23 +18,32 @@ FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetens
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "formats", multiple=True, type=click.Choice(list(FORMATS)), help="Repeatable [all]."
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice([*FORMATS, PACKAGE]),
+    help="Repeatable [all three files].",
 )
 @click.option("--size", metavar="HxW", help="Slice size, or 'any' [StableHLO: any; ONNX: 512x512].")
 @click.option(
     "--check", type=click.Path(path_type=Path), help="Real slices to verify with: DICOM or .npy."
 )
+@click.option(
+    "--licence", type=click.Path(path_type=Path), help="Text for a package's weights [Apache-2.0]."
+)
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT.")
 @click.option("--latency", is_flag=True, help="Time a slice in JAX, StableHLO and onnxruntime.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @code_option
-def export(run, out, formats, size, check, overwrite, latency, as_json):
+def export(run, out, formats, size, check, licence, overwrite, latency, as_json):
     """Write the checkpoint RUN as artefacts into the folder OUT, each verified while it is made.
 
     RUN may also be the name of the model that ships.
 
     model.stablehlo (+ .json) runs where jax is, on CPU, CUDA and TPU; model.onnx runs in
-    onnxruntime; both map HU to HU. model.safetensors (+ .json) holds the parameters.
+    onnxruntime; both map HU to HU. model.safetensors (+ .json) holds the parameters. A package is
+    a folder for others: all three, a model card, an example image and script, licence and digests;
+    `ldct denoise --model` takes it.
 
     \b
     Example:
@@ -45,7 +55,12 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
 
     sides = _size(size)
     run = SHIPPED.get(str(run), run)
-    targets = {f: out / f"model{FORMATS[f]}" for f in formats or FORMATS}
+    if PACKAGE in formats and len(formats) > 1:
+        raise UsageError("--format package holds all three files: name it alone")
+    if licence and PACKAGE not in formats:
+        raise UsageError("--licence is for --format package")
+    names = FORMATS if PACKAGE in formats else formats or FORMATS
+    targets = {f: out / f"model{FORMATS[f]}" for f in names}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: OUT is a folder")
     for target in targets.values():
@@ -61,14 +76,17 @@ def export(run, out, formats, size, check, overwrite, latency, as_json):
     done = {}
     if not as_json:
         click.echo(f"checkpoint sha256 {source.digest[:16]}…")
-    for name, target in targets.items():
-        card = _export(name, source, target, sides, check)
-        worst = max(card.verified.values())
+    if PACKAGE in formats:
+        made = _package(source, run, out, sides, check, licence)
+    else:
+        made = ((f, _export(f, source, t, sides, check).verified) for f, t in targets.items())
+    for name, verified in made:
+        target, worst = targets[name], max(verified.values())
         done[name] = {"file": str(target), "bytes": target.stat().st_size, "largest_hu": worst}
         if not as_json:
             click.echo(
                 f"{target}: {target.stat().st_size:,} bytes, verified on "
-                f"{', '.join(card.verified)}: largest difference {worst:.2g} HU"
+                f"{', '.join(verified)}: largest difference {worst:.2g} HU"
             )
     if latency:
         from ldct_jax.export.latency import measure, table
@@ -88,9 +106,35 @@ def _export(name: str, source, target: Path, size, check):
         return tensors.export(source, target, check=check)
     if name == "stablehlo":
         return stablehlo.export(source, target, size=size or None, check=check)
+    return onnx_model.export(source, target, size=_onnx_size(size), check=check)
+
+
+def _package(source, run: Path, out: Path, size, check, licence):
+    from ldct_jax.denoise.models import SHIPPED
+    from ldct_jax.export import package
+    from ldct_jax.export.package import Facts
+    from ldct_jax.study import results
+
+    if run in SHIPPED.values():
+        about = run.with_suffix(".md").read_text("utf-8").partition("\n")[2]
+        facts = Facts.of_record(results.read_json(run.with_suffix(".json")) | {"about": about})
+    else:
+        facts = results.facts(run)
+    verified = package.export(
+        source,
+        out,
+        facts=facts,
+        onnx_size=_onnx_size(size),
+        size=size or None,
+        check=check,
+        licence=licence,
+    )
+    return ((Path(name).suffix[1:], found) for name, found in verified.items())
+
+
+def _onnx_size(size) -> tuple[int, int] | None:
     # Networks whose layers don't pad lose pixels, which ONNX shapes can't say for any size.
-    size = (512, 512) if size is None else size or None
-    return onnx_model.export(source, target, size=size, check=check)
+    return (512, 512) if size is None else size or None
 
 
 def _size(text: str | None) -> tuple[int, int] | tuple[()] | None:

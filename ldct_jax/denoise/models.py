@@ -19,6 +19,7 @@ from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise import choices
 from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
+from ldct_jax.export import package
 from ldct_jax.hu import Window
 
 _WEIGHTS = Path(__file__).parents[1] / "shipped"
@@ -163,6 +164,7 @@ def find(model: str | Path | None) -> Found:
 
     Raises:
       UsageError: nothing of that name, with what there is.
+      CheckpointError: a package of which a file is missing or changed.
     """
     names = ", ".join((*SHIPPED, *FILTERS))
     if model is None:
@@ -176,6 +178,9 @@ def find(model: str | Path | None) -> Found:
         return Found("checkpoint", path.stem, path)
     if path.is_file() and path.suffix in ARTEFACTS:
         return Found(path.suffix[1:], path.stem, path)
+    if path.is_dir() and package.is_package(path):
+        model = package.model_in(path)
+        return Found(model.suffix[1:], path.resolve().name, model)
     if path.is_dir():
         return Found("checkpoint", path.resolve().name, path)
     if path.is_file():
@@ -183,8 +188,8 @@ def find(model: str | Path | None) -> Found:
             f"{path} is no model: give a run folder, or a .npz, .stablehlo or .onnx file"
         )
     raise UsageError(
-        f"there is no model {str(model)!r}: give a run folder, a checkpoint, an exported "
-        f".stablehlo or .onnx file, or one of {names}"
+        f"there is no model {str(model)!r}: give a run folder, a checkpoint, a package, "
+        f"an exported .stablehlo or .onnx file, or one of {names}"
     )
 
 
@@ -198,8 +203,9 @@ def load(
     """``ldct_jax.load``: the denoiser of that name or path; call it with HU.
 
     Args:
-      model: a run folder or checkpoint, an exported ``.stablehlo`` or ``.onnx`` file, a filter's
-        name (``gaussian``, ``median``, …) or ``identity``; None for the model that ships.
+      model: a run folder or checkpoint, an exported ``.stablehlo`` or ``.onnx`` file, a package of
+        ``ldct export``, a filter's name (``gaussian``, ``median``, …) or ``identity``; None for the
+        model that ships.
       code: the user's own script that ``model`` was trained with, where it was; it is imported.
       texture: how much noise stays, for the model that ships and its kin: ``routine``, as a routine
         scan has; ``smooth``, the smallest share; or so many HU of the noise.

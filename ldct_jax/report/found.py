@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldct_jax.metrics.protocols import Protocol, named, pcn
-from ldct_jax.record import from_record
+from ldct_jax.metrics.protocols import Protocol
 from ldct_jax.report.trained import INPUT, Training, training_of
 from ldct_jax.study.results import Results, Run
 
@@ -28,14 +27,10 @@ class Found:
 
     results: Results
 
-    @cached_property
+    @property
     def protocol(self) -> Protocol:
         """The protocol that the study's numbers were taken under."""
-        if record := self.results.study.get("protocol_record"):
-            return from_record(record)
-        # Folders of runs from before the whole protocol was written down.
-        name, own = self.results.study["protocol"], pcn(from_record(self.results.study["window"]))
-        return own if own.name == name else named(name)
+        return self.results.protocol
 
     @property
     def data(self) -> str:

@@ -14,7 +14,9 @@ import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.metrics.protocols import Protocol, Scores, Summary, table
+from ldct_jax.export.package import Facts, Score
+from ldct_jax.metrics.protocols import Protocol, Scores, Summary, named, pcn, table
+from ldct_jax.record import from_record, short_name
 from ldct_jax.system.files import write_bytes
 from ldct_jax.train.log import read as read_log
 
@@ -93,6 +95,15 @@ class Results:
         counts = Counter(run.repeat for run in self.runs)
         repeat = max(sorted(counts), key=counts.__getitem__, default=0)
         return {run.variant: run for run in self.runs if run.repeat == repeat}
+
+    @cached_property
+    def protocol(self) -> Protocol:
+        """The protocol that the study's numbers were taken under."""
+        if record := self.study.get("protocol_record"):
+            return from_record(record)
+        # Folders of runs from before the whole protocol was written down.
+        name, own = self.study["protocol"], pcn(from_record(self.study["window"]))
+        return own if own.name == name else named(name)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -198,6 +209,39 @@ def load(folder: Path | str) -> Results:
     runs = [r for r in runs if r.variant in order]
     runs.sort(key=lambda r: (order[r.variant], r.repeat))
     return Results(folder, study, tuple(runs))
+
+
+def facts(path: Path) -> Facts:
+    """What a package's card says of the run in whose folder ``path`` is: data and scores.
+
+    Nothing where no study trained it or it isn't finished. No patient is named.
+    """
+    inside = [p for p in (path, *path.parents) if (p / RESULT).is_file()]
+    if not inside or not (inside[0].parent / STUDY).is_file():
+        return Facts()
+    result = read_json(inside[0] / RESULT)
+    run = Run(inside[0], result["variant"], result["repeat"], result)
+    found = Results(inside[0].parent, read_json(inside[0].parent / STUDY), (run,))
+    data, protocol = found.study["data"], found.protocol
+    model = short_name(result["record"]["experiment"]["model"]["type"])
+    scores = []
+    for dose in data["doses"] or (None,):
+        where = {} if dose is None else {"dose": dose}
+        at = "" if dose is None else f", {dose:.3g} of the dose"
+        for label in (run.variant, *found.references):
+            got = found.summary(label, protocol, repeats=[run.repeat], where=where)
+            scores.append(
+                Score(
+                    images=f"test patients ({len(got.patients)}, {got.n_slices} slices){at}",
+                    method=model if label == run.variant else label,
+                    protocol=str(protocol),
+                    psnr_db=got.psnr_db.mean,
+                    ssim=got.ssim.mean,
+                    rmse=got.rmse.mean,
+                    unit=protocol.unit,
+                )
+            )
+    return Facts(data["source"], data["attribution"], model, tuple(scores))
 
 
 def read_json(path: Path) -> Any:

@@ -1,14 +1,16 @@
 """The model that ships: it is what its card says, and it helps."""
 
 import dataclasses
+import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 import ldct_jax
-from experiments.shipped import base, in_hu, train
+from experiments.shipped import base, in_hu, release, train
 from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
@@ -28,6 +30,9 @@ from tests.dicom_fixtures import anatomy, write_series
 pytestmark = pytest.mark.core
 
 
+ROOT = Path(ldct_jax.__file__).parents[1]
+
+
 @pytest.fixture(scope="module")
 def model():
     return ldct_jax.load()
@@ -42,6 +47,20 @@ def test_the_default_is_the_one_of_the_card(model):
     assert "Research use only" in card and "research use" in card.lower()
     # What the training promised not to look at.
     assert re.search(r"Never\s+seen: TCGA-LIHC A10W; Lung-PET-CT-Dx A0002", card)
+
+
+def test_its_package_tells_what_was_measured():
+    """The numbers for the card of a package are those of docs/results, mean over patients."""
+    (path,) = SHIPPED.values()
+    cases = sorted((ROOT / "docs/results/shipped/held_out_by_case").glob("*.json"))
+    record = load_model(path)[3]["record"]
+    told = json.loads(path.with_suffix(".json").read_text())
+    made = release.facts("pcn3", record, [json.loads(case.read_text()) for case in cases])
+    assert told == json.loads(json.dumps(made))
+    quarter = next(
+        s for s in told["scores"] if s["images"].endswith("dose 25 %") and s["method"] == "pcn3"
+    )
+    assert f"| {quarter['psnr_db']:.2f} |" in path.with_suffix(".md").read_text("utf-8")
 
 
 def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):

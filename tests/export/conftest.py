@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from ldct_jax.export import onnx_model, stablehlo, tensors
+from ldct_jax.export import package as packages
 from ldct_jax.export.source import Source
 from ldct_jax.models import onednn
-from tests.export.networks import SMALL, TRAINED, source_of
+from tests.export.networks import FACTS, SCALED, SMALL, TRAINED, source_of
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,14 @@ def exported(small, tmp_path_factory) -> Path:
     stablehlo.export(small, folder / "model.stablehlo")
     onnx_model.export(small, folder / "model.onnx", size=(64, 64))
     tensors.export(small, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory) -> Path:
+    """A network that keeps a share of the noise, as a package for 64 x 64."""
+    folder = tmp_path_factory.mktemp("package") / "scaled"
+    packages.export(SCALED, folder, facts=FACTS, onnx_size=(64, 64), size=(64, 64))
     return folder
 
 

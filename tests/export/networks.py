@@ -5,9 +5,12 @@ from __future__ import annotations
 import jax
 import numpy as np
 
+from ldct_jax.export.package import Facts, Score
 from ldct_jax.export.source import Source
-from ldct_jax.hu import FULL
+from ldct_jax.hu import FULL, Window
+from ldct_jax.metrics.protocols import PCN
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.record import to_record
 
 RNG = np.random.default_rng(0)
@@ -32,6 +35,20 @@ def source_of(model, window=FULL, **record) -> Source:
 
 TRAINED = {"kernels": ["B30f"], "thickness_mm": [1, 3], "dose": [0.25, 0.25]}
 SMALL = ClonesNet(n_filters=4, n_clones=3, n_layers=4, final_relu=False)
+
+
+SCALED = source_of(
+    NoiseScaled(SMALL, routine_hu=15.0), Window(0.0, 1.0), trained_on={"kernels": ["B30f"]}
+)
+FACTS = Facts(
+    data="waves",
+    attribution="The Sea",
+    model="scaled",
+    scores=tuple(
+        Score("two patients", method, str(PCN), psnr_db, 0.75, 0.01, PCN.unit)
+        for method, psnr_db in (("scaled", 41.25), ("undenoised", 38.5))
+    ),
+)
 
 
 def hu_images(*shape) -> np.ndarray:

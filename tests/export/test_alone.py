@@ -12,22 +12,27 @@ import numpy as np
 import pytest
 
 from ldct_jax.export import onnx_model
-from tests.export.networks import hu_images
+from ldct_jax.models.noise_scaled import with_series_noise
+from ldct_jax.models.whole_slices import WholeSlices
+from tests.dicom_fixtures import anatomy, noisy, write_series
+from tests.export.networks import SCALED, hu_images
 
 
-def alone(packages: str, program: str, artefact: Path, folder: Path, hu) -> np.ndarray:
+def alone(
+    packages: str, program: str, artefact: Path, folder: Path, hu, absent=("pydicom",)
+) -> np.ndarray:
     """Run ``artefact`` in a process in which only ``packages`` are installed."""
     site = Path(np.__file__).parents[1]
     (folder / "site").mkdir()
     for name in packages.split():
-        for part in (name, f"{name}.py", f"{name}.libs"):
-            if (site / part).exists():
-                (folder / "site" / part).symlink_to(site / part)
+        for pattern in (name, f"{name}.py", f"{name}.libs", f"{name}-*.dist-info"):
+            for part in site.glob(pattern):
+                (folder / "site" / part.name).symlink_to(part)
     np.save(folder / "hu.npy", hu)
-    head = """
+    head = f"""
         import importlib.util, sys
         sys.path.append(sys.argv[1])
-        for name in ("ldct_jax", "flax", "pydicom", "onnx"):
+        for name in ("ldct_jax", "flax", "onnx", *{absent!r}):
             assert importlib.util.find_spec(name) is None, name
         import numpy as np
         hu = np.load(sys.argv[3])
@@ -75,3 +80,32 @@ def test_onnx_runs_with_onnxruntime_and_numpy_alone(small, exported, tmp_path):
         hu,
     )
     assert np.abs(out - small.function()(hu)).max() <= onnx_model.MOST_HU
+
+
+SCRIPT = """
+    import runpy
+    for arguments in (["--check"], ["in", sys.argv[4]], [sys.argv[3], "again.npy"]):
+        sys.argv[1:] = arguments
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as error:
+            assert not error.code, error
+"""
+
+
+@pytest.mark.core
+def test_the_script_of_a_package_needs_numpy_onnxruntime_and_pydicom_alone(package, tmp_path):
+    """Its check passes, and a DICOM series comes out as from the network; arrays too."""
+    hu = np.concatenate([noisy(anatomy(0, n=1), sd, sd) for sd in (30, 45, 60)])
+    write_series(tmp_path / "in", hu, signed=True, bits=16, RescaleIntercept="0")
+    script = package / "denoise_onnx.py"
+    program = f"sys.argv[0] = {str(script)!r}\n" + textwrap.dedent(SCRIPT)
+    program = program.replace("sys.argv[4]", repr(str(tmp_path / "out.npy")))
+    program = program.replace("sys.argv[3]", repr(str(tmp_path / "hu.npy")))
+    site = "onnxruntime numpy flatbuffers google packaging pydicom"
+    out = alone(site, program, package, tmp_path, hu, absent=("jax", "scipy"))
+    known = with_series_noise(SCALED.variables, hu)
+    expected = WholeSlices(SCALED.model, SCALED.window)(known, np.asarray(hu, np.float32))
+    assert np.abs(expected - hu).max() > 1
+    assert np.abs(out - expected).max() < 0.05
+    np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), out)

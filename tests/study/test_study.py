@@ -291,3 +291,19 @@ def test_paired_mayo_folders_at_paper_scale_repeat_over_test_patients(tmp_path, 
             text = re.sub(rb"base64,[A-Za-z0-9+/=]+", b"", path.read_bytes())
             if path.suffix in (".html", ".json", ".jsonl", ".md", ".csv"):
                 assert not any(name.encode() in text for name in patients), path
+
+
+def test_a_package_tells_the_scores_of_its_run_and_names_no_patient(finished):
+    facts = results.facts(finished / "full-pcn")
+    assert results.facts(finished / "full-pcn" / "checkpoints" / "last") == facts
+    assert facts.scores[0].method == facts.model == "ClonesNet"
+    row = json.loads((finished / "full-pcn" / "result.json").read_text())["test"][-1]
+    assert facts.scores[0].psnr_db == pytest.approx(np.mean([r["psnr_db"] for r in row]))
+    table = json.loads((finished / "tables" / "table_i.json").read_text())
+    low = next(r for r in table["rows"] if r["model"].endswith("undenoised"))
+    told = next(s for s in facts.scores if s.method == "undenoised")
+    assert told.psnr_db == pytest.approx(low["PSNR [dB]"]["mean"])
+    assert all(s.protocol == str(PCN) for s in facts.scores)
+    patients = [p for s in results.load(finished).study["splits"] for p in s["test"]]
+    assert patients and not any(p in str(facts) for p in patients)
+    assert results.facts(finished) == results.Facts()
