@@ -34,7 +34,8 @@ class Phantoms:
     Args:
       patients, slices: how many patients, and slices of each.
       size: matrix size; with ``pixel_mm`` it should span about 380 mm.
-      region: ``abdomen`` or ``thorax``.
+      region: ``abdomen``, ``thorax``, or ``torso`` for both: the upper half of each patient's
+        slices shows the thorax.
       dose: the low dose as a fraction of the normal one.
       added_sd_hu: SD of the noise that the low dose adds, HU; 55-65 is what a quarter dose
         adds to 1 mm B30 slices of the Mayo data. The normal-dose image carries noise too:
@@ -58,7 +59,10 @@ class Phantoms:
 
 
 def phantom_pairs(
-    spec: Phantoms, doses: Sequence[float] = (), rule: str = "physics"
+    spec: Phantoms,
+    doses: Sequence[float] = (),
+    rule: str = "physics",
+    spectrum: str = "sqrt_f_mtf",
 ) -> PairedSlices:
     """The pairs that ``spec`` describes; the same on every machine.
 
@@ -66,6 +70,7 @@ def phantom_pairs(
       doses: several low doses of every slice in place of the one of ``spec``; 1 is the normal
         dose itself. The normal dose and its noise stay those of ``spec``.
       rule: how the noise grows there, see :func:`ldct_jax.ct.dose.noise_ratio`.
+      spectrum: shape of the added noise, see :func:`ldct_jax.ct.dose.noise_response`.
     """
     added = {spec.dose: spec.added_sd_hu}
     if doses:
@@ -73,30 +78,25 @@ def phantom_pairs(
     low, full, labels = [], [], []
     for i in track(range(spec.patients), "phantoms", "patients"):
         seed = spec.seed + i
-        anatomy = random_patient(
-            seed,
-            region=spec.region,
-            n_slices=spec.slices,
-            size=spec.size,
-            pixel_mm=spec.pixel_mm,
-            slice_mm=spec.slice_mm,
-        )
-        normal = anatomy.hu + sample_noise(
-            anatomy.hu.shape, spec.full_sd_hu, spec.pixel_mm, seed=2 * seed
+        anatomy = _anatomy(spec, seed)
+        normal = anatomy + sample_noise(
+            anatomy.shape, spec.full_sd_hu, spec.pixel_mm, seed=2 * seed
         )
         for k, sd_hu in enumerate(added.values()):
             # Every dose has noise of its own.
             noise_seed = 2 * (seed + k * SEEDS_A_DOSE) + 1
-            reduced = normal + sample_noise(normal.shape, sd_hu, spec.pixel_mm, noise_seed)
+            added_hu = sample_noise(
+                normal.shape, sd_hu, spec.pixel_mm, noise_seed, spectrum=spectrum
+            )
             full.append(whole_hu(normal, *STORED_HU))
-            low.append(whole_hu(reduced, *STORED_HU))
+            low.append(whole_hu(normal + added_hu, *STORED_HU))
             labels += [f"phantom-{i + 1:02d}"] * spec.slices
     n = len(labels)
     several = len(added) > 1
     simulated = f"{spec.dose:.0%} dose simulated in the image domain by adding "
     simulated += f"{spec.added_sd_hu:.0f} HU"
     if doses:
-        simulated = dose_words(doses, rule)
+        simulated = dose_words(doses, rule, spectrum)
     return PairedSlices(
         low_hu=np.concatenate(low),
         full_hu=np.concatenate(full),
@@ -147,8 +147,34 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
         return unfinished.finish(pairs.source, pairs.attribution)
 
 
-def dose_words(doses: Sequence[float], rule: str) -> str:
+def dose_words(doses: Sequence[float], rule: str, spectrum: str) -> str:
     """Several simulated doses, for the words that stand under figures and tables."""
     listed = ", ".join(f"{dose:.0%}" for dose in doses)
     grows = {"physics": "1/√dose", "paper": "1/dose"}[rule]
-    return f"doses of {listed} simulated in the image domain (noise SD grows as {grows})"
+    shape = {"sqrt_f_mtf": "as filtered back projection leaves it", "mtf": "shaped by the MTF"}
+    return (
+        f"doses of {listed} simulated in the image domain (noise SD grows as {grows}, "
+        f"{shape[spectrum]})"
+    )
+
+
+def _anatomy(spec: Phantoms, seed: int) -> np.ndarray:
+    """One patient's slices without noise, (N, H, W) HU, from the feet upwards."""
+    upper = spec.slices // 2
+    parts = {spec.region: spec.slices}
+    if spec.region == "torso":
+        parts = {"abdomen": spec.slices - upper, "thorax": upper}
+    return np.concatenate(
+        [
+            random_patient(
+                seed,
+                region=region,
+                n_slices=n,
+                size=spec.size,
+                pixel_mm=spec.pixel_mm,
+                slice_mm=spec.slice_mm,
+            ).hu
+            for region, n in parts.items()
+            if n
+        ]
+    )

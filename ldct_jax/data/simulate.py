@@ -24,6 +24,8 @@ from ldct_jax.record import to_record
 DOMAINS = ("image", "projection")
 OWN = "own"
 """The kernel that the series' own noise shows."""
+MTF = "mtf"
+"""That kernel's MTF alone, without the ramp of filtered back projection (dncnn_dose)."""
 SIMULATION_VERSION = 2
 """Part of the key of cached simulations: raise it when the same spec gives other pixels."""
 SLICES_A_CALL = {"image": 8, "projection": 4}
@@ -46,7 +48,8 @@ class LowDose:
         sqrt(1/fraction - 1) times the noise that the series itself has there.
       n0: photons a ray at normal dose (projection domain), in place of the series' own noise.
       kernel: of the added noise: ``own`` for the spectrum of the series' own noise (``smooth``
-        where it can't be measured), or one of ldct_jax.ct.fbp by name.
+        where it can't be measured), ``mtf`` for that kernel's plain MTF (image domain), or one of
+        ldct_jax.ct.fbp by name.
       seed: of the noise. The same pixels, seed and dose give the same noise, and every dose,
         domain and kernel has noise of its own.
     """
@@ -73,7 +76,9 @@ class LowDose:
             )
         if self.seed < 0:
             raise UsageError(f"seed={self.seed}: 0 or a positive whole number")
-        if self.kernel != OWN:
+        if self.kernel == MTF and self.domain != "image":
+            raise UsageError("kernel=mtf shapes noise in the image domain: domain=image")
+        if self.kernel not in (OWN, MTF):
             named_kernel(self.kernel)
 
     def describe(self) -> str:
@@ -153,7 +158,15 @@ def _image_domain(low: LowDose, own: OwnNoise | None, kernel: Kernel, pixel_mm: 
     """(function of (slices, index of the first) → low-dose slices, record)."""
 
     def insert(hu, first):
-        unit = sample_noise(hu.shape, 1.0, pixel_mm, seed, kernel=kernel, first_slice=first)
+        unit = sample_noise(
+            hu.shape,
+            1.0,
+            pixel_mm,
+            seed,
+            spectrum="mtf" if low.kernel == MTF else "sqrt_f_mtf",
+            kernel=kernel,
+            first_slice=first,
+        )
         if own is None:
             return hu + np.float32(low.added_sd_hu) * unit
         variance = np.stack([own.variance(image, _rays(image, pixel_mm)) for image in hu])
@@ -252,7 +265,7 @@ def required_noise(full_hu: np.ndarray, pixel_mm: float) -> OwnNoise:
 
 
 def _kernel(name: str, own: OwnNoise | None, full_hu, pixel_mm: float) -> Kernel:
-    if name != OWN:
+    if name not in (OWN, MTF):
         return named_kernel(name)
     if own is not None:
         return own.kernel

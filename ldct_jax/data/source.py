@@ -16,7 +16,7 @@ from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import EVERYTHING, Selection, listing_digest, prepare
 from ldct_jax.data.public_ct import sample_store
-from ldct_jax.data.simulate import LowDose
+from ldct_jax.data.simulate import MTF, OWN, LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
 from ldct_jax.dicom.left_out import LeftOut, incomplete, lines, walk
@@ -130,6 +130,7 @@ def load_doses(
     *,
     doses: Sequence[float],
     rule: str = "physics",
+    spectrum: str = "sqrt_f_mtf",
     most_slices: int | None = None,
     cache: Path,
 ) -> PairedSlices:
@@ -140,6 +141,7 @@ def load_doses(
     Args:
       doses: fractions of the normal dose; 1 is the normal dose itself.
       rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
+      spectrum: shape of the added noise: the series' own, or its plain MTF (``mtf``).
       most_slices: of each patient, evenly spread; None for all.
     """
     opened = open_store(data, cache=cache)
@@ -152,12 +154,13 @@ def load_doses(
         if dose == 1:
             continue
         # LowDose knows physics alone; another rule's noise is physics' noise of a lower dose.
-        low = LowDose(fraction=noise_ratio(dose, rule) ** -2, domain="image")
+        kernel = MTF if spectrum == "mtf" else OWN
+        low = LowDose(fraction=noise_ratio(dose, rule) ** -2, domain="image", kernel=kernel)
         folder = Path(cache) / f"pairs-{simulation_digest(opened, low)[:16]}"
         parts.append(dataclasses.replace(_pairs(add_low_dose(opened, folder, low)), dose=dose))
     if 1 in doses:
         parts.append(dataclasses.replace(parts[0], low_hu=parts[0].full_hu, dose=1.0))
-    words = f"{opened.source}; {dose_words(doses, rule)}"
+    words = f"{opened.source}; {dose_words(doses, rule, spectrum)}"
     return dataclasses.replace(concatenate(parts), source=words)
 
 

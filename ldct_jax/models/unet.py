@@ -32,6 +32,14 @@ class UNet(nn.Module):
     receptive_field = None
 
     @nn.nowrap
+    def for_side(self, side: int) -> UNet:
+        """The same with as many levels as halve ``side`` pixels evenly (two at least): widths are
+        left out, or the last one is repeated."""
+        levels = max(2, (side & -side).bit_length() - 1)
+        last = self.widths[-1:] * max(0, levels - len(self.widths))
+        return self.clone(widths=(self.widths + last)[:levels], parent=None)
+
+    @nn.nowrap
     def inference_padding(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Pixels to add at the top, bottom, left and right of a whole slice."""
         side = 2 ** len(self.widths)

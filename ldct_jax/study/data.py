@@ -85,6 +85,7 @@ def _load(store: Store, scale: Scale, low: LowDose | None) -> PairedSlices:
         store,
         doses=scale.all_doses,
         rule=scale.dose_rule,
+        spectrum=scale.noise_spectrum,
         most_slices=scale.most_slices,
         cache=_cache(),
     )
@@ -95,13 +96,13 @@ def _phantoms(study: Study, scale: Scale) -> Cohort:
     found = {f"phantom-{i + 1:02d}": spec.slices for i in range(spec.patients)}
     matrix = (spec.size, spec.size)
     if study.split is not None:
-        pairs = phantom_pairs(spec, scale.all_doses, scale.dose_rule)
+        pairs = phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum)
         return Cohort(found, matrix, (study.split(pairs),), lambda: pairs)
     return Cohort(
         found,
         matrix,
         _splits(scale, tuple(found)),
-        lambda: phantom_pairs(spec, scale.all_doses, scale.dose_rule),
+        lambda: phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum),
     )
 
 
@@ -152,7 +153,10 @@ def _small_sample(scale: Scale, request: Request, found, matrix, load) -> Cohort
     split = Split(train=phantoms[first:], validation=phantoms[:first], test=names)
 
     def both() -> PairedSlices:
-        real, made = load(), phantom_pairs(spec, scale.all_doses, scale.dose_rule)
+        real, made = (
+            load(),
+            phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum),
+        )
         words = (
             f"too few patients for a split ({len(names)}): trained on phantoms, tested on real CT. "
             f"Training: {made.source}. Test: {real.source}"

@@ -69,6 +69,14 @@ class Experiment:
             changes = {**dict.fromkeys(LENGTHS), **{given[0]: changes[given[0]]}, **changes}
         return _changed(self, "model", changes)
 
+    def fit(self, height: int, width: int) -> Experiment:
+        """The same for slices of that matrix, pixels: whole slices get its side, and a network
+        whose depth follows the side of what it is trained on has its own ``for_side``."""
+        patches, model = self.patches.fit(height, width), self.model
+        if self.patches.size is None and hasattr(model, "for_side"):
+            model = model.for_side(patches.size)
+        return dataclasses.replace(self, patches=patches, model=model)
+
     def with_overrides(self, settings: Iterable[str]) -> Experiment:
         """A copy with ``a.b=value`` settings applied (:mod:`ldct_jax.study.settings`)."""
         changed = self
@@ -131,6 +139,8 @@ class Scale:
       training_doses: those that are trained on; empty for ``doses``.
       dose_rule: how the noise grows with less dose: ``physics`` (SD as 1/√dose) or ``paper``
         (dncnn_dose: SD as 1/dose).
+      noise_spectrum: of the noise of those doses: ``sqrt_f_mtf``, as filtered back projection
+        leaves it, or ``mtf`` (dncnn_dose).
       most_slices: of each patient of ``DATA`` where every dose in ``doses`` and
         ``training_doses`` has to be simulated; None for all.
       training_crop: (height, width) of the central region that patches are cut from; None for all.
@@ -154,6 +164,7 @@ class Scale:
     doses: tuple[float, ...] = ()
     training_doses: tuple[float, ...] = ()
     dose_rule: str = "physics"
+    noise_spectrum: str = "sqrt_f_mtf"
     most_slices: int | None = None
     training_crop: tuple[int, int] | None = None
 

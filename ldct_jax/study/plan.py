@@ -18,7 +18,7 @@ from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.initial import why_not
 
-SCALE = "scale."
+SCALE, IMAGES = "scale.", "images."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,13 @@ def chosen(study: Study, request: Request) -> tuple[Scale, dict[str, Experiment]
     if for_scale:
         scale = dataclasses.replace(scale, words=f"{scale.words}; changed: {', '.join(for_scale)}")
     settings = [s for s in request.settings if not s.startswith(SCALE)]
-    rows = {name: every[name].with_overrides(settings) for name in (wanted or every)}
+    rows = {name: every[name] for name in (wanted or every)}
+    # What is said of photographs is said of the rows that train on them, where there are any.
+    photographs = [s for s in settings if s.startswith(IMAGES)]
+    if any(e.images is not None for e in rows.values()):
+        settings = [s for s in settings if s not in photographs]
+        rows = {n: e.with_overrides(photographs if e.images else ()) for n, e in rows.items()}
+    rows = {name: experiment.with_overrides(settings) for name, experiment in rows.items()}
     if len({experiment.window for experiment in rows.values()}) > 1:
         raise UsageError(f"the rows of {study.name} have several windows: one table needs one")
     if scale.validation_patients == 0 and study.split is None:
@@ -97,7 +103,7 @@ def make_plan(study: Study, request: Request) -> Plan:
     found = cohort(study, scale, request)
     if not all(split.validation for split in found.splits):
         _validated(rows)
-    rows = {n: e.but(patches=e.patches.fit(*found.matrix)) for n, e in rows.items()}
+    rows = {name: experiment.fit(*found.matrix) for name, experiment in rows.items()}
     init = None if request.init is None else _init(request.init, rows, found)
     return Plan(study, request, scale, rows, found, init)
 

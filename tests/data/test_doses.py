@@ -44,6 +44,31 @@ def test_noise_grows_by_the_rule(rule, ratio):
     np.testing.assert_array_equal(one.full_hu, half.full_hu)
 
 
+def test_the_plain_mtf_shapes_noise_of_the_same_level(pairs):
+    """Without the ramp of filtered back projection there is more of it at low frequencies."""
+    plain = phantom_pairs(SPEC, DOSES, "paper", "mtf")
+    np.testing.assert_array_equal(plain.full_hu, pairs.full_hu)
+    assert added_sd(plain) == pytest.approx(added_sd(pairs), rel=0.1)
+    neighbours = []
+    for each in (plain, pairs):
+        noise = (each.low_hu.astype(float) - each.full_hu)[:, 24:40, 20:44]
+        neighbours.append(np.mean(noise[:, 1:] * noise[:, :-1]) / np.mean(noise**2))
+    assert neighbours[0] > neighbours[1] + 0.05
+    assert "shaped by the MTF" in plain.source and "shaped by" not in pairs.source
+
+
+def test_a_torso_is_an_abdomen_below_a_thorax():
+    def of(region: str, slices: int) -> np.ndarray:
+        return phantom_pairs(
+            dataclasses.replace(SPEC, patients=1, region=region, slices=slices, added_sd_hu=0.0)
+        ).full_hu
+
+    torso = of("torso", 3)
+    np.testing.assert_array_equal(torso[:2], of("abdomen", 2))
+    np.testing.assert_array_equal(torso[2:], of("thorax", 1))
+    np.testing.assert_array_equal(of("torso", 1), of("abdomen", 1))
+
+
 def test_the_same_slices_are_drawn_at_every_dose(pairs):
     drawn = pairs.sample(1, seed=3)
     assert drawn.dose_levels == DOSES and len(drawn) == 4

@@ -69,6 +69,7 @@ def test_every_dose_domain_and_kernel_has_noise_of_its_own():
         LowDose(0.5, "image", added_sd_hu=20.0),
         LowDose(0.25, "image", added_sd_hu=20.0),
         LowDose(0.25, "image", added_sd_hu=20.0, kernel="sharp"),
+        LowDose(0.25, "image", added_sd_hu=20.0, kernel="mtf"),
         LowDose(0.25, "image", added_sd_hu=20.0, seed=1),
     ]
     noises = [(simulate(hu, one, pixel_mm=0.8)[0].astype(float) - hu).ravel() for one in recipes]
@@ -216,6 +217,7 @@ def test_photons_can_be_given():
         {"n0": 1e5, "added_sd_hu": 10.0},
         {"seed": -1},
         {"kernel": "B30"},
+        {"kernel": "mtf", "domain": "projection"},
     ],
 )
 def test_impossible_low_doses(wrong):

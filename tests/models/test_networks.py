@@ -233,6 +233,16 @@ def test_whole_slices_are_padded_by_the_networks_own_rule():
 
 
 @pytest.mark.core
+@pytest.mark.parametrize(
+    ("side", "widths"),
+    [(512, (8, 16, 32, *6 * (32,))), (96, (8, 16, 32, 32, 32)), (4, (8, 16)), (7, (8, 16))],
+)
+def test_a_unet_has_as_many_levels_as_halve_the_side(side, widths):
+    assert UNet((8, 16, 32)).for_side(side).widths == widths
+    assert UNet().for_side(512) == UNet()
+
+
+@pytest.mark.core
 def test_a_cascade_is_its_stages_one_after_the_other():
     x = images(12, 13)
     stages = (DRL(n_filters=3), CNN10(depth=3, n_filters=3, in_channels=2))

@@ -302,7 +302,13 @@ def test_measured_numbers_and_the_papers_stand_row_by_row():
         "CNR", {"CNR": "cnr"}, {"A": (2.7,)}, further={"normal dose": ("undenoised", "_normal")}
     )
     (table,) = block.render(given)
-    assert table.rows == [["A", 2.0], ["A, the paper", 2.7], ["normal dose", 0.5]]
+    assert table.rows == [
+        ["A", 2.0],
+        ["A, the paper", 2.7],
+        ["B", 1.0],  # the repeat that has it
+        ["normal dose", 0.5],
+    ]
+    assert blocks.Numbers("CNR", {"CNR": "other"}, {"A": (2.7,)}).render(given) == []
 
 
 def test_a_training_curve_is_a_mean_over_runs_and_over_steps(monkeypatch):

@@ -91,6 +91,26 @@ def test_wrong_settings_are_refused_before_anything_is_simulated(asked, words, m
 
 
 @pytest.mark.core
+def test_a_folder_of_photographs_is_for_the_rows_that_train_on_them():
+    asked = Request("smoke", settings=("images.folder=photographs", "seed=3"))
+    _, rows = chosen(load_study("dose_levels"), asked)
+    folders = [e.images and e.images.folder for e in rows.values()]
+    assert folders == ["photographs", None, None] and {e.seed for e in rows.values()} == {3}
+    with pytest.raises(UsageError, match="images"):
+        chosen(study(), asked)
+
+
+@pytest.mark.core
+def test_a_network_follows_the_side_of_the_slices_where_it_trains_on_whole_ones():
+    rows = load_study("hrnet").variants("demo")
+    for side, levels in ((256, 8), (512, 9)):
+        fitted = rows["UNet"].fit(side, side)
+        assert len(fitted.model.widths) == levels and fitted.patches.size == side
+        assert rows["HRNet"].fit(side, side).model == rows["HRNet"].model
+    assert TWO["one"].fit(512, 512).model == TWO["one"].model
+
+
+@pytest.mark.core
 def test_rows_of_one_table_share_a_window():
     rows = {**TWO, "three": TWO["one"].but(window=Window(-160, 240))}
     with pytest.raises(UsageError, match="several windows"):

@@ -97,7 +97,8 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A table of what the study's ``measure`` found: numbers of every row, mean over repeats.
+    """A table of what the study's ``measure`` found: numbers of every row, mean over the repeats
+    that have them; nothing where no row has any.
 
     columns: head → key of the number. paper: row → what the paper prints, column by column; it
     stands in a row of its own. further: name → (row, suffix of its keys), for what a record holds
@@ -112,15 +113,18 @@ class Numbers:
     note: str = ""
 
     def render(self, found: Found) -> list[tables.Table]:
-        rows = []
+        rows, measured = [], False
         named = {row: (row, "") for row in found.rows} | dict(self.further)
         for name, (row, suffix) in named.items():
             records = found.results.numbers(row)
             means = [_mean([r.get(k + suffix) for r in records]) for k in self.columns.values()]
             if any(x is not None for x in means):
                 rows.append([found.name(name), *means])
+                measured = True
             if name in self.paper:
                 rows.append([f"{found.name(name)}, the paper", *self.paper[name]])
+        if not measured:
+            return []
         return [
             tables.Table(
                 name=tables.stem(self.title),
@@ -128,14 +132,15 @@ class Numbers:
                 columns=[Column("row"), *(Column(h, digits=self.digits) for h in self.columns)],
                 rows=rows,
                 protocol=str(found.protocol),
-                data=f"mean over repeats; {found.data}",
+                data=f"mean over the repeats that have them; {found.data}",
                 note=self.note,
             )
         ]
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 @dataclasses.dataclass(frozen=True)
