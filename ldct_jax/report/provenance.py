@@ -21,8 +21,7 @@ def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
         for s in study["splits"]
     )
     splits = "; ".join(dict.fromkeys(every_split))  # several seeds share one
-    begun = {r.variant: r.result["record"].get("init") for r in results.runs if r.repeat == 0}
-    started = "; ".join(f"{v} from sha256 {digest[:16]}" for v, digest in begun.items() if digest)
+    started = begun(results)
     experiment = results.runs[0].result["record"]["experiment"]
     optimizer, patches = experiment["optimizer"], experiment["patches"]
     return page.Provenance(
@@ -47,6 +46,29 @@ def provenance(results: Results, protocol: str, data: str) -> page.Provenance:
             **({"begun with other parameters": started} if started else {}),
         },
     )
+
+
+def begun(results: Results) -> str:
+    """The rows whose first seed began with other parameters, and the digest of these; or ''."""
+    digests = {
+        r.variant: r.result.get("record", {}).get("init") for r in results.runs if r.repeat == 0
+    }
+    return "; ".join(f"{row} from sha256 {sha[:16]}" for row, sha in digests.items() if sha)
+
+
+def scored_steps(results: Results) -> str:
+    """The training step whose parameters the tables score; '' for runs that didn't note it."""
+    steps: dict[str, list[int]] = {}
+    for run in results.runs:
+        if (step := run.result.get("scored_step")) is not None:
+            found = steps.setdefault(run.variant, [])
+            found += [] if step in found else [step]
+    if not steps:
+        return ""
+    each = {row: " and ".join(f"{step:,}" for step in found) for row, found in steps.items()}
+    if len(set(each.values())) == 1 and len(each) == len(results.variants):
+        return f"every row {next(iter(each.values()))}"
+    return ", ".join(f"{row} {step}" for row, step in each.items())
 
 
 def _length(experiment: dict) -> str:

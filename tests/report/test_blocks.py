@@ -292,6 +292,22 @@ def test_a_table_stands_beside_the_papers_numbers():
     assert blocks.Table("Rows", dose=0.5).render(given) == []
 
 
+def test_a_table_says_which_step_it_scores_and_what_a_row_began_with():
+    given = found({"A": [35.0, 36.0], "B": [34.0, 34.0]})
+    assert "step" not in blocks.Table("Rows", {"A": (1, 1, 1)}).render(given)[0].note
+    for run in given.results.runs:
+        run.result["scored_step"] = 1500
+    (table,) = blocks.Table("Rows").render(given)
+    assert table.note.endswith("Training step that is scored: every row 1,500.")
+    given.results.of("A")[1].result["scored_step"] = 1200
+    given.results.of("B")[0].result["record"] = {"init": "0123456789abcdef" * 4}
+    (table,) = blocks.Table("Rows").render(given)
+    assert table.note.endswith(
+        "Training step that is scored: A 1,500 and 1,200, B 1,500. "
+        "Begun with other parameters: B from sha256 0123456789abcdef."
+    )
+
+
 def test_measured_numbers_and_the_papers_stand_row_by_row():
     numbers = {"A": [{"cnr": 1.0}, {"cnr": 3.0}], "B": [{"cnr": None}, {"cnr": 1.0}]}
     given = found({"A": [35.0, 35.0], "B": [34.0, 34.0]}, numbers=numbers)

@@ -11,6 +11,7 @@ from ldct_jax.metrics import statistics
 from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.report import tables
 from ldct_jax.report.found import Found
+from ldct_jax.report.provenance import begun, scored_steps
 from ldct_jax.report.tables import Column
 
 PaperRow = Sequence[MeanSD | float | None]
@@ -74,6 +75,11 @@ class Table:
             Column("RMSE, paper", digits=2 if in_hu else 4, paper=True),
         ]
         patients = {row["patient"] for r in results.runs for row in r.result["test"][-1]}
+        notes = [self.note or ("" if self.paper else "The paper prints no numbers.")]
+        if steps := scored_steps(results):
+            notes.append(f"Training step that is scored: {steps}.")
+        if started := begun(results):
+            notes.append(f"Begun with other parameters: {started}.")
         return [
             tables.Table(
                 name=tables.stem(self.title),
@@ -90,7 +96,7 @@ class Table:
                 rows=rows,
                 protocol=str(protocol),
                 data=f"mean ± SD over {len(patients)} test patients; {found.data}",
-                note=self.note or ("" if self.paper else "The paper prints no numbers."),
+                note=" ".join(filter(None, notes)),
             )
         ]
 
