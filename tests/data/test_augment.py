@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ldct_jax.data.feed.augment import AUGMENTATIONS, _moved, augment
+from ldct_jax.data.feed.augment import AUGMENTATIONS, MAX_OFFSET, _moved, augment
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.errors import UsageError
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.core
 KEY = jax.random.key(0)
 INDEX = np.arange(6)
 LOW = np.random.default_rng(0).normal(size=(6, 16, 16)).astype(np.float32)
-NAMES = [n for n in AUGMENTATIONS if n not in ("none", "noise_25")]
+NAMES = [n for n in AUGMENTATIONS if n not in ("none", "noise_25", "dihedral_offset")]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,6 +31,17 @@ def test_dihedral_is_one_of_the_eight_symmetries():
     for x, y in zip(a, LOW, strict=True):
         turns = [np.rot90(f, k) for f in (y, y[:, ::-1]) for k in range(4)]
         assert any(np.array_equal(x, t) for t in turns)
+
+
+def test_an_offset_is_the_same_on_both_images_and_another_for_each_patch():
+    low, full = (np.asarray(x) for x in augment("dihedral_offset", KEY, 1, INDEX, 2 * LOW, LOW))
+    turned, _ = augment("dihedral", KEY, 1, INDEX, LOW, LOW)
+    offsets = (2 * full - low).mean((1, 2))  # of 2(x + c) - (2x + c)
+    np.testing.assert_allclose(low - full, full - offsets[:, None, None], atol=1e-5)
+    assert np.ptp(offsets) > 0.1 and np.abs(offsets).max() <= MAX_OFFSET
+    assert (
+        np.ptp((full - offsets[:, None, None]).std((1, 2)) - np.asarray(turned).std((1, 2))) < 1e-5
+    )
 
 
 def test_a_quarter_turn_and_a_shift_are_exact():

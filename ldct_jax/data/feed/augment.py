@@ -14,6 +14,7 @@ from ldct_jax.errors import UsageError
 
 MAX_SHIFT = 0.25  # of the side: 128 of 512 pixels
 MAX_TILT = 10.0  # degrees
+MAX_OFFSET = 0.25  # of the window
 
 
 def _dihedral(key, images_khw):
@@ -21,6 +22,16 @@ def _dihedral(key, images_khw):
     flip, turns = jax.random.bits(key, (2,), jnp.uint8) % jnp.array([2, 4], jnp.uint8)
     images = jnp.where(flip, images_khw[:, :, ::-1], images_khw)
     return jax.lax.switch(turns, [lambda x, k=k: jnp.rot90(x, k, (1, 2)) for k in range(4)], images)
+
+
+def _dihedral_offset(key, images_khw):
+    """One of the eight symmetries, and up to a quarter of the window more or less on all images.
+
+    So that tissues keep their HU whatever a network thinks that they should have.
+    """
+    symmetry_key, offset_key = jax.random.split(key)
+    offset = jax.random.uniform(offset_key, minval=-MAX_OFFSET, maxval=MAX_OFFSET)
+    return _dihedral(symmetry_key, images_khw) + offset
 
 
 def _rotate_flip(key, images_khw):
@@ -74,6 +85,7 @@ def _moved(images_khw, angle, shift, *, mode: str):
 AUGMENTATIONS = {
     "none": None,
     "dihedral": _dihedral,
+    "dihedral_offset": _dihedral_offset,
     "rotate_flip": _rotate_flip,
     "shift_rotate": _shift_rotate,
     "noise_25": _noise_25,
