@@ -35,7 +35,7 @@ from ldct_jax.system import accelerator
 from ldct_jax.system.progress import track
 
 CASES = tuple(Case(f"{share:.0%}", share, kernel=OWN) for share in (0.1, 0.25, 0.5))
-SLICES = 3  # of each series
+SLICES = 2  # of each series
 GROUPS = {
     "validation": VALIDATION,
     "held out": HELD_OUT,
