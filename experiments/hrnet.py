@@ -39,7 +39,7 @@ SCALES = scales(
     DEMO.but(
         words="HRNet with three branches of 8 to 32 channels instead of four of 32 to 256, UNet "
         "with 16 to 64 channels instead of 32 to 512, down to one pixel as in the paper, whole "
-        "slices turned and flipped instead of shifted and tilted, 2,000 steps instead of 100,000, "
+        "slices turned and flipped instead of shifted and tilted, 3,000 steps instead of 100,000, "
         "learning rate 2e-3 with warm-up instead of 1e-4",
         slices=12,
         test_slices=6,
@@ -72,7 +72,7 @@ RATES = {
     "demo": Cosine(2e-3, to=2e-5, warmup=0.05),
     "smoke": Cosine(1e-3, to=2e-5, warmup=0.05),
 }
-STEPS = {"paper": 100_000, "demo": 2000, "smoke": 3}
+STEPS = {"paper": 100_000, "demo": 3000, "smoke": 3}
 HRNETS = {"paper": HRNet(), "demo": HRNet((8, 16, 32)), "smoke": HRNet((2, 4))}
 # As many levels as halve the slices to one pixel: the plan repeats or leaves out the last widths.
 UNETS = {"paper": UNet(), "demo": UNet((16, 32, 64)), "smoke": UNet((2, 4, 4))}

@@ -68,7 +68,7 @@ def scored_steps(results: Results) -> str:
     each = {row: " and ".join(f"{step:,}" for step in found) for row, found in steps.items()}
     if len(set(each.values())) == 1 and len(each) == len(results.variants):
         return f"every row {next(iter(each.values()))}"
-    return ", ".join(f"{row} {step}" for row, step in each.items())
+    return "; ".join(f"{row}: {step}" for row, step in each.items())
 
 
 def _length(experiment: dict) -> str:

@@ -303,7 +303,7 @@ def test_a_table_says_which_step_it_scores_and_what_a_row_began_with():
     given.results.of("B")[0].result["record"] = {"init": "0123456789abcdef" * 4}
     (table,) = blocks.Table("Rows").render(given)
     assert table.note.endswith(
-        "Training step that is scored: A 1,500 and 1,200, B 1,500. "
+        "Training step that is scored: A: 1,500 and 1,200; B: 1,500. "
         "Begun with other parameters: B from sha256 0123456789abcdef."
     )
 
