@@ -19,7 +19,7 @@ INIT is the network inside the fourth version (BEFORE), which this recipe made w
 fine-tuning of it for what scanners make: noise of each series' own spectrum, further patients, most
 of them of smooth kernels, and slices as smoother and sharper kernels would have shown them
 (experiments/shipped/kernels.py). Both images of a pair get the same random constant, against bias.
-What ships is still that fourth version.
+What ships is still that fourth version: docs/results/shipped/versions.md has both.
 
 CT holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
 comes from `ldct data sample`. Every slice gets a low dose of its own (ldct_jax.data.mixed_dose).
