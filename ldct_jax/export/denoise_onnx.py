@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 HERE = Path(__file__).parent
+AIR_HU = -1024
 SAMPLE = 16  # slices of a series in which its noise is measured
 
 
@@ -31,7 +32,8 @@ def read(path: Path) -> np.ndarray:
     across = np.cross(*np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3)))
     slices.sort(key=lambda s: across @ np.array(s.ImagePositionPatient, float))
     hu = [s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices]
-    return np.stack(hu).astype(np.float32)
+    # Scanners fill what lies outside of the field of view with values far below air.
+    return np.maximum(np.stack(hu), AIR_HU).astype(np.float32)
 
 
 def denoise(session: onnxruntime.InferenceSession, hu: np.ndarray) -> np.ndarray:
