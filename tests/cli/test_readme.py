@@ -1,4 +1,4 @@
-"""Every command in the README is one that the real command line takes."""
+"""Every command in the README and the pages of docs is one that the real command line takes."""
 
 import re
 import shlex
@@ -13,9 +13,13 @@ from tests.dicom_fixtures import anatomy, noisy, write_mayo, write_series
 ROOT = Path(__file__).parents[2]
 
 
-def commands() -> list[str]:
-    """The ``make`` and ``ldct`` lines of the README's fenced blocks, without their comments."""
-    blocks = re.findall(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PAGES = sorted(page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
+
+
+def commands(page: Path = Path("README.md")) -> list[str]:
+    """The ``make`` and ``ldct`` lines of a page's fenced blocks, without their comments."""
+    text = (ROOT / page).read_text().replace("\\\n", " ")
+    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
     lines = (line.removeprefix("$ ") for block in blocks for line in block.splitlines())
     return [line.split(" #")[0].strip() for line in lines if re.match(r"(make|ldct) ", line)]
 
@@ -52,6 +56,16 @@ def test_a_command_of_the_readme_is_taken(command):
     assert found or command.startswith(("make test", "make lint", "make bench")), command
     for words in found:
         parse(words)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_the_commands_of_a_page_are_taken(page):
+    for command in commands(page):
+        found = called(command)
+        assert found or command.startswith(("make test", "make lint", "make bench")), command
+        for words in found:
+            parse(words)
 
 
 def normal_dose(root: Path, patients) -> None:
