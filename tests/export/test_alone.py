@@ -95,9 +95,14 @@ SCRIPT = """
 
 @pytest.mark.core
 def test_the_script_of_a_package_needs_numpy_onnxruntime_and_pydicom_alone(package, tmp_path):
-    """Its check passes, and a DICOM series comes out as from the network; arrays too."""
-    hu = np.concatenate([noisy(anatomy(0, n=1), sd, sd) for sd in (30, 45, 60)])
-    write_series(tmp_path / "in", hu, signed=True, bits=16, RescaleIntercept="0")
+    """Its check passes, and a DICOM series comes out as from the network; arrays too.
+
+    The series is padded outside of the field of view, as scanners do; the array holds air there.
+    """
+    padded = np.concatenate([noisy(anatomy(0, n=1), sd, sd) for sd in (30, 45, 60)])
+    padded[:, :12, :12] = -3024
+    write_series(tmp_path / "in", padded, signed=True, bits=16, RescaleIntercept="0")
+    hu = np.maximum(padded, -1024)
     script = package / "denoise_onnx.py"
     program = f"sys.argv[0] = {str(script)!r}\n" + textwrap.dedent(SCRIPT)
     program = program.replace("sys.argv[4]", repr(str(tmp_path / "out.npy")))
