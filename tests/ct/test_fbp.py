@@ -45,10 +45,8 @@ def test_water_is_0_hu_and_air_minus_1000(name):
     assert np.abs(air).max() < 20  # streaks between the views
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "arc" else pytest.param(name, marks=pytest.mark.long) for name in GEOMETRIES],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", GEOMETRIES)
 def test_water_is_0_hu_pixel_by_pixel_at_full_size(name):
     """What sharp edges alias to meets in few pixels, which a coarse image steps over."""
     sinogram = integrals(WATER, GEOMETRIES[name])

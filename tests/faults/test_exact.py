@@ -19,7 +19,7 @@ def first_stage(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["supervised", pytest.param("gan", marks=pytest.mark.long), "cascade"]
+    "kind", ["supervised", *(pytest.param(k, marks=pytest.mark.long) for k in ("gan", "cascade"))]
 )
 def test_forty_steps_are_seven_thirteen_and_twenty(kind, first_stage, tmp_path, capfd):
     training = kinds(first_stage)[kind]

@@ -160,15 +160,19 @@ def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
         )
     ]
     assert any(moved)
-    three = Cascade(tuple(SMALL_DRL.copy() for _ in range(3)))
-    train(
-        cascade_job(
-            three,
-            optimizer=Adam(Constant(1e-2), trainable="last_stage"),
-        ),
-        tmp_path / "three",
-        init_from=tmp_path / "two",
-    )
+
+
+@pytest.mark.long
+def test_a_third_stage_starts_from_a_cascade_of_two(tmp_path):
+    frozen = dict(optimizer=Adam(Constant(1e-2), trainable="last_stage"))
+    two, three = (Cascade(tuple(SMALL_DRL.copy() for _ in range(n))) for n in (2, 3))
+    train(cascade_job(two, **frozen), tmp_path / "two")
+    outcome = train(cascade_job(three, **frozen), tmp_path / "three", init_from=tmp_path / "two")
+    before, _ = load_arrays(tmp_path / "two")
+    for stage in ("stages_0", "stages_1"):
+        kept = outcome.variables["params"][stage]
+        for x, y in zip(leaves(kept), leaves(before["params"][stage]), strict=True):
+            np.testing.assert_array_equal(x, y)
 
 
 def test_a_cascade_does_not_start_from_a_foreign_stage(tmp_path):

@@ -104,6 +104,7 @@ def test_the_moving_average_covers_the_statistics(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.long
 def test_it_overfits_eight_patches_by_20_db(tmp_path):
     pairs = tiny.pairs(patients=8, size=16)
     feeder = Resident(pairs, Patches(size=16, stride=1, batch=8, slices_per_patient=None), 0)

@@ -16,8 +16,11 @@ from ldct_jax.train.signals import Interrupted, StopRequest
 
 def start(out, tmp_path, *arguments):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": str(tmp_path / "c")}
+    # The restart compiles nothing again.
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path / "compiled")
     command = [sys.executable, "-m", "ldct_jax", "train", "pcn_ablation", "--scale", "smoke"]
-    command += ["--variant", "full PCN", "--out", str(out), "--set", "epochs=400", *arguments]
+    small = "epochs=400 model.n_clones=2 model.n_layers=4"
+    command += ["--variant", "full PCN", "--out", str(out), "--set", small, *arguments]
     with (tmp_path / "stderr").open("w") as said:
         return subprocess.Popen(command, env=environment, stderr=said)
 
