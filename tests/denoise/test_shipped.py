@@ -27,9 +27,6 @@ from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.initial import looped_as, why_not
 from tests.dicom_fixtures import anatomy, write_series
 
-pytestmark = pytest.mark.core
-
-
 ROOT = Path(ldct_jax.__file__).parents[1]
 
 
@@ -38,6 +35,7 @@ def model():
     return ldct_jax.load()
 
 
+@pytest.mark.core
 def test_the_default_is_the_one_of_the_card(model):
     (path,) = SHIPPED.values()
     card = path.with_suffix(".md").read_text("utf-8")
@@ -49,6 +47,7 @@ def test_the_default_is_the_one_of_the_card(model):
     assert re.search(r"Never\s+seen: TCGA-LIHC A10W; Lung-PET-CT-Dx A0002", card)
 
 
+@pytest.mark.core
 def test_its_package_tells_what_was_measured():
     """The numbers for the card of a package are those of docs/results, mean over patients."""
     (path,) = SHIPPED.values()
@@ -63,6 +62,7 @@ def test_its_package_tells_what_was_measured():
     assert f"| {quarter['psnr_db']:.2f} |" in path.with_suffix(".md").read_text("utf-8")
 
 
+@pytest.mark.core
 def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
     network, variables, window, meta = load_model(next(iter(SHIPPED.values())))
     assert (network.base.n_clones, network.base.final_relu) == (3, False)
@@ -100,6 +100,7 @@ def test_only_training_slices_have_targets_of_their_own(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pairs.low_hu, in_noise_units(made[0]).low_hu)
 
 
+@pytest.mark.core
 def test_what_ships_is_the_trained_network_in_units_of_noise():
     """The file maps HU to HU as the run's network does with the pairs it was trained on."""
     network = train.variants("smoke")["pcn3"].model
@@ -122,6 +123,7 @@ def test_what_ships_is_the_trained_network_in_units_of_noise():
     np.testing.assert_allclose(factor * free(variables, low), inner, atol=1.0)
 
 
+@pytest.mark.core
 def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
     """The way back gives the network of the training: its parameters, its window, its record."""
     (shipped,) = SHIPPED.values()
@@ -142,6 +144,7 @@ def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
         base.main()
 
 
+@pytest.mark.core
 def test_it_denoises_and_keeps_ct_numbers(model):
     phantom = QualityPhantom(size=128, pixel_mm=2.0, noise_hu=40.0, realisations=4)
     before, after = measure(phantom, lambda hu: hu), measure(phantom, model)
@@ -151,6 +154,7 @@ def test_it_denoises_and_keeps_ct_numbers(model):
         assert abs(after.bias_hu[material] - before.bias_hu[material]) < 3
 
 
+@pytest.mark.core
 def test_air_and_metal_are_not_cut(model):
     hu = np.full((64, 64), -1000.0, np.float32) + sample_noise((64, 64), 30.0, 0.8, 0)
     hu[20:40, 20:40] = 6000.0
@@ -158,6 +162,7 @@ def test_air_and_metal_are_not_cut(model):
     assert out.min() < -1024 and out[25:35, 25:35].mean() > 5000
 
 
+@pytest.mark.core
 def test_it_is_exported_by_its_name(model, tmp_path, capfd):
     arguments = ["export", model.name, str(tmp_path / "out"), "--format", "safetensors"]
     assert cli.run(arguments) == 0

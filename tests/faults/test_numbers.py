@@ -39,7 +39,6 @@ def test_good_is_finite_and_not_far_worse_than_no_denoising():
     assert health.is_good({"test_psnr": 40.0}) is None
 
 
-@pytest.mark.core
 def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, capfd):
     """Good, better, far worse: the last state is not the last good one, and the run says so."""
     values = iter([30.0, 31.0, 20.0])
@@ -51,7 +50,6 @@ def test_the_last_good_checkpoint_is_the_newest_whose_validation_was(tmp_path, c
     assert said.count("far worse than the undenoised one; step 16 was the last good one") == 1
 
 
-@pytest.mark.core
 def test_a_huge_learning_rate_stops_within_six_steps_and_names_the_last_good(tmp_path):
     numbers = {"validation_psnr": 30.0, "undenoised_psnr": 31.0}
     train(tiny.experiment(), tiny.feeder(), tmp_path, monitor=lambda v: lambda: numbers)
@@ -73,7 +71,6 @@ def one_odd_patch(n: int = 150) -> PairedSlices:
     return dataclasses.replace(pairs, low_hu=low, full_hu=full)
 
 
-@pytest.mark.core
 def test_a_loss_spike_is_reported_once_in_its_epoch_and_in_the_log(tmp_path, capfd):
     patches = Patches(size=16, stride=1, batch=1, slices_per_patient=None)
     feeder = Resident(one_odd_patch(), patches, seed=3)

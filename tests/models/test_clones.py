@@ -13,8 +13,6 @@ from ldct_jax.models.cpce import MAPNN
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.models.image_clones import ImageClones
 
-pytestmark = pytest.mark.core
-
 IMAGE = jax.random.uniform(jax.random.key(1), (2, 20, 22, 1))
 # Every legal combination of the flags that change the wiring.
 WIRINGS = [
@@ -41,6 +39,7 @@ def count(model):
     return sum(x.size for x in jax.tree.leaves(shapes))
 
 
+@pytest.mark.core
 def test_ablation_rows_count_as_the_paper_says():
     image = dict(transfer="image", residual="incremental", coupled=False)
     assert count(ClonesNet()) == 187_921
@@ -88,6 +87,7 @@ def assert_same_function(model, other):
 QUICK = [WIRINGS[i] for i in (0, 3, 4, 6, 7, 11)]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     "wiring",
     [w if w in QUICK else pytest.param(w, marks=pytest.mark.long) for w in WIRINGS],
@@ -97,6 +97,7 @@ def test_the_scan_with_shortcuts_is_the_plain_python_loop(wiring):
     assert_same_function(small(**wiring), small(**wiring, loop="python", shortcuts=False))
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("loop", ["scan", "unrolled", "python"])
 def test_unrolled_scan_and_python_loop_with_shortcuts_are_the_same(loop):
     assert_same_function(small(loop=loop), small(loop="python", shortcuts=False))
@@ -119,6 +120,7 @@ def test_every_flag_changes_the_function():
         assert not np.allclose(x, y, atol=1e-6), (a, b)
 
 
+@pytest.mark.core
 def test_one_clone_with_feature_transfer_is_one_clone_without():
     flags = dict(n_clones=1, coupled=False, residual="incremental")
     image, feature = small(transfer="image", **flags), small(transfer="feature", **flags)
@@ -127,6 +129,7 @@ def test_one_clone_with_feature_transfer_is_one_clone_without():
     np.testing.assert_allclose(image.apply(params, IMAGE), feature.apply(params, IMAGE), atol=1e-6)
 
 
+@pytest.mark.core
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_must():
     model = small(dtype=jnp.bfloat16)
     params = model.init(jax.random.key(0), IMAGE)
@@ -140,10 +143,12 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_where_it_must():
     assert 0 < float(jnp.abs(out - exact).max()) < 0.05
 
 
+@pytest.mark.core
 def test_the_rolled_scan_is_one_while_loop_and_the_unrolled_none():
     assert [loops(small(loop=loop)) for loop in ("scan", "unrolled", "python")] == [1, 0, 0]
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("model", "rolled"),
     [
@@ -160,12 +165,14 @@ def test_accelerators_run_clones_unrolled_unless_told_otherwise(monkeypatch, mod
     assert loops(model.clone(**rolled)) == 1
 
 
+@pytest.mark.core
 def test_zero_last_starts_as_the_identity():
     model = small(initialization="zero_last")
     out = model.apply(model.init(jax.random.key(0), IMAGE), IMAGE)
     assert all(np.array_equal(clone, IMAGE) for clone in out)
 
 
+@pytest.mark.core
 def test_final_relu_can_be_left_off():
     dark = -jnp.ones((1, 20, 20, 1))
     on, off = (small(initialization="zero_last", final_relu=f) for f in (True, False))
@@ -174,6 +181,7 @@ def test_final_relu_can_be_left_off():
     assert float(off.apply(params, dark).max()) == -1.0
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -189,6 +197,7 @@ def test_senseless_flags_are_refused(flags, words):
         small(**flags).init(jax.random.key(0), IMAGE)
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("shape", [(1, 6, 40, 1), (1, 40, 40), (1, 40, 40, 3)])
 def test_images_that_do_not_fit_are_refused(shape):
     with pytest.raises(UsageError):

@@ -112,7 +112,6 @@ def test_whole_epochs_are_counted_and_the_loops_idle_time_with_them(part, folder
     assert 0 <= found.get("idle_s", 0) < found["seconds"]
 
 
-@pytest.mark.core
 def test_a_steps_convolutions_are_all_of_them():
     """Rolled and unrolled clones have the same ones, and their products are the step's."""
     x = jnp.zeros((2, 16, 16, 1))

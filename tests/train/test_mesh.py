@@ -15,7 +15,6 @@ from ldct_jax.train import steps
 from ldct_jax.train.mesh import DataParallel
 from tests import tiny
 
-pytestmark = pytest.mark.core
 BATCH = 6  # 32 patches: five full batches and one with two patches, padded to six
 
 
@@ -40,6 +39,7 @@ def train(n_devices: int, n_steps: int):
     return state, losses
 
 
+@pytest.mark.core
 def test_two_devices_train_as_one():
     assert len(jax.devices()) >= 2
     (one, one_losses), (two, two_losses) = train(1, 10), train(2, 10)
@@ -54,6 +54,7 @@ def test_two_devices_train_as_one():
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(a).max())
 
 
+@pytest.mark.core
 @pytest.mark.long
 def test_pmap_of_the_same_step_gives_the_same_parameters():
     parallel, feeder, run, step, _, state = setup(2)
@@ -114,6 +115,7 @@ def test_padding_counts_nothing():
     assert float(a["loss"][0]) == float(b["loss"][0]) > 0
 
 
+@pytest.mark.core
 def test_the_program_has_one_all_reduce_no_host_transfer_and_a_donated_state():
     parallel, feeder, run, _, _, state = setup(2)
     inputs = feeder.inputs(0, 0, 1, parallel.place)
@@ -128,6 +130,7 @@ def test_the_program_has_one_all_reduce_no_host_transfer_and_a_donated_state():
     assert state.params["clone"]["conv1"]["kernel"].is_deleted()
 
 
+@pytest.mark.core
 def test_bfloat16_step_convolves_in_bfloat16_only():
     job, feeder = tiny.experiment(model=tiny.MODEL.clone(dtype=jnp.bfloat16)), tiny.feeder()
     optimizer = Adam(Constant(1e-3)).build(10, 8)
@@ -143,6 +146,7 @@ def test_bfloat16_step_convolves_in_bfloat16_only():
     assert all("xbf16>" in x and "xf32>" not in x for x in convolutions)
 
 
+@pytest.mark.core
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(UsageError, match="multiple of 2"):
         DataParallel(jax.devices()[:2]).check_batch(5)

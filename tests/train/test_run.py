@@ -21,8 +21,6 @@ from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.signals import Interrupted, StopRequest
 from tests import tiny
 
-pytestmark = pytest.mark.core
-
 
 def one_device():
     return DataParallel(jax.devices()[:1])
@@ -69,6 +67,7 @@ class Told:
         return lambda count: 1e-3
 
 
+@pytest.mark.core
 def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     told: list = []
     job = tiny.experiment(epochs=None, steps=21, optimizer=Adam(Told(told)), ema_decay=0.9)
@@ -92,6 +91,7 @@ def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_pa
     assert logs[0] == logs[1]
 
 
+@pytest.mark.core
 def test_the_moving_average_covers_the_statistics(tmp_path):
     model = DnCNN(depth=3, n_filters=4)
     job = tiny.experiment(model=model, loss=mse, ema_decay=0.5, epochs=1)
@@ -104,6 +104,7 @@ def test_the_moving_average_covers_the_statistics(tmp_path):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.core
 @pytest.mark.long
 def test_it_overfits_eight_patches_by_20_db(tmp_path):
     pairs = tiny.pairs(patients=8, size=16)
@@ -116,6 +117,7 @@ def test_it_overfits_eight_patches_by_20_db(tmp_path):
     assert 10 * np.log10(first / last) >= 20
 
 
+@pytest.mark.core
 def test_five_bad_batches_in_a_row_stop_and_leave_the_last_good_state(tmp_path):
     def poisoned(prediction, target):
         return jnp.mean(jnp.log(-1 - prediction[-1] ** 2), axis=(1, 2, 3))
@@ -126,6 +128,7 @@ def test_five_bad_batches_in_a_row_stop_and_leave_the_last_good_state(tmp_path):
         find(tmp_path / "bad")
 
 
+@pytest.mark.core
 def test_one_bad_batch_is_skipped_and_counted(tmp_path):
     """One slice holds a value that the loss turns into NaN; all its patches are skipped."""
     pairs = tiny.pairs(patients=3, size=16)
@@ -146,6 +149,7 @@ def test_one_bad_batch_is_skipped_and_counted(tmp_path):
     assert int(arrays["opt_state"]["0"]["count"]) == 6
 
 
+@pytest.mark.core
 def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
     values = iter([30.0, 35.0, 33.0])
     job = tiny.experiment(epochs=3)
@@ -163,6 +167,7 @@ def test_the_best_by_validation_is_kept_beside_the_last(tmp_path):
     last.close()
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("select", "scored"), [("last", "last/16"), ("best", "best/8")])
 def test_a_model_is_the_state_that_the_tables_score(select, scored, tmp_path):
     """``--model RUN`` takes the ``last``, unless the experiment selects the ``best``."""
@@ -226,6 +231,7 @@ def test_fine_tuning_starts_from_the_other_runs_parameters(tmp_path, capfd):
         tiny.train(other, tiny.feeder(), tmp_path / "c", **start)
 
 
+@pytest.mark.core
 def test_a_checkpoint_of_another_model_in_the_folder_is_refused(tmp_path):
     tiny.train(tiny.experiment(), tiny.feeder(), tmp_path)
     with pytest.raises(CheckpointError, match="n_filters is 4 there, 5 here"):
@@ -236,6 +242,7 @@ def test_a_checkpoint_of_another_model_in_the_folder_is_refused(tmp_path):
         )
 
 
+@pytest.mark.core
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     job = tiny.experiment()
     outcome = tiny.train(job, tiny.feeder(), tmp_path)
@@ -250,6 +257,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, caplog):
     assert "damaged" in caplog.text
 
 
+@pytest.mark.core
 def test_a_huge_learning_rate_stops_within_six_steps_and_changes_nothing(tmp_path):
     job = tiny.experiment(optimizer=Adam(Constant(1e20)))
     with pytest.raises(NumericsError, match="learning rate") as error:
@@ -260,6 +268,7 @@ def test_a_huge_learning_rate_stops_within_six_steps_and_changes_nothing(tmp_pat
     assert streaks[:5] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.core
 def test_evaluations_and_checkpoints_wait_until_the_device_has_the_next_steps(
     tmp_path, monkeypatch
 ):
