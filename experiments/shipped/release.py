@@ -104,7 +104,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
     )
 
 
-def facts(name: str, record: dict, measured: list[dict]) -> dict:
+def facts(name: str, record: dict, measured: list[dict], attribution: str = ATTRIBUTION) -> dict:
     """What `ldct export --format package` says of the model beside the card, as JSON."""
     patients = ", ".join(HELD_OUT.values())
     scores = [
@@ -123,7 +123,7 @@ def facts(name: str, record: dict, measured: list[dict]) -> dict:
         if row["method"] in ("undenoised", "model")
         for protocol in (PCN, MAYO_ABDOMEN)
     ]
-    found = Facts(record["data"]["source"], ATTRIBUTION, name, tuple(scores))
+    found = Facts(record["data"]["source"], attribution, name, tuple(scores))
     return dataclasses.asdict(found)
 
 

@@ -59,7 +59,9 @@ def main() -> None:
         HERE / "model.onnx", providers=onnxruntime.get_available_providers()
     )
     if sys.argv[1:] == ["--check"]:
-        low, expected = (np.load(HERE / f"example_{n}_hu.npy") for n in ("low", "denoised"))
+        low, expected = (
+            np.load(HERE / f"example_{n}_hu.npy", allow_pickle=False) for n in ("low", "denoised")
+        )
         worst = np.abs(denoise(session, low.astype(np.float32)) - expected).max()
         print(f"largest difference from the expected image: {worst:.4f} HU")
         sys.exit(not worst <= 0.05)

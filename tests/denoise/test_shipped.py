@@ -54,8 +54,11 @@ def test_its_package_tells_what_was_measured():
     cases = sorted((ROOT / "docs/results/shipped/held_out_by_case").glob("*.json"))
     record = load_model(path)[3]["record"]
     told = json.loads(path.with_suffix(".json").read_text())
-    made = release.facts("pcn3", record, [json.loads(case.read_text()) for case in cases])
+    measured = [json.loads(case.read_text()) for case in cases]
+    # The recipe may have gone on to other data; what ships names its own.
+    made = release.facts("pcn3", record, measured, told["attribution"])
     assert told == json.loads(json.dumps(made))
+    assert f"\n{told['attribution']}." in path.with_suffix(".md").read_text("utf-8")
     quarter = next(
         s for s in told["scores"] if s["images"].endswith("dose 25 %") and s["method"] == "pcn3"
     )
@@ -87,6 +90,9 @@ def test_only_training_slices_have_targets_of_their_own(tmp_path, monkeypatch):
     store, _ = prepare(tmp_path / "in", tmp_path / "store")
     names = ["LIDC-IDRI 0001", "TCGA-LIHC A10W"]
     monkeypatch.setattr(train, "patients", lambda data: [(store, names)])
+    for side, series in zip(("TRAINING", "HELD_OUT"), store.series, strict=True):
+        monkeypatch.setattr(train, side, {series.full.sha256[:32]: "found by these digests"})
+    monkeypatch.setattr(train, "OTHER_KERNELS", 0.0)
     mixed = dataclasses.replace(train.MIXED["smoke"], thinner_share=0.0)
     monkeypatch.setitem(train.MIXED, "smoke", mixed)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
