@@ -61,6 +61,7 @@ def test_added_variance_is_proportional_to_one_over_dose_minus_one():
         np.testing.assert_allclose(variance / found[0.5], 1 / dose - 1, rtol=0.02)
 
 
+@pytest.mark.long
 def test_variance_of_a_whole_scan_is_proportional_to_one_over_dose():
     exact = reconstruct_scan(STACK, scan=SCAN, pixel_mm=PIXEL)
     found = {}

@@ -71,6 +71,7 @@ def test_noise_through_the_hips_exceeds_the_other_direction_fourfold(seed):
     assert tenth.lateral > 2 * quarter.lateral  # more than 1/√dose: electronic noise
 
 
+@pytest.mark.long
 def test_a_disc_has_no_direction():
     disc = water(SIZE, PIXEL, (130, 130))
     # Few lines fit into the box, so one seed's ratio scatters by a tenth.

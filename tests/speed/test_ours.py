@@ -56,6 +56,7 @@ def test_training_rows_differ_in_their_work_and_not_in_their_loss(folder):
     assert fixed["loss"] != facts["loss"]
 
 
+@pytest.mark.long
 def test_the_convolutions_alone_are_the_steps_work(folder):
     alone, run, *_ = ours.train(request(folder, "train", convolutions=True))
     run(1)
@@ -84,6 +85,7 @@ def test_a_gradient_that_is_wrong_stops_its_row(folder, monkeypatch):
         ours.gradient(request(folder, "gradient", 2))
 
 
+@pytest.mark.long
 def test_levers_put_other_forms_in_place(folder, monkeypatch):
     """Autodiff's gradients and jax's ReLU are other programs with the same numbers."""
     for module, name in ((layers, "conv"), (layers, "relu"), (clones, "relu")):

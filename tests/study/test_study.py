@@ -254,6 +254,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     assert "Traceback" not in done.stderr, done.stderr[-1500:]
 
 
+@pytest.mark.long
 def test_feeding_through_grain_gives_the_same_losses_bit_for_bit(finished, tmp_path):
     assert train("--variant", "SCN", "--feed", "grain", out=tmp_path) == 0
     logs = [(folder / "scn" / "metrics.jsonl").read_text() for folder in (finished, tmp_path)]

@@ -47,6 +47,7 @@ def test_generator_and_critic_both_learn_and_are_both_saved(tmp_path):
     assert all(np.isfinite([r["wasserstein"], r["penalty"], r["loss"]]).all() for r in rows)
 
 
+@pytest.mark.long
 def test_the_critic_pushes_the_estimate_up(tmp_path):
     """With a frozen generator the critic alone learns: its estimate of the distance grows."""
     # A weak penalty: its pull towards slope 1 works in either direction and may win at first.
@@ -75,6 +76,7 @@ def critic_steps(n_critic: int = 4, **optimizer):
     return jax.jit(mapped), state
 
 
+@pytest.mark.long
 def test_a_batch_with_fewer_patches_than_critic_steps_counts(tmp_path):
     """A mean over no patch is 0/0: the whole batch, the real patches in it too, was skipped."""
     rng = np.random.default_rng(0)
@@ -109,6 +111,7 @@ def test_a_critic_that_runs_away_is_skipped_like_a_generator_that_does():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.long
 def test_one_and_two_devices_play_the_same_game(tmp_path):
     logs = []
     for devices in (1, 2):

@@ -37,9 +37,8 @@ def wait_for(condition, process, seconds=600):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_training_saves_and_the_restart_goes_on(number, tmp_path):
     out = tmp_path / "runs"
     log = out / "full-pcn" / "metrics.jsonl"
