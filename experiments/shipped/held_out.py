@@ -1,11 +1,12 @@
 """How good the shipped model is on patients it never saw, against tuned classical filters.
 
-    python -m experiments.shipped.held_out --data /folder/of/the/series --model runs/pcn3.npz \\
+    python -m experiments.shipped.held_out --data CT:SINGLES --model runs/pcn3.npz \\
         --out docs/results/shipped
 
 Each filter is tuned for each dose on training patients (largest PSNR); then model and filters
-denoise slices of the two held-out patients at 10, 25, 50 and 75 % dose, with smooth and sharp
-noise, and with the noise of thinner slices. What a case gave is kept in OUT/held_out_by_case, so
+denoise slices of the two held-out patients, and the held-out slices of smooth kernels, at 10, 25,
+50 and 75 % dose with noise of each series' own spectrum, with smoother and sharper noise, and with
+that of thinner slices. What a case gave is kept in OUT/held_out_by_case, so
 that a second command goes on, and several may share the cases (``--cases``); for another model only
 its own row is made anew. Writes the table as Markdown, CSV and JSON. Expected time: 5 minutes a
 case on one CPU core, most of it the filters'.
@@ -23,10 +24,16 @@ from pathlib import Path
 import numpy as np
 
 import ldct_jax
-from experiments.shipped.train import ATTRIBUTION, HELD_OUT, TRAINING, patients
+from experiments.shipped.train import (
+    ATTRIBUTION,
+    HELD_OUT,
+    HELD_OUT_SINGLES,
+    TRAINING,
+    patients,
+)
 from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
 from ldct_jax.data.own_noise import OwnNoise
-from ldct_jax.data.simulate import required_noise
+from ldct_jax.data.simulate import OWN, required_noise
 from ldct_jax.denoise.filters import (
     Bilateral,
     Gaussian,
@@ -37,6 +44,7 @@ from ldct_jax.denoise.filters import (
     run,
 )
 from ldct_jax.denoise.models import for_series
+from ldct_jax.errors import DataError
 from ldct_jax.metrics.contrast import cnr
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN, table
 from ldct_jax.report import tables
@@ -52,7 +60,7 @@ class Case:
 
     name: str
     fraction: float
-    kernel: str = "medium"
+    kernel: str = OWN
     thinner: float = 1.0
     filters: bool = True
 
@@ -151,6 +159,18 @@ def load_patients(data: str, wanted: set[str]) -> dict[str, Patient]:
     return found
 
 
+def load_smooth(data: str) -> dict[str, Patient]:
+    """The held-out single slices of smooth kernels, by the first half of their SHA-256."""
+    found = {}
+    for store, names in patients(data):
+        for i, (record, name) in enumerate(zip(store.series, names, strict=True)):
+            if (key := record.full.sha256[:32]) in HELD_OUT_SINGLES:
+                found[key] = Patient(name, store.full(i), record.pixel_mm)
+    if lacking := set(HELD_OUT_SINGLES) - set(found):
+        raise DataError(f"DATA lacks {len(lacking)} of the held-out single slices")
+    return dict(sorted(found.items()))
+
+
 def spread(n: int, count: int) -> np.ndarray:
     """``count`` indices of ``n`` slices, evenly spread, none at the ends."""
     return np.linspace(0, n - 1, count + 2)[1:-1].round().astype(int)
@@ -167,8 +187,14 @@ def tune(training: dict[str, Patient], case: Case) -> dict[str, Callable]:
     return {name: max(settings, key=mean_psnr) for name, settings in GRID.items()}
 
 
-def rows(methods: dict[str, Callable], held_out: dict[str, Patient], case: Case) -> Iterator[dict]:
+def rows(
+    methods: dict[str, Callable],
+    held_out: dict[str, Patient],
+    smooth: dict[str, Patient],
+    case: Case,
+) -> Iterator[dict]:
     """One dict for each method (name → HU to HU): its scores, contrasts and bias at ``case``."""
+    single = {key: p.pairs(case, range(len(p.full_hu))) for key, p in smooth.items()}
     whole = {p.name: p.pairs(case, spread(len(p.full_hu), SLICES)) for p in held_out.values()}
     boxed = {
         (region, seed): held_out[region.patient].pairs(case, region.slices, SEED + 100 + seed)
@@ -193,6 +219,10 @@ def rows(methods: dict[str, Callable], held_out: dict[str, Patient], case: Case)
                 p.patient: {"psnr_db": p.psnr_db, "ssim": p.ssim, "rmse": p.rmse}
                 for p in summary.patients
             }
+        row["smooth"] = {
+            key: _alone(for_series(method, low.__getitem__, len(low)), low, reference)
+            for key, (low, reference) in single.items()
+        }
         boxes = {
             key: (
                 key[0].of(np.asarray(by_patient[key[0].patient](low), np.float32)),
@@ -204,6 +234,12 @@ def rows(methods: dict[str, Callable], held_out: dict[str, Patient], case: Case)
         row["cnr"] = {f"{a} and {b}": _contrast(boxes, a, b) for a, b in CONTRASTS}
         row["bias_hu"] = {tissue: _bias(boxes, tissue) for tissue in ("liver", "muscle", "fat")}
         yield row
+
+
+def _alone(method: Callable, low: np.ndarray, full: np.ndarray) -> dict[str, float]:
+    """PSNR and SSIM of one series in the abdominal window."""
+    score = MAYO_ABDOMEN.score(np.asarray(method(low), np.float32), full)
+    return {"psnr_db": float(score.psnr_db.mean()), "ssim": float(score.ssim.mean())}
 
 
 def _contrast(boxes, a: str, b: str) -> float:
@@ -241,6 +277,8 @@ COLUMNS = (
     tables.Column("SSIM", "", 4),
     tables.Column("PSNR, abdominal window", "dB", 2),
     tables.Column("SSIM, abdominal window", "", 4),
+    tables.Column("PSNR, smooth kernels, abdominal window", "dB", 2),
+    tables.Column("SSIM, smooth kernels, abdominal window", "", 4),
     tables.Column("CNR liver / lesion", "", 2),
     tables.Column("CNR liver / fat", "", 2),
     tables.Column("CNR muscle / fat", "", 2),
@@ -266,6 +304,7 @@ def as_table(measured: list[dict]) -> tables.Table:
             mean(row, PCN, "ssim"),
             mean(row, MAYO_ABDOMEN, "psnr_db"),
             mean(row, MAYO_ABDOMEN, "ssim"),
+            *(float(np.mean([s[m] for s in row["smooth"].values()])) for m in ("psnr_db", "ssim")),
             *row["cnr"].values(),
             *(worst(row, tissue) for tissue in ("liver", "muscle", "fat")),
         ]
@@ -278,8 +317,10 @@ def as_table(measured: list[dict]) -> tables.Table:
         columns=COLUMNS,
         rows=lines,
         protocol=f"{PCN}; {MAYO_ABDOMEN}",
-        data=f"{', '.join(HELD_OUT.values())}: {SLICES} slices each, low dose simulated in the "
-        f"projection domain; {ATTRIBUTION}",
+        data=f"{', '.join(HELD_OUT.values())}: {SLICES} slices each; smooth kernels: "
+        f"{len(HELD_OUT_SINGLES)} single slices of {len(set(HELD_OUT_SINGLES.values()))} more "
+        f"patients; low dose simulated in the projection domain with each series' own noise and "
+        f"spectrum; {ATTRIBUTION}",
         note="The references carry about 10 HU of noise themselves, which no method can restore. "
         "Bias: mean of result - reference in a region (slices, rows and columns in "
         f"experiments/shipped/held_out.py) over {REPEATS} noise realisations (filters: one), the "
@@ -300,6 +341,7 @@ def main() -> None:
     by_case = given.out / "held_out_by_case"
     by_case.mkdir(parents=True, exist_ok=True)
     held_out = load_patients(given.data, set(HELD_OUT.values()))
+    smooth = load_smooth(given.data)
     training = load_patients(given.data, set(TRAINING.values()))
     for case in CASES:
         kept = by_case / f"{slug(case.name)}.json"
@@ -308,7 +350,7 @@ def main() -> None:
         ):
             continue
         with stage(f"{case.name} of the dose"):
-            found = list(rows({"undenoised": np.asarray, "model": model}, held_out, case))
+            found = list(rows({"undenoised": np.asarray, "model": model}, held_out, smooth, case))
             old = results.read_json(kept) if kept.exists() else {"rows": [None]}
             tuning = repr((GRID, TUNING_SLICES, sorted(training)))
             if old["rows"][0] == found[0] and old.get("tuning", tuning) == tuning:
@@ -319,7 +361,7 @@ def main() -> None:
                 tuned = tune(training, case) if case.filters else {}
                 settings = {name: _words(f) for name, f in tuned.items()}
                 filters = {name: lambda hu, f=f: run(f, hu) for name, f in tuned.items()}
-                found += rows(filters, held_out, case)
+                found += rows(filters, held_out, smooth, case)
         results.write_json(
             kept,
             {

@@ -1,35 +1,42 @@
 """How much noise the shipped model should keep: the rule of ``in_hu.py``, from training patients.
 
-    python -m experiments.shipped.kept runs/pcn3.npz --data /folder/of/the/series \\
-        --out docs/results/shipped
+    python -m experiments.shipped.kept runs/pcn3.npz --data CT:SINGLES --out docs/results/shipped
 
-The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power
+The result is x̂ + kept·(x - x̂), kept = (routine_hu/σ)^power, at least ``least``
 (:class:`ldct_jax.models.noise_scaled.NoiseScaled`), x̂ the network's estimate of the image without
-noise. No rule is right for all scans. For PSNR the share kept should be the dose's share of the
-normal dose, which an image doesn't show: three quarters of the dose of a thin slice have more noise
-than half the dose of a thick one. A rule can only be made for scans whose normal dose has
-``routine_hu``; noisier ones are made quieter than their own normal dose, and lose PSNR by it. A
-large ``power`` leaves little noise at low doses.
+noise. For PSNR the share kept should be the dose's share of the normal dose, which an image
+doesn't show: three quarters of the dose of a thin slice have more noise than half the dose of a
+thick one. A rule can only be made for scans whose normal dose has ``routine_hu``; noisier ones are
+made quieter than their own normal dose, and lose PSNR by it.
 
-Measured here, so that the two numbers in use can be judged: the noise of the training patients'
-normal doses, and the power up to which three quarters of a routine scan's dose lose nothing, where
-0.75^(power/2) is the least share that costs no PSNR, the median over training patients. And what it
-changes that slices of a series keep one share, that of their median noise, and not each its own.
+Three tables, none of them with a held-out patient:
+
+- ``kept``: the share with the largest PSNR for every training and validation series;
+- ``kept_rules``: what rules lose against that share, by dose: those of one routine noise for all,
+  and one whose routine noise follows from kernel and thickness, fitted to the other patients;
+- ``kept_series``: what it changes that slices of a series keep one share, that of their median
+  noise, and not each its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from pathlib import Path
 
 import numpy as np
 
 from experiments.shipped.held_out import CASES, Case, Patient, load_patients, spread
-from experiments.shipped.in_hu import POWER, ROUTINE_HU
-from experiments.shipped.train import TRAINING
-from ldct_jax.metrics.protocols import PCN
+from experiments.shipped.in_hu import LEAST, POWER, ROUTINE_HU
+from experiments.shipped.train import (
+    SINGLES,
+    SMOOTH_SINGLES,
+    TRAINING,
+    VALIDATION,
+    patients,
+)
+from ldct_jax.data.simulate import OWN
+from ldct_jax.metrics.protocols import MAYO_ABDOMEN, PCN
 from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.report import tables
@@ -37,33 +44,198 @@ from ldct_jax.system import accelerator
 from ldct_jax.system.progress import track
 from ldct_jax.train.checkpoint import load_model
 
-SLICES = 2  # of each training patient
+SLICES = 1  # of each series
 SERIES_SLICES = 6  # and as a series
-DOSES = CASES[:4]
-LOSSLESS = 0.75  # the dose at which a routine scan shall lose nothing
+DOSES = tuple(Case(f"{share:.0%}", share, kernel=OWN) for share in (0.1, 0.25, 0.5))
+# (routine_hu, power, least); None: from kernel and thickness.
+RULES = (
+    (10.75, 3.0, 0.10),
+    (10.75, 3.0, 0.12),
+    (10.75, 3.0, 0.15),
+    (10.75, 3.0, 0.20),
+    (10.75, 2.0, 0.10),
+    (10.75, 2.0, 0.15),
+    (12.0, 3.0, 0.12),
+    (12.0, 2.0, 0.12),
+    (None, 3.0, 0.12),
+    (None, 2.0, 0.10),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
-    """Of one patient at one dose: the share kept with the largest PSNR, and the least one with
-    which PSNR isn't below the input's (negative: any).
+class Error:
+    """Mean squared error of x̂ + a·(x - x̂) against the normal dose, HU²: a parabola in a.
+
+    Of the pixels whose normal dose lies in the abdominal window. added: mean of (x - normal)²;
+    removed: of (x - x̂)²; both: of their product.
     """
 
-    best: float
-    least: float
+    added: float
+    removed: float
+    both: float
+
+    @classmethod
+    def of(cls, low, full, free) -> Error:
+        at = (full > MAYO_ABDOMEN.window.low) & (full < MAYO_ABDOMEN.window.high)
+        added = (low.astype(np.float64) - full)[at]
+        removed = (low.astype(np.float64) - free)[at]
+        return cls(*(float(v.mean()) for v in (added**2, removed**2, added * removed)))
+
+    @property
+    def best(self) -> float:
+        """The share with the smallest error."""
+        return 1 - self.both / self.removed
+
+    def at(self, share: float) -> float:
+        """The error of a share, HU²."""
+        return self.added - 2 * (1 - share) * self.both + (1 - share) ** 2 * self.removed
+
+    def lost_db(self, share: float) -> float:
+        """PSNR that ``share`` loses against the best share."""
+        return float(10 * np.log10(self.at(share) / self.at(self.best)))
 
 
-def shares(low, full, free) -> Shares:
-    """From stacks of HU: the squared error of x̂ + a·(x - x̂) is a parabola in a."""
-    added, removed = low.astype(np.float64) - full, low.astype(np.float64) - free
-    slope = (added * removed).sum() / (removed * removed).sum()
-    return Shares(best=1 - slope, least=1 - 2 * slope)
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One series: what it is, the noise of its normal dose, and by dose (σ in HU, Error)."""
+
+    patient: str
+    training: bool
+    kernel: str
+    half_per_mm: float
+    slice_mm: float
+    noise_hu: float
+    doses: dict[str, tuple[float, Error]]
+
+    @property
+    def terms(self) -> list[float]:
+        """Of the logarithm of its noise: 1, log of the kernel's half-frequency, of thickness."""
+        return [1.0, float(np.log(self.half_per_mm)), float(np.log(self.slice_mm))]
 
 
-def gains(patient: Patient, case: Case, model: NoiseScaled, network, variables) -> list[float]:
+def measure(data: str, network) -> list[Measured]:
+    """Every training and validation series of ``data``; ``network``: (N, H, W) HU → x̂."""
+    wanted = {**TRAINING, **SINGLES, **SMOOTH_SINGLES, **VALIDATION}
+    every = [
+        (store, i, name)
+        for store, names in patients(data)
+        for i, name in enumerate(names)
+        if store.series[i].full.sha256[:32] in wanted
+    ]
+    found = []
+    for store, i, name in track(every, "how much to keep", "series"):
+        record = store.series[i]
+        patient = Patient(name, store.full(i), record.pixel_mm)
+        n = len(patient.full_hu)
+        doses = {}
+        for case in DOSES:
+            low, full = patient.pairs(case, spread(n, SLICES) if n > SLICES else range(n))
+            noise = float(np.median(slice_noise_hu(low.astype(np.float32))))
+            doses[case.name] = (noise, Error.of(low, full, network(low)))
+        found.append(
+            Measured(
+                name,
+                name not in VALIDATION.values(),
+                record.kernel or "unknown",
+                patient.own.kernel.half_per_mm,
+                record.slice_mm,
+                float(np.median(slice_noise_hu(full.astype(np.float32)))),
+                doses,
+            )
+        )
+    return found
+
+
+def expected_noise(one: Measured, others: list[Measured]) -> float:
+    """The noise of a normal dose of that kernel and thickness, HU, as other patients have it."""
+    known = [m for m in others if m.training and m.patient != one.patient]
+    logs = np.log([m.noise_hu for m in known])
+    fitted = np.linalg.lstsq(np.array([m.terms for m in known]), logs, rcond=None)[0]
+    return float(np.exp(np.array(one.terms) @ fitted))
+
+
+def lost(rule: tuple, one: Measured, dose: str, every: list[Measured]) -> float:
+    """PSNR that ``rule`` loses on a series at a dose, against the best share, dB."""
+    routine, power, least = rule
+    noise, error = one.doses[dose]
+    routine = expected_noise(one, every) if routine is None else routine
+    return error.lost_db(float(np.clip((routine / noise) ** power, least, 1.0)))
+
+
+def rules_table(every: list[Measured]) -> tables.Table:
+    sides = {"training": True, "validation": False}
+    rows = []
+    for rule in RULES:
+        routine, power, least = rule
+        row: list = ["kernel, thickness" if routine is None else f"{routine:g} HU", power, least]
+        for training in sides.values():
+            by_dose = [
+                float(
+                    np.mean([lost(rule, m, d.name, every) for m in every if m.training is training])
+                )
+                for d in DOSES
+            ]
+            row += [*by_dose, float(np.mean(by_dose))]
+        rows.append(row)
+    return tables.Table(
+        name="kept_rules",
+        title="What rules lose in PSNR against the best share of each series",
+        columns=(
+            tables.Column("routine noise"),
+            tables.Column("power", "", 1),
+            tables.Column("least share", "", 2),
+            *(
+                tables.Column(f"{side}, {dose}", "dB", 2)
+                for side in sides
+                for dose in (*(d.name for d in DOSES), "mean")
+            ),
+        ),
+        rows=rows,
+        protocol="mean over series of the PSNR lost in soft tissue (normal dose in the abdominal "
+        f"window) against the share that is best for that series and dose; up to {SLICES} slices "
+        "each",
+        data=f"{len(every)} series: training and validation patients",
+        note="Kernel, thickness: the routine noise is that of the other patients' normal doses by "
+        "the half-frequency of the kernel and the slice thickness (logarithms, least squares). In "
+        f"use: {ROUTINE_HU:g} HU, power {POWER:g}, least share {LEAST:g}.",
+    )
+
+
+def kept_table(every: list[Measured]) -> tables.Table:
+    return tables.Table(
+        name="kept",
+        title="How much noise to keep, by series",
+        columns=(
+            tables.Column("patient"),
+            tables.Column("kernel"),
+            tables.Column("kernel's half", "/mm", 2),
+            tables.Column("thickness", "mm", 2),
+            tables.Column("noise of the normal dose", "HU", 1),
+            tables.Column("noise by kernel and thickness", "HU", 1),
+            *(tables.Column(f"best share at {dose.name}", "", 2) for dose in DOSES),
+        ),
+        rows=[
+            [
+                m.patient,
+                m.kernel,
+                m.half_per_mm,
+                m.slice_mm,
+                m.noise_hu,
+                expected_noise(m, every),
+                *(m.doses[dose.name][1].best for dose in DOSES),
+            ]
+            for m in every
+        ],
+        protocol="share of the noise with the largest PSNR in soft tissue; up to "
+        f"{SLICES} slices of each series against the normal dose",
+        data="training patients, last the validation patient",
+    )
+
+
+def gains(patient: Patient, case: Case, model: NoiseScaled, network) -> list[float]:
     """What the model adds to PSNR [dB] and SSIM: slices alone, and as a series; four numbers."""
     low, full = patient.pairs(case, spread(len(patient.full_hu), SERIES_SLICES))
-    free, noise = network(variables, low), slice_noise_hu(low.astype(np.float32))
+    free, noise = network(low), slice_noise_hu(low.astype(np.float32))
     before = PCN.score(low.astype(np.float32), full)
     found = []
     for series in (noise, np.median(noise)):
@@ -87,7 +259,7 @@ def series_table(by_patient: dict[str, list[float]]) -> tables.Table:
             tables.Column("patient"),
             *(
                 tables.Column(f"{metric}, {how}, {case.name}", unit, digits)
-                for case in DOSES[-2:]
+                for case in CASES[2:4]
                 for how in ("each its own", "one share")
                 for metric, unit, digits in (("PSNR", "dB", 2), ("SSIM", "", 5))
             ),
@@ -108,47 +280,18 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
     accelerator.start()
     model, variables, window, _ = load_model(given.model)
-    network = WholeSlices(model.clone(routine_hu=0.0, least=0.0), window)
-    rows, noises, least, series = [], [], [], {}
-    for patient in track(
-        list(load_patients(given.data, set(TRAINING.values())).values()), "training", "patients"
-    ):
-        noises.append(float(np.median(slice_noise_hu(patient.full_hu.astype(np.float32)))))
-        row: list = [patient.name, noises[-1]]
-        for case in DOSES:
-            low, full = patient.pairs(case, spread(len(patient.full_hu), SLICES))
-            found = shares(low, full, network(variables, low))
-            row += [found.best, found.least]
-            if case.fraction == LOSSLESS:
-                least.append(found.least)
-        rows.append(row)
-        series[patient.name] = [
-            number
-            for case in DOSES[-2:]
-            for number in gains(patient, case, model, network, variables)
-        ]
-    routine, share = float(np.median(noises)), float(np.median(least))
-    most = 2 * math.log(share) / math.log(LOSSLESS)
-    table = tables.Table(
-        name="kept",
-        title="How much noise to keep, by training patients",
-        columns=(
-            tables.Column("patient"),
-            tables.Column("noise of the normal dose", "HU", 1),
-            *(
-                tables.Column(f"{what} share at {case.name}", "", 2)
-                for case in DOSES
-                for what in ("best", "least")
-            ),
-        ),
-        rows=rows,
-        protocol=f"share of the noise with the largest PSNR, and least share with no lower PSNR "
-        f"than the input's; {SLICES} slices of each patient against the normal dose",
-        data=f"training patients: {', '.join(sorted(set(TRAINING.values())))}",
-        note=f"Medians: {routine:.1f} HU at normal dose, least share {share:.3f} at three quarters "
-        f"of it, which a power of {most:.2f} keeps. In use: {ROUTINE_HU:g} HU and power {POWER:g}.",
-    )
-    for made in (table, series_table(series)):
+    whole = WholeSlices(model.clone(routine_hu=0.0, least=0.0), window)
+
+    def network(hu):
+        return whole(variables, hu)
+
+    every = sorted(measure(given.data, network), key=lambda m: (not m.training, m.patient))
+    training = load_patients(given.data, set(TRAINING.values()))
+    series = {
+        name: [n for case in CASES[2:4] for n in gains(patient, case, model, network)]
+        for name, patient in training.items()
+    }
+    for made in (kept_table(every), rules_table(every), series_table(series)):
         print(made.markdown())
         if given.out is not None:
             made.write(given.out)
