@@ -2,8 +2,8 @@
 
     python -m experiments.shipped.release runs/shipped/pcn3 docs/results/shipped ldct_jax/shipped
 
-The second argument holds what `experiments.shipped.held_out` measured on what
-`experiments.shipped.in_hu` makes of that very run.
+The second argument holds what `experiments.shipped.held_out`, `.versions`, `.texture` and `.kept`
+measured on what `experiments.shipped.in_hu` makes of that very run.
 """
 
 import argparse
@@ -38,6 +38,15 @@ DOSES = ("10 %", "25 %", "50 %")
 FILTERS = ("median", "gaussian", "wiener", "bilateral", "nlm", "tv")
 # The paper's schedule: 60 epochs of the stride-4 grid of 55x55 patches on 9 patients x 10 slices.
 PAPER_PATCHES = 60 * 90 * ((512 - 55) // 4 + 1) ** 2
+PAPER_SIDE, BEFORE_BATCH = 55, 16  # of every training before this recipe
+
+# The versions that shipped, and what was new; the network of each began as that of the one before.
+HISTORY = (
+    ("1cbf48f41215", "a PCN of three clones in HU, mean squared error of every clone"),
+    ("40b7e4235551", "quiet targets, logarithm of each patch's error on several scales"),
+    ("4dd4f1ef798f", "the network sees slices in units of their noise; Noisier2Noise targets"),
+    ("adfca3c8cd74", "longer training; the slices of a series keep one share of their noise"),
+)
 
 
 def main() -> None:
@@ -58,6 +67,9 @@ def main() -> None:
         digest = combined(released.read(new)[1]["digests"])
         if any(m["model"] != digest for m in measured) or not measured:
             raise UsageError(f"{given.measured} holds measurements of another model: measure again")
+        for name in ("versions", "texture"):
+            if digest not in (given.measured / f"{name}.md").read_text("utf-8"):
+                raise UsageError(f"{given.measured}/{name}.md is of another model: measure again")
         text = card(new, digest, given.run, shipped, record, measured, given.measured)
         new.replace(path)
     finally:
@@ -75,7 +87,9 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
     if record["init"] != BEFORE["digest"]:
         raise UsageError(f"{run} didn't start from the version that the card would name")
-    all_steps = BEFORE["steps_hu"] + BEFORE["steps_noise"] + result["steps"]
+    patches, schedule = experiment.patches, experiment.optimizer.schedule
+    before = (BEFORE["steps_hu"] + BEFORE["steps_noise"]) * BEFORE_BATCH * PAPER_SIDE**2
+    pixels = before + result["steps"] * patches.batch * patches.size**2
     return environment.from_string(template).render(
         name=path.stem,
         model=record["model"]["base"],
@@ -85,10 +99,11 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         scales=experiment.loss.base.scales,
         digest=digest,
         steps=result["steps"],
-        batch=experiment.patches.batch,
-        size=experiment.patches.size,
-        rate=experiment.optimizer.schedule.rate,
-        share=all_steps * experiment.patches.batch / PAPER_PATCHES,
+        patches=patches,
+        before_batch=BEFORE_BATCH,
+        before_side=PAPER_SIDE,
+        schedule=schedule,
+        share=pixels / (PAPER_PATCHES * PAPER_SIDE**2),
         minutes=result["seconds"]["total"] / 60,
         before=BEFORE,
         trained=record["trained_on"],
@@ -99,7 +114,10 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         held_out=[*HELD_OUT.values(), *sorted(set(HELD_OUT_SINGLES.values()))],
         attribution=ATTRIBUTION,
         gains=_gains(results.read_json(folder / "kept_series.json")),
+        history=HISTORY,
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
+        versions=(folder / "versions.md").read_text("utf-8").strip(),
+        texture=(folder / "texture.md").read_text("utf-8").strip(),
         verdict=verdict([row for m in measured for row in m["rows"]]),
     )
 
@@ -173,6 +191,9 @@ def _score(metric: str):
 SCORES = {
     "PSNR [dB]": _score("psnr_db"),
     "SSIM": _score("ssim"),
+    "PSNR of smooth kernels [dB]": lambda row: float(
+        np.mean([one["psnr_db"] for one in row["smooth"].values()])
+    ),
     **{
         f"CNR of {pair}": lambda row, pair=pair: row["cnr"][pair]
         for pair in ("liver and lesion", "liver and fat", "muscle and fat")
