@@ -31,7 +31,9 @@ def data():
 @click.option("--size", default=256, show_default=True, help="Matrix size.")
 @click.option("--pixel-mm", default=1.48, show_default=True, help="Side of a pixel.")
 @click.option("--slice-mm", default=5.0, show_default=True, help="Slice thickness.")
-@click.option("--region", default="abdomen", show_default=True, help="abdomen, thorax or pelvis.")
+@click.option(
+    "--region", default="abdomen", show_default=True, help="abdomen, thorax, pelvis or torso."
+)
 @click.option("--dose", default=0.25, show_default=True, help="Low dose as a fraction.")
 @click.option("--added-sd", default=60.0, show_default=True, help="Noise the low dose adds, HU.")
 @click.option("--seed", default=2016, show_default=True, help="Of the anatomy and the noise.")

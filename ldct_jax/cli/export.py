@@ -63,9 +63,13 @@ def export(run, out, formats, size, check, licence, overwrite, latency, as_json)
     targets = {f: out / f"model{FORMATS[f]}" for f in names}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: OUT is a folder")
-    for target in targets.values():
-        if target.exists() and not overwrite:
-            raise UsageError(f"{target} exists: choose another OUT folder, or say --overwrite")
+    there = [target.name for target in targets.values() if target.exists()]
+    if PACKAGE in formats:
+        from ldct_jax.export.package import in_the_way
+
+        there = in_the_way(out)
+    if there and not overwrite:
+        raise UsageError(f"{out / there[0]} exists: choose another OUT folder, or say --overwrite")
     if not run.exists():
         names = ", ".join(SHIPPED)
         raise UsageError(f"{run} doesn't exist: give a run folder, a checkpoint in it, or {names}")

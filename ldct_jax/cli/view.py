@@ -14,9 +14,11 @@ PATH = click.Path(path_type=Path)
 @click.argument("after", type=PATH, nargs=-1)
 @click.option("--out", type=PATH, default="view.html", show_default=True, help="The page.")
 @click.option("--label", "labels", multiple=True, help="Name of an image on the page, in order.")
-@click.option("--series", "number", type=int, help="SeriesNumber, where BEFORE has several.")
+@click.option("--series", "number", type=int, help="SeriesNumber, or which of a store.")
 @click.option("--slices", metavar="A:B", help="Only these slices, counted from 1.")
-@click.option("--max-mb", default=60.0, show_default=True, help="Largest page.")
+@click.option(
+    "--max-mb", type=click.FloatRange(1), default=60.0, show_default=True, help="Largest page."
+)
 @click.option("--overwrite", is_flag=True, help="Replace the page of an earlier run.")
 def view(before, after, out, labels, number, slices, max_mb, overwrite):
     """Write a page that shows BEFORE, and compares it with each AFTER.
@@ -40,13 +42,15 @@ def view(before, after, out, labels, number, slices, max_mb, overwrite):
 
     if out.is_dir():
         raise UsageError(f"{out} is a folder: --out names the page, as view.html")
+    if any(out.resolve() == path.resolve() for path in (before, *after)):
+        raise UsageError(f"{out} is an input: --out names the page, as view.html")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists: choose another --out, or say --overwrite")
 
     def warn(text: str) -> None:
         click.echo(f"warning: {printable(text)}", err=True)
 
-    stacks = both_doses(before) if not after else None
+    stacks = both_doses(before, number, warn) if not after else None
     if stacks is None:
         first = read(before, number, warn)
         stacks = {"before" if after else "image": first}
@@ -78,6 +82,6 @@ def _slices(text: str | None, n: int) -> slice:
     if text is None:
         return slice(None)
     first, _, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last) <= n):
+    if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= n):
         raise click.UsageError(f"--slices {text}: write it as A:B within 1:{n}")
     return slice(int(first) - 1, int(last))

@@ -178,7 +178,7 @@ def find(model: str | Path | None) -> Found:
         return Found("checkpoint", path.stem, path)
     if path.is_file() and path.suffix in ARTEFACTS:
         return Found(path.suffix[1:], path.stem, path)
-    if path.is_dir() and package.is_package(path):
+    if path.is_dir() and package.is_package(path) and not (path / "checkpoints").is_dir():
         model = package.model_in(path)
         return Found(model.suffix[1:], path.resolve().name, model)
     if path.is_dir():

@@ -23,17 +23,37 @@ def read(path: Path) -> np.ndarray:
     """(slices, height, width) float32 HU of an array, or of a folder with one DICOM series."""
     if path.suffix == ".npy":
         hu = np.load(path, allow_pickle=False).astype(np.float32)
-        return hu[None] if hu.ndim == 2 else hu
+        hu = hu[None] if hu.ndim == 2 else hu
+    else:
+        hu = read_series(path)
+    if hu.ndim != 3 or not np.isfinite(hu).all():
+        sys.exit(f"error: {path} isn't (slices, height, width) of finite HU")
+    # Scanners fill what lies outside of the field of view with values far below air.
+    return np.maximum(hu, AIR_HU).astype(np.float32)
+
+
+def read_series(folder: Path) -> np.ndarray:
+    """(slices, height, width) HU, upwards."""
     import pydicom
 
-    slices = [pydicom.dcmread(p) for p in sorted(path.iterdir()) if p.is_file()]
-    if len({s.SeriesInstanceUID for s in slices}) != 1:
-        sys.exit(f"error: {path} holds slices of several series, or none; give a folder of one")
-    across = np.cross(*np.reshape(np.array(slices[0].ImageOrientationPatient, float), (2, 3)))
-    slices.sort(key=lambda s: across @ np.array(s.ImagePositionPatient, float))
-    hu = [s.pixel_array * float(s.RescaleSlope) + float(s.RescaleIntercept) for s in slices]
-    # Scanners fill what lies outside of the field of view with values far below air.
-    return np.maximum(np.stack(hu), AIR_HU).astype(np.float32)
+    slices, others = [], []
+    for file in sorted(p for p in folder.glob("*") if p.is_file()):
+        try:
+            image = pydicom.dcmread(file)
+            slices.append((image.SeriesInstanceUID, image.ImagePositionPatient, image))
+        except (pydicom.errors.InvalidDicomError, AttributeError):
+            others.append(file.name)
+    if others:
+        print(f"left out, no slices: {', '.join(others)}", file=sys.stderr)
+    if len({uid for uid, _, _ in slices}) != 1:
+        sys.exit(f"error: {folder} holds slices of several series, or none; give a folder of one")
+    first = slices[0][2]
+    across = np.cross(*np.reshape(np.array(first.ImageOrientationPatient, float), (2, 3)))
+    images = [i for _, _, i in sorted(slices, key=lambda s: across @ np.array(s[1], float))]
+    if len({(i.Rows, i.Columns) for i in images}) != 1:
+        sys.exit(f"error: {folder} holds slices of several sizes")
+    hu = [i.pixel_array * float(i.RescaleSlope) + float(i.RescaleIntercept) for i in images]
+    return np.stack(hu)
 
 
 def denoise(session: onnxruntime.InferenceSession, hu: np.ndarray) -> np.ndarray:
@@ -67,7 +87,10 @@ def main() -> None:
         sys.exit(not worst <= 0.05)
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    np.save(sys.argv[2], denoise(session, read(Path(sys.argv[1]))))
+    hu, takes = read(Path(sys.argv[1])), session.get_inputs()[0].shape[1:]
+    if any(isinstance(n, int) and n != m for n, m in zip(takes, hu.shape[1:], strict=True)):
+        sys.exit(f"error: model.onnx takes slices of {takes} pixels, not {list(hu.shape[1:])}")
+    np.save(sys.argv[2], denoise(session, hu))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ CARD = "README.md"
 MODELS = ("model.onnx", "model.stablehlo", "model.safetensors")
 EXAMPLE = "denoise_onnx.py"
 LOW, DENOISED = "example_low_hu.npy", "example_denoised_hu.npy"
+LICENCE = "LICENSE"
+FILES = (*MODELS, *(f"{n}.json" for n in MODELS[1:]), LOW, DENOISED, EXAMPLE, LICENCE, CARD)
 SIDE = 512
 BODY_MM = 380.0
 """Width of the example: an abdomen."""
@@ -96,6 +98,8 @@ def export(
     """
     from ldct_jax.export import onnx_model, stablehlo, tensors
 
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UsageError("a package needs huggingface-hub: pip install 'ldct-jax[export]'")
     text = _licence(licence)
     (out / SUMS).unlink(missing_ok=True)
     # The converter knows the fewest networks, so it goes first.
@@ -111,11 +115,10 @@ def export(
         np.save(buffer, array)
         write_bytes(out / name, buffer.getvalue())
     write_bytes(out / EXAMPLE, Path(__file__).with_name(EXAMPLE).read_bytes())
-    write_bytes(out / "LICENSE", text.encode())
+    write_bytes(out / LICENCE, text.encode())
     readme = _readme(source, cards, facts, denoised - low, own_licence=licence is not None)
     write_bytes(out / CARD, readme.encode())
-    files = [*MODELS, *(f"{n}.json" for n in MODELS[1:]), LOW, DENOISED, EXAMPLE, "LICENSE", CARD]
-    sums = "".join(f"{sha256(out / name)}  {name}\n" for name in sorted(files))
+    sums = "".join(f"{sha256(out / name)}  {name}\n" for name in sorted(FILES))
     write_bytes(out / SUMS, sums.encode())
     return {name: card.verified for name, card in cards.items()}
 
@@ -123,6 +126,11 @@ def export(
 def is_package(folder: Path) -> bool:
     """Whether ``folder`` is a package, a damaged one included."""
     return any((folder / name).is_file() for name in (SUMS, *MODELS))
+
+
+def in_the_way(out: Path) -> list[str]:
+    """Names of the files in ``out`` that a package would replace."""
+    return [name for name in (*FILES, SUMS) if (out / name).exists()]
 
 
 def model_in(folder: Path) -> Path:
@@ -134,8 +142,10 @@ def model_in(folder: Path) -> Path:
         lines = (folder / SUMS).read_text("utf-8").splitlines()
         said = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
     except (OSError, ValueError):
+        there = next((n for n in MODELS[:2] if (folder / n).is_file()), MODELS[0])
         raise CheckpointError(
-            f"{folder / SUMS} is missing or damaged: export the package again"
+            f"{folder / SUMS} is missing or damaged: export the package again, or, of files that "
+            f"are not a package, name one (as {folder / there})"
         ) from None
     lacking = [n for n in said if not (folder / n).is_file()]
     lacking += [n for n in MODELS if n not in said]
@@ -188,9 +198,9 @@ def _licence(own: Path | None) -> str:
             raise UsageError(
                 f"{own} can't be read as text ({error}): give a licence file"
             ) from None
-    clone = Path(ldct_jax.__file__).parents[1] / "LICENSE"
-    if clone.is_file():
-        return clone.read_text("utf-8")
+    clone = Path(ldct_jax.__file__).parents[1]
+    if (clone / "pyproject.toml").is_file():  # not a folder of installed packages
+        return (clone / LICENCE).read_text("utf-8")
     return importlib.metadata.distribution("ldct-jax").read_text("licenses/LICENSE")
 
 
@@ -223,12 +233,7 @@ def _sizes(tree):
 
 def _head(facts: Facts, *, own_licence: bool) -> str:
     """The YAML that hubs read, with the results under their protocols as ``model-index``."""
-    try:
-        from huggingface_hub import EvalResult, ModelCardData
-    except ImportError:
-        raise UsageError(
-            "a package needs huggingface-hub: pip install 'ldct-jax[export]'"
-        ) from None
+    from huggingface_hub import EvalResult, ModelCardData
 
     def result(score: Score, metric: str) -> EvalResult:
         kind, title = METRICS[metric]
@@ -246,7 +251,7 @@ def _head(facts: Facts, *, own_licence: bool) -> str:
 
     licence = {"license": "apache-2.0"}
     if own_licence:
-        licence = {"license": "other", "license_name": "own", "license_link": "LICENSE"}
+        licence = {"license": "other", "license_name": "own", "license_link": LICENCE}
     data = {"training_data": facts.data, "training_data_attribution": facts.attribution}
     results = [
         result(score, metric)

@@ -35,7 +35,11 @@ def read(path: Path, number: int | None, warn: Callable[[str], None], like=None)
     """
     if not path.exists():
         raise UsageError(f"{path} doesn't exist: give DICOM, NIfTI, .npy in HU, or a store")
+    if is_store(path):
+        raise UsageError(f"{path} is a store, which shows its own two doses: give it alone")
     if path.is_file() and is_volume(path):
+        if number is not None:
+            raise UsageError(f"--series chooses among several series, and {path} holds one volume")
         file = open_volume(path)
         stack = file.slices()
         if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
@@ -48,24 +52,33 @@ def read(path: Path, number: int | None, warn: Callable[[str], None], like=None)
     return _dicom(path, number, warn, like)
 
 
-def both_doses(path: Path) -> dict[str, Viewed] | None:
-    """The low and the normal dose of a store's first series; None where ``path`` is no store."""
+def both_doses(
+    path: Path, number: int | None, warn: Callable[[str], None]
+) -> dict[str, Viewed] | None:
+    """The low and the normal dose of a store's series; None where ``path`` isn't a store.
+
+    number: of the series, counted from 1; None for the first.
+    """
     if not is_store(path):
         return None
     store = Store.open(path)
-    first = store.series[0]
-    stacks = {"low dose": store.low(0)} if first.low is not None else {}
-    stacks["normal dose"] = store.full(0)
-    return {label: Viewed(s, float(first.pixel_mm), None) for label, s in stacks.items()}
+    n = len(store.series)
+    if number is None and n > 1:
+        warn(f"{path} holds {n} series; this is the first, --series N shows another")
+    i = (number or 1) - 1
+    if not 0 <= i < n:
+        raise UsageError(f"--series {number}: {path} holds the series 1 to {n}")
+    shown = store.series[i]
+    stacks = {"low dose": store.low(i)} if shown.low is not None else {}
+    stacks["normal dose"] = store.full(i)
+    return {label: Viewed(s, float(shown.pixel_mm), None) for label, s in stacks.items()}
 
 
 def check_same(before: Viewed, after: Viewed, path: Path) -> None:
     """Raise DataError where ``after`` (of ``path``) doesn't show the same place as ``before``."""
     if before.hu.shape != after.hu.shape:
-        raise DataError(
-            f"{path} has {after.hu.shape} pixels and BEFORE {before.hu.shape}: they can't be "
-            "compared"
-        )
+        sizes = ["{} slices of {}x{} pixels".format(*one.hu.shape) for one in (after, before)]
+        raise DataError(f"{path} has {sizes[0]} and BEFORE {sizes[1]}: they can't be compared")
     a, b = before.place, after.place
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         same = bool((np.abs(a - b) < SAME_PLACE_MM).all())
@@ -91,10 +104,13 @@ def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
     if len(chosen) > 1 and like is not None and isinstance(like.place, np.ndarray):
         chosen = [s for s in chosen if _lies_at(s, like.place)]
     if len(chosen) != 1:
-        numbers = ", ".join(str(s.first.series_number) for s in found.series)
+        way = ""
+        if like is None:
+            numbers = ", ".join(str(s.first.series_number) for s in found.series)
+            way = f", or choose by its number, as --series N (here: {numbers})"
         raise UsageError(
             f"{path} holds {len(found.series)} series, of which {len(chosen)} would do: name a "
-            f"folder with one, or choose by its number, as --series N (here: {numbers})"
+            f"folder with one{way}"
         )
     series = load(chosen[0], damaged=[])
     return Viewed(series.hu, float(series.pixel_mm), series.origins)

@@ -81,15 +81,19 @@ class Viewer:
         if slice_bytes > limit:
             raise UsageError(
                 f"one slice of {len(self.stacks)} stacks of {width}x{height} pixels exceeds "
-                f"{self.max_megabytes} MB: raise max_megabytes or show fewer stacks"
+                f"{self.max_megabytes:g} MB: allow a larger page or show fewer stacks"
             )
         shown = np.unique(np.linspace(0, n - 1, min(n, int(limit / slice_bytes))).round())
         shown = shown.astype(int).tolist()
-        packed = []
+        packed, cut = [], False
+        largest = step * np.iinfo(np.int16).max
         for at, k in enumerate(track(shown)):
             for i, stack in enumerate(self.stacks.values()):
                 packed.append((f"{i}-{at}", pack(stack[k], step)))
+                cut |= bool(max(-np.min(stack[k]), np.max(stack[k])) > largest)
         note = self.caption
+        if cut:
+            note += f" Values beyond ±{largest:,} HU are cut to that."
         if len(shown) < n:
             note += f" {len(shown)} of {n} slices are shown, evenly spaced."
         data = {

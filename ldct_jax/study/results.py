@@ -216,8 +216,12 @@ def facts(path: Path) -> Facts:
 
     Nothing where no study trained it or it isn't finished. No patient is named.
     """
-    inside = [p for p in (path, *path.parents) if (p / RESULT).is_file()]
-    if not inside or not (inside[0].parent / STUDY).is_file():
+    # As it is named, for links within a study, and where links lead to.
+    for place in dict.fromkeys((path.absolute(), path.resolve())):
+        inside = [p for p in (place, *place.parents) if (p / RESULT).is_file()]
+        if inside and (inside[0].parent / STUDY).is_file():
+            break
+    else:
         return Facts()
     result = read_json(inside[0] / RESULT)
     run = Run(inside[0], result["variant"], result["repeat"], result)

@@ -33,6 +33,7 @@ MAX_GIGABYTES = {
 MAX_LAUNCHES = {"PCN, H100, bfloat16": 280, "2 layers, Pallas, H100, bfloat16": 4}
 
 
+@pytest.mark.promise("aot")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_program_compiles_and_does_what_was_counted(row):
     found, target = measure(row), TARGETS[row.target]

@@ -11,6 +11,7 @@ from ldct_jax.data.store import Store
 from tests.dicom_fixtures import anatomy, write_mayo, write_series
 
 
+@pytest.mark.promise("data")
 @pytest.mark.core
 def test_prepare_prints_the_table(tmp_path, capfd):
     write_mayo(tmp_path / "in")
@@ -32,6 +33,7 @@ def test_prepare_two_folders_as_json(tmp_path, capfd):
     assert values["folder"] == str(tmp_path / "store")
 
 
+@pytest.mark.promise("accounted-for")
 @pytest.mark.core
 def test_prepare_tells_what_is_not_in_the_store(tmp_path, capfd):
     paths = write_series(tmp_path / "in", anatomy(0))
@@ -74,6 +76,7 @@ def test_mistakes_are_one_line(tmp_path, capfd, arguments, code, words):
     assert last.startswith("error: ")
 
 
+@pytest.mark.promise("data")
 @pytest.mark.core
 def test_simulate_from_dicom_and_from_a_store(tmp_path, capfd):
     write_series(tmp_path / "in", anatomy(0))
@@ -111,6 +114,7 @@ def test_simulate_says_what_of_a_folder_it_left_out(tmp_path, capfd):
     assert capfd.readouterr().err.splitlines()[-2:] == said.splitlines()[-2:]
 
 
+@pytest.mark.promise("data")
 @pytest.mark.core
 def test_phantoms_become_a_store(tmp_path, capfd):
     options = ["--patients", "2", "--slices", "1", "--size", "64", "--pixel-mm", "6"]

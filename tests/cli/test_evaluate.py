@@ -25,6 +25,7 @@ def run(low, full, *arguments):
     return cli.run(["evaluate", str(low), str(full), *arguments])
 
 
+@pytest.mark.promise("evaluate")
 def test_identity_scores_as_the_undenoised_row_and_numbers_carry_their_protocol(
     npy, tmp_path, capfd
 ):
@@ -48,6 +49,7 @@ def test_identity_scores_as_the_undenoised_row_and_numbers_carry_their_protocol(
     assert "gaussian blur" in text and "protocol pcn" in text and "HU" in text
 
 
+@pytest.mark.promise("evaluate")
 def test_a_filter_is_what_the_library_computes(npy, tmp_path):
     from scipy.ndimage import median_filter
 

@@ -32,6 +32,7 @@ def handed_over(folder: Path, settings: dict | None = None, n: int = 3) -> Path:
     return folder
 
 
+@pytest.mark.promise("mercure")
 def test_series_come_out_under_their_new_uids(tmp_path, monkeypatch, capsys):
     source, out = (
         handed_over(tmp_path / "in", {"model": "gaussian", "blend": 0.5}),

@@ -75,6 +75,7 @@ def normal_dose(root: Path, patients) -> None:
         write_series(root / patient, hu, PatientID=patient)
 
 
+@pytest.mark.promise("two-commands")
 @pytest.mark.long
 @pytest.mark.parametrize("command", [c for c in commands() if "EXP=" in c])
 def test_a_training_of_the_readme_runs_at_the_smoke_scale(command, tmp_path):

@@ -133,6 +133,7 @@ def pip(packages, monkeypatch):
     return calls
 
 
+@pytest.mark.promise("sample", "licences")
 @pytest.mark.core
 def test_fetched_verified_converted_with_attribution(packages, pip, tmp_path, capsys):
     _, series = packages

@@ -15,6 +15,7 @@ from tests.dicom_fixtures import anatomy, write_mayo, write_series
 SPEC = LowDose(domain="image", added_sd_hu=30.0)
 
 
+@pytest.mark.promise("normal-dose-only")
 @pytest.mark.core
 def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch):
     for k in range(2):
@@ -45,6 +46,7 @@ def test_normal_dose_dicom_is_prepared_and_simulated_once(tmp_path, monkeypatch)
     np.testing.assert_array_equal(changed.full_hu[:6], anatomy(9))
 
 
+@pytest.mark.promise("accounted-for")
 @pytest.mark.core
 def test_what_was_left_out_is_told_by_every_call(tmp_path, capsys):
     """A store from the cache was silent of the damaged slices that it lacks."""

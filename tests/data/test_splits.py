@@ -43,6 +43,7 @@ def test_random_repeats_differ():
         random_split(list("abcde"), n_test=2, repeats=11, seed=0)
 
 
+@pytest.mark.promise("by-patient")
 @pytest.mark.core
 def test_slices_and_series_of_a_patient_stay_together():
     # Two series of b lie apart: its label decides, not where its slices are.
@@ -70,6 +71,7 @@ def test_too_few_patients_say_how_many_are_needed():
         leave_one_out(["a"], seed=0, n_validation=0)
 
 
+@pytest.mark.promise("by-patient")
 @pytest.mark.core
 def test_a_patient_on_two_sides_is_refused():
     with pytest.raises(DataError, match="b would be on two sides"):

@@ -24,6 +24,7 @@ def _removed(out):
     return float((NOISY - out).std())
 
 
+@pytest.mark.promise("texture")
 def test_textures_keep_the_noise_that_they_name(routine):
     plain, smooth = routine(NOISY), ldct_jax.load(texture="smooth")(NOISY)
     ten, twenty = (ldct_jax.load(texture=hu)(NOISY) for hu in (10, 20))
@@ -37,6 +38,7 @@ def test_textures_keep_the_noise_that_they_name(routine):
     np.testing.assert_array_equal(ldct_jax.load(texture=90)(NOISY), NOISY)
 
 
+@pytest.mark.promise("quality-best")
 def test_best_is_the_mean_over_the_eight_symmetries(routine):
     best = ldct_jax.load(quality="best")
     image = NOISY[0]

@@ -42,6 +42,7 @@ def test_each_slice_is_filtered_alone_and_constants_stay(name):
     np.testing.assert_allclose(filter_(flat), flat, rtol=1e-6)
 
 
+@pytest.mark.promise("every-network")
 def test_the_standard_ones_are_what_their_names_say():
     x = NOISY_HU[0, ..., 0].astype(np.float64)
     median = Median()(NOISY_HU)[0, ..., 0]

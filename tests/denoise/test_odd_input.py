@@ -138,6 +138,7 @@ def test_unchanged_is_judged_by_stored_values(tmp_path, slope, intercept):
     assert result.unchanged == 0 and result.change.sd > 0
 
 
+@pytest.mark.promise("quiet-stays")
 def test_what_is_kept_as_it_is_skips_the_network(tmp_path, monkeypatch):
     """And is what the network would have returned, bit for bit."""
     from ldct_jax.models.whole_slices import WholeSlices

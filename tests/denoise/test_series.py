@@ -23,6 +23,7 @@ from tests.dicom_fixtures import anatomy, noisy, write_series
 pytestmark = pytest.mark.core
 
 
+@pytest.mark.promise("python")
 def test_a_checkpoint_is_a_function_of_hu(run_folder):
     function = load(run_folder)
     model, variables, window, meta = load_model(run_folder)
@@ -83,6 +84,7 @@ def by_series(**fields):
     return denoiser(of_series=of_series, **fields)
 
 
+@pytest.mark.promise("one-share")
 def test_a_series_is_sampled_once_and_treated_alike(tmp_path):
     hu = np.stack([np.full((32, 32), float(k + 1), np.float32) for k in range(40)])
     out = by_series()(hu)
@@ -164,6 +166,7 @@ def test_two_series_in_one_folder_come_apart_by_uid_matrix_and_orientation(tmp_p
     assert images["a"].SeriesInstanceUID == images["b"].SeriesInstanceUID
 
 
+@pytest.mark.promise("told")
 def test_gaps_duplicates_and_localizers_are_told(tmp_path):
     paths = write_series(tmp_path / "in", noisy(anatomy(0, n=6), 20, 0))
     paths[3].unlink()
@@ -209,6 +212,7 @@ def test_a_damaged_file_is_left_out_and_makes_the_command_fail_at_the_end(tmp_pa
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.promise("told")
 def test_the_summary_says_what_became_of_everything(tmp_path, capsys):
     """A folder as it comes from an archive: two series, a localizer, a broken file, a note."""
     source = two_series(tmp_path / "in")

@@ -45,6 +45,7 @@ def rows(folder) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
 
 
+@pytest.mark.promise("shard")
 def test_four_processes_give_what_one_gives(tmp_path):
     source = archive(tmp_path / "in")
     one, four = tmp_path / "one", tmp_path / "four"

@@ -150,6 +150,7 @@ def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
         base.main()
 
 
+@pytest.mark.promise("python")
 @pytest.mark.core
 def test_it_denoises_and_keeps_ct_numbers(model):
     phantom = QualityPhantom(size=128, pixel_mm=2.0, noise_hu=40.0, realisations=4)

@@ -15,6 +15,7 @@ from tests.dicom_fixtures import anatomy, noisy
 pytestmark = pytest.mark.core
 
 
+@pytest.mark.promise("derived")
 @pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_arrays(tmp_path, dtype, ndim):
@@ -48,6 +49,7 @@ def test_no_data_in_a_volume_is_air_for_the_model_and_comes_back(tmp_path):
     assert summary.results[0].change.mean == 10
 
 
+@pytest.mark.promise("derived")
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "ASR", "SLP"])
 def test_nifti_keeps_its_affine_and_is_cut_across_the_body(tmp_path, ending, axes):

@@ -22,6 +22,7 @@ RANGE = Trained(
 )
 
 
+@pytest.mark.promise("told")
 @pytest.mark.parametrize(
     ("tags", "words"),
     [

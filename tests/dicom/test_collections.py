@@ -26,6 +26,7 @@ def pairs_of(found):
     return {(c.patient_key, c.full.first.kernel): c for c in found.candidates}
 
 
+@pytest.mark.promise("collections")
 @pytest.mark.core
 def test_mayo_by_patient(tmp_path):
     found = survey(write_mayo(tmp_path))
@@ -42,6 +43,7 @@ def test_mayo_by_patient(tmp_path):
         assert difference[inside].std() == pytest.approx(np.hypot(10, 25), rel=0.1)
 
 
+@pytest.mark.promise("collections")
 @pytest.mark.core
 @pytest.mark.parametrize("top", ["Training_Image_Data", "Traning_Image_Data"])
 def test_mayo_as_downloaded_keeps_kernels_apart(tmp_path, top):
@@ -105,6 +107,7 @@ def test_mayo_traps_become_rows(tmp_path):
     assert "1 normal-dose and 0 low-dose slices without partner" in used.note
 
 
+@pytest.mark.promise("collections")
 @pytest.mark.core
 @pytest.mark.parametrize("windows", [True, False])
 def test_tcia_with_its_table(tmp_path, windows):
@@ -152,6 +155,7 @@ def test_two_collections_at_once_are_refused(tmp_path):
         survey(tmp_path)
 
 
+@pytest.mark.promise("collections")
 @pytest.mark.core
 def test_plain_normal_dose(tmp_path):
     write_series(tmp_path / "a", anatomy(0), PatientID="one")
@@ -163,6 +167,7 @@ def test_plain_normal_dose(tmp_path):
     assert any("positions (several phases?)" in r.note or r.note == "not axial" for r in found.rows)
 
 
+@pytest.mark.promise("collections")
 @pytest.mark.parametrize("named", [True, False])
 def test_plain_pairs_in_two_folders(tmp_path, named):
     for seed, patient in enumerate(("A", "B")):

@@ -58,6 +58,7 @@ def test_files_without_preamble_are_read_and_denoised(tmp_path, implicit):
         )
 
 
+@pytest.mark.promise("accounted-for")
 @pytest.mark.core
 def test_what_was_not_read_is_named(tmp_path):
     write_series(tmp_path, BODY)

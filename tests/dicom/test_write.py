@@ -51,6 +51,7 @@ def code_of(item):
 # ---- identity of the object ----------------------------------------------------------------------
 
 
+@pytest.mark.promise("derived")
 def test_uids_are_new_under_2_25_and_the_same_again(source, tmp_path):
     old = pydicom.dcmread(source)
     a = derived(source, tmp_path / "a")
@@ -106,6 +107,7 @@ def test_implicit_vr_keeps_the_bytes_of_what_it_does_not_touch(tmp_path):
 # ---- what says that it is derived ----------------------------------------------------------------
 
 
+@pytest.mark.promise("derived")
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -120,6 +122,7 @@ def test_image_type(tmp_path, old, new):
     assert derived(source, tmp_path / "out").ImageType == ["DERIVED", "SECONDARY", *new]
 
 
+@pytest.mark.promise("research-only")
 def test_the_derivation_is_described(source, tmp_path):
     image = derived(source, tmp_path / "out", blend=0.7)
     digest = find("gaussian").open().digest
@@ -148,6 +151,7 @@ def test_an_earlier_derivation_is_kept_behind(source, tmp_path):
     assert [code_of(i)[0] for i in image.DerivationCodeSequence] == ["113062", "113087"]
 
 
+@pytest.mark.promise("derived")
 def test_the_source_image_is_named(source, tmp_path):
     old, image = pydicom.dcmread(source), derived(source, tmp_path / "out")
     (item,) = image.SourceImageSequence

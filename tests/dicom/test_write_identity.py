@@ -72,6 +72,7 @@ def test_the_identity_returns_every_stored_value(name, tmp_path):
     assert_same_pixels(source, result)
 
 
+@pytest.mark.promise("derived")
 @pytest.mark.parametrize("name", ["unsigned 12 bit", "implicit VR", "JPEG-LS", "MONOCHROME1"])
 def test_dicom3tools_find_nothing_that_the_source_had_not(name, tmp_path):
     source = IDENTITY[name](tmp_path / "in" / "a.dcm")

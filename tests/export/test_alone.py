@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -97,20 +98,46 @@ SCRIPT = """
 def test_the_script_of_a_package_needs_numpy_onnxruntime_and_pydicom_alone(package, tmp_path):
     """Its check passes, and a DICOM series comes out as from the network; arrays too.
 
-    The series is padded outside of the field of view, as scanners do; the array holds air there.
+    Both are padded outside of the field of view, as scanners do; that is air for the network.
     """
     padded = np.concatenate([noisy(anatomy(0, n=1), sd, sd) for sd in (30, 45, 60)])
     padded[:, :12, :12] = -3024
     write_series(tmp_path / "in", padded, signed=True, bits=16, RescaleIntercept="0")
+    (tmp_path / "in" / "notes.txt").write_text("not an image")
     hu = np.maximum(padded, -1024)
     script = package / "denoise_onnx.py"
     program = f"sys.argv[0] = {str(script)!r}\n" + textwrap.dedent(SCRIPT)
     program = program.replace("sys.argv[4]", repr(str(tmp_path / "out.npy")))
     program = program.replace("sys.argv[3]", repr(str(tmp_path / "hu.npy")))
     site = "onnxruntime numpy flatbuffers google packaging pydicom"
-    out = alone(site, program, package, tmp_path, hu, absent=("jax", "scipy"))
+    out = alone(site, program, package, tmp_path, padded, absent=("jax", "scipy"))
     known = with_series_noise(SCALED.variables, hu)
     expected = WholeSlices(SCALED.model, SCALED.window)(known, np.asarray(hu, np.float32))
     assert np.abs(expected - hu).max() > 1
     assert np.abs(out - expected).max() < 0.05
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), out)
+
+
+@pytest.mark.core
+def test_what_the_script_of_a_package_can_not_take_is_one_line(package, tmp_path, capsys):
+    script = runpy.run_path(str(package / "denoise_onnx.py"))
+    hu = noisy(anatomy(0, n=2), 30, 0)
+    for name, array in (("nan", np.full((1, 8, 8), np.nan)), ("colour", np.zeros((2, 8, 8, 3)))):
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(SystemExit, match=f"{name}.npy isn't"):
+            script["read"](tmp_path / f"{name}.npy")
+    write_series(tmp_path / "two", hu, name=lambda k: f"a{k}")
+    write_series(tmp_path / "two", hu, name=lambda k: f"b{k}", SeriesInstanceUID="1.2.3")
+    write_series(tmp_path / "sizes", hu, name=lambda k: f"a{k}")
+    write_series(tmp_path / "sizes", hu[:, 2:], name=lambda k: f"b{k}", z0=9.0)
+    (tmp_path / "empty").mkdir()
+    for name, why in (("two", "several series"), ("empty", "or none"), ("sizes", "several sizes")):
+        with pytest.raises(SystemExit, match=f"error: .*{why}"):
+            script["read"](tmp_path / name)
+    np.save(tmp_path / "small.npy", hu[:, 2:])
+    monkeypatched = [str(package), str(tmp_path / "small.npy"), str(tmp_path / "out.npy")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", monkeypatched)
+        with pytest.raises(SystemExit, match=r"takes slices of \[64, 64\] pixels, not \[62, 64\]"):
+            script["main"]()
+    assert not (tmp_path / "out.npy").exists()

@@ -25,6 +25,7 @@ from ldct_jax.record import from_record, to_record
 from tests.export.networks import SMALL, hu_images, source_of
 
 
+@pytest.mark.promise("export")
 @pytest.mark.core
 def test_stablehlo_is_the_network_for_any_batch_and_size(small, exported):
     function = jax.jit(small.function())
@@ -38,6 +39,7 @@ def test_stablehlo_is_the_network_for_any_batch_and_size(small, exported):
     assert stablehlo.deserialized(data, "x").platforms == ("cpu", "cuda", "tpu")
 
 
+@pytest.mark.promise("export")
 @pytest.mark.core
 def test_onnx_is_the_network_for_any_batch(small, exported):
     function = jax.jit(small.function())
@@ -62,6 +64,7 @@ def test_onnx_keeps_shared_weights_once(small, exported):
     onnx.checker.check_model(model)
 
 
+@pytest.mark.promise("export")
 def test_safetensors_hold_the_parameters_by_name(small, exported):
     from safetensors.numpy import load_file
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import importlib.util
 import re
 import shutil
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
+import ldct_jax
 from ldct_jax.cli import run as cli
 from ldct_jax.denoise.models import find, load
 from ldct_jax.errors import CheckpointError
+from ldct_jax.export import package as package_module
 from ldct_jax.export.package import SUMS, Facts, Score
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.models.noise_scaled import with_series_noise
@@ -125,6 +128,46 @@ def test_the_command_makes_one_with_a_licence_of_ones_own(checkpoint, tmp_path, 
     assert np.abs(np.load(tmp_path / "done" / "x.npy") - native).max() < 0.05
     assert cli([*export, "package"]) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_files_of_the_users_own_in_the_folder_are_kept(checkpoint, tmp_path, capsys):
+    for name in ("README.md", "LICENSE"):
+        own = tmp_path / name / "own"
+        own.mkdir(parents=True)
+        (own / name).write_text("mine")
+        assert cli(["export", str(checkpoint), str(own), "--format", "package"]) == 2
+        assert f"{name} exists: choose another OUT folder" in capsys.readouterr().err
+        assert [p.name for p in own.iterdir()] == [name] and (own / name).read_text() == "mine"
+
+
+def test_exported_files_alone_are_not_called_damaged_and_a_run_stays_a_run(
+    package, checkpoint, tmp_path
+):
+    (tmp_path / "files").mkdir()
+    shutil.copy(package / "model.onnx", tmp_path / "files")
+    with pytest.raises(CheckpointError, match=r"name one \(as .*model.onnx\)"):
+        find(tmp_path / "files")
+    run = shutil.copytree(checkpoint, tmp_path / "run")
+    shutil.copy(package / "model.onnx", run)
+    assert find(run).kind == "checkpoint"
+
+
+def test_what_a_card_needs_is_missed_before_anything_is_exported(checkpoint, tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    hub = "huggingface_hub"
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda n, *a: None if n == hub else found(n, *a)
+    )
+    out = tmp_path / "out"
+    assert cli(["export", str(checkpoint), str(out), "--format", "package"]) == 2
+    assert not out.exists()
+
+
+def test_the_licence_is_this_packages_wherever_it_is_installed(tmp_path, monkeypatch):
+    """Among installed packages some leave their own LICENSE beside this one."""
+    (tmp_path / "LICENSE").write_text("of somebody else")
+    monkeypatch.setattr(ldct_jax, "__file__", str(tmp_path / "ldct_jax" / "__init__.py"))
+    assert "Apache License" in package_module._licence(None)
 
 
 def test_facts_go_to_json_and_back():

@@ -15,6 +15,7 @@ from ldct_jax.export import onnx_model, stablehlo, verify
 from ldct_jax.export.card import UNSEALED, sealed
 
 
+@pytest.mark.promise("export")
 def test_an_export_that_differs_is_not_written(small, tmp_path, monkeypatch):
     """What is serialised is off by 0.1 HU."""
     size = (64, 64)

@@ -18,6 +18,7 @@ def first_stage(tmp_path_factory):
     return folder
 
 
+@pytest.mark.promise("resume")
 @pytest.mark.parametrize(
     "kind", ["supervised", *(pytest.param(k, marks=pytest.mark.long) for k in ("gan", "cascade"))]
 )

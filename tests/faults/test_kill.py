@@ -13,6 +13,7 @@ from tests.faults.trainings import assert_same_end
 from tests.faults.worker import STEPS_PER_SAVE, job, start
 
 
+@pytest.mark.promise("resume")
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.long)])
 def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path, compiled_once):
     folder, moments = tmp_path / "killed", random.Random(kills)

@@ -117,6 +117,7 @@ def test_a_skipped_batch_leaves_parameters_optimiser_and_statistics_alone(tmp_pa
         assert jax.tree.all(jax.tree.map(np.array_equal, before[part], after[part])), part
 
 
+@pytest.mark.promise("bfloat16")
 @pytest.mark.long
 def test_a_bfloat16_training_ends_where_a_float32_one_does(tmp_path):
     """Within 0.05 dB of test PSNR on the demo's phantoms, mean of two seeds.

@@ -27,6 +27,7 @@ from ldct_jax.models.vgg import VGG
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 
 
+@pytest.mark.promise("every-network")
 @pytest.mark.core
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_network_has_exactly_its_parameters(name):
@@ -133,6 +134,7 @@ def check_rows(rows, catalogue):
     assert rows["pcn"]["receptive_field"] == 69 and rows["critic64"]["flops_512"] is None
 
 
+@pytest.mark.promise("lists")
 def test_ldct_models_prints_what_it_counts(monkeypatch):
     few = {name: CATALOGUE[name] for name in ("pcn", "drl", "critic64")}
     monkeypatch.setattr("ldct_jax.models.flops.CATALOGUE", few)

@@ -129,6 +129,7 @@ def test_base_sees_noise_of_one_over_unit(params):
     np.testing.assert_allclose(run(model, params, hu), inner * 3.0 * noise, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.promise("quiet-stays")
 def test_a_routine_scan_passes_and_noise_above_is_kept_in_part(params):
     free = NoiseScaled(BASE, routine_hu=0.0, least=0.0)
     model = NoiseScaled(BASE, routine_hu=10.0, power=2.0, least=0.0)
@@ -144,6 +145,7 @@ def test_a_routine_scan_passes_and_noise_above_is_kept_in_part(params):
     np.testing.assert_allclose(floor, 0.5 / (1 - kept) * removed, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.promise("one-share")
 def test_slices_of_a_series_keep_one_share(params):
     """The series' median noise decides, but for slices of another kind."""
     model = NoiseScaled(BASE, routine_hu=10.0, power=2.0, least=0.0)

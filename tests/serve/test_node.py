@@ -9,6 +9,7 @@ from ldct_jax.serve.peer import Peer, ToPeer
 from tests.serve.nodes import eventually, node_on, pacs_on, send, small_series
 
 
+@pytest.mark.promise("serve")
 def test_what_is_stored_comes_back_derived(tmp_path):
     from pydicom import dcmread
 

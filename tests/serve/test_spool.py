@@ -105,6 +105,7 @@ def killed_at(die_at: int, root: Path, files: list[Path], wanted: list[str]) -> 
     return True
 
 
+@pytest.mark.promise("serve")
 @pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_before_any_change_of_the_disk_it_loses_and_doubles_nothing(tmp_path, every):
     files = small_series(tmp_path / "in", n=2)

@@ -21,6 +21,7 @@ TRAIN = Work("train", "pcn_tiny", 4, 16)
 SMALL = {"slices": 2, "slice_size": 64, "repeats": 2, "repeat_s": 0.01, "minutes": 3}
 
 
+@pytest.mark.promise("twins")
 @pytest.mark.long
 def test_both_sides_of_a_row_agree_and_one_that_fails_says_so(tmp_path):
     require(HAS_TORCH, "torch is not installed")

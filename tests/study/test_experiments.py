@@ -43,6 +43,7 @@ def parameters(experiment) -> int:
     return catalogue.parameter_count(experiment.model, (1, side, side, 1))[0]
 
 
+@pytest.mark.promise("lists")
 def test_the_nine_experiments_are_there():
     assert names() == list(EXPERIMENTS), "pcn.py is what five of them share, and no experiment"
 
@@ -125,6 +126,7 @@ def test_pcn_protocol(name):
             assert experiment.optimizer.rate_at(99, 100, 10) == pytest.approx(1e-5)
 
 
+@pytest.mark.promise("two-commands")
 def test_pcn_rows():
     layers = runs("pcn_layers")
     assert [e.model.n_layers for e in layers.values()] == [4, 6, 8, 10, 12, 14, 16]

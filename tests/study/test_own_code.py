@@ -51,6 +51,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.promise("own-network", "code-is-named")
 def test_the_readmes_script_trains_and_denoises(trained, tmp_path, capfd):
     script, run = trained / "own.py", trained / "run" / "mine"
     assert len(script.read_text().splitlines()) <= 16
@@ -66,6 +67,7 @@ def test_the_readmes_script_trains_and_denoises(trained, tmp_path, capfd):
     np.testing.assert_array_equal(found, np.load(tmp_path / "out" / "x.npy"))
 
 
+@pytest.mark.promise("own-script")
 def test_the_script_stands_in_the_run_with_its_digest(trained, capfd):
     text = (trained / "own.py").read_bytes()
     code = {"file": "own.py", "sha256": hashlib.sha256(text).hexdigest()}
@@ -83,6 +85,7 @@ def test_without_blocks_the_report_shows_scores_training_and_images(trained):
         assert wanted in page, wanted
 
 
+@pytest.mark.promise("code-is-named")
 def test_the_report_is_rebuilt_from_the_copy_when_it_is_named(trained, capfd):
     run = trained / "run"
     before = (run / "report.html").read_bytes()

@@ -288,6 +288,7 @@ def test_a_patient_with_several_reconstructions_needs_a_selection(tmp_path, monk
         make_plan(study(), dataclasses.replace(request, settings=("scale.thickness_mm=5",)))
 
 
+@pytest.mark.promise("without-mayo")
 @pytest.mark.parametrize("patients", [1, 3])
 def test_the_sample_trains_with_too_few_patients_and_says_so(patients, tmp_path, monkeypatch):
     store = store_of(tmp_path / "store", [(f"sample-{i}", 3.0, "") for i in range(patients)])
@@ -331,6 +332,7 @@ PAPERS = {
 }
 
 
+@pytest.mark.promise("dry-run")
 @pytest.mark.core
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_dry_run_has_the_papers_numbers(name, monkeypatch):
@@ -345,6 +347,7 @@ def test_the_dry_run_has_the_papers_numbers(name, monkeypatch):
         assert row["PFLOP"] == pytest.approx(750, rel=0.01)
 
 
+@pytest.mark.promise("dry-run")
 def test_the_dry_run_prints_and_trains_nothing(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(study_run, "train", never)
     out = tmp_path / "out"

@@ -69,12 +69,14 @@ def test_the_page_scrolls_through_test_slices(finished):
         np.testing.assert_array_equal(middle, run.samples["clones"][-1])
 
 
+@pytest.mark.promise("by-patient")
 def test_a_patient_is_on_one_side_only(finished):
     split = results.load(finished).study["splits"][0]
     sides = [set(split[side]) for side in ("train", "validation", "test")]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 3
 
 
+@pytest.mark.promise("without-mayo", "train")
 def test_everything_a_run_should_hold_is_there(finished):
     run = finished / "full-pcn"
     config = json.loads((run / "config.json").read_text())
@@ -104,6 +106,7 @@ def test_no_file_of_a_run_tells_whose_it_is_or_where_it_was(finished):
         assert not [s for s in secrets if s.encode() in content], path
 
 
+@pytest.mark.promise("report")
 def test_finished_runs_are_kept_and_reports_rebuilt_byte_for_byte(finished, capfd):
     before = {name: (finished / "tables" / name).read_bytes() for name in TABLES}
     weights = (finished / "scn" / "result.json").stat().st_mtime_ns
@@ -192,6 +195,7 @@ def test_too_few_patients_and_an_empty_folder_say_so(tmp_path, capfd, monkeypatc
     assert error.startswith("error: ") and "2" in error and "patients" in error
 
 
+@pytest.mark.promise("paired")
 @pytest.mark.core
 def test_the_papers_protocol_at_paper_scale():
     study = load_study("pcn_ablation")
@@ -261,6 +265,7 @@ def test_feeding_through_grain_gives_the_same_losses_bit_for_bit(finished, tmp_p
     assert logs[0] == logs[1]
 
 
+@pytest.mark.promise("without-mayo", "paired")
 @pytest.mark.long
 def test_paired_mayo_folders_at_paper_scale_repeat_over_test_patients(tmp_path, capfd):
     """The paper's scale, three leave-one-out repeats, with everything else made tiny."""
@@ -292,9 +297,15 @@ def test_paired_mayo_folders_at_paper_scale_repeat_over_test_patients(tmp_path, 
                 assert not any(name.encode() in text for name in patients), path
 
 
-def test_a_package_tells_the_scores_of_its_run_and_names_no_patient(finished):
+def test_a_package_tells_the_scores_of_its_run_and_names_no_patient(
+    finished, tmp_path, monkeypatch
+):
     facts = results.facts(finished / "full-pcn")
     assert results.facts(finished / "full-pcn" / "checkpoints" / "last") == facts
+    monkeypatch.chdir(finished / "full-pcn")
+    assert results.facts(Path()) == results.facts(Path("checkpoints/last")) == facts
+    (tmp_path / "link").symlink_to(finished / "full-pcn")
+    assert results.facts(tmp_path / "link") == facts
     assert facts.scores[0].method == facts.model == "ClonesNet"
     row = json.loads((finished / "full-pcn" / "result.json").read_text())["test"][-1]
     assert facts.scores[0].psnr_db == pytest.approx(np.mean([r["psnr_db"] for r in row]))

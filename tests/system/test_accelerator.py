@@ -15,6 +15,7 @@ pytestmark = pytest.mark.core
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.promise("no-silent-cpu")
 def test_a_gpu_that_jax_does_not_see_is_an_error_unless_cpu_is_asked_for(monkeypatch):
     assert jax.default_backend() == "cpu"
     monkeypatch.setattr(accelerator, "nvidia_driver", lambda: True)

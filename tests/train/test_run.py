@@ -67,6 +67,7 @@ class Told:
         return lambda count: 1e-3
 
 
+@pytest.mark.promise("resume")
 @pytest.mark.core
 def test_a_training_counted_in_steps_looks_evenly_and_resumes_bit_for_bit(tmp_path, monkeypatch):
     told: list = []

@@ -1,7 +1,9 @@
 function startViewer(root, data) {
   const [slices, height, width] = data.shape;
   const part = (role) => root.querySelector(`[data-role="${role}"]`);
-  const get = sliceSource(data, () => draw());
+  const get = sliceSource(data, () => draw(), (error) => {
+    part("readout").textContent = `This browser can't show the slices: ${error.message}`;
+  });
   const only = data.labels.length === 1;
   const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666", "#000000"];
   const presets = Object.entries(data.presets);
@@ -16,6 +18,7 @@ function startViewer(root, data) {
   };
   const canvas = part("canvas"), context = canvas.getContext("2d");
   const pictures = new Map();
+  let pointed = null; // what place() gave for the pointer's last place
   const difference = () => state.mode === "difference";
 
   // HU of a whole slice; "difference" is right - left. Null while it is being decoded.
@@ -84,6 +87,7 @@ function startViewer(root, data) {
       context.strokeRect(left + column * s, top + row * s, side * s, side * s);
     }
     measure();
+    tell();
     root.dataset.drawn = [state.slice, state.mode, state.left, state.right].join();
     for (const step of [1, -1, 2]) { // those that are likely to come next
       const next = state.slice + step;
@@ -179,7 +183,11 @@ function startViewer(root, data) {
     const box = canvas.getBoundingClientRect();
     const cx = ((event.clientX - box.left) * canvas.width) / box.width;
     const cy = ((event.clientY - box.top) * canvas.height) / box.height;
-    return { cx, cy, x: state.x + (cx - canvas.width / 2) / scale(), y: state.y + (cy - canvas.height / 2) / scale() };
+    return { cx, cy, ...onImage(cx, cy) };
+  }
+
+  function onImage(cx, cy) {
+    return { x: state.x + (cx - canvas.width / 2) / scale(), y: state.y + (cy - canvas.height / 2) / scale() };
   }
 
   function zoomAt(factor, at) {
@@ -238,15 +246,22 @@ function startViewer(root, data) {
     canvas.focus();
   });
   canvas.addEventListener("pointermove", (event) => {
-    const at = place(event);
-    if (drag) dragged(at);
-    const column = Math.floor(at.x), row = Math.floor(at.y);
+    pointed = place(event);
+    if (drag) dragged(pointed);
+    tell();
+  });
+
+  // HU at the place that was pointed at last, of the slice that is shown now.
+  function tell() {
+    if (!pointed) return;
+    const { x, y } = onImage(pointed.cx, pointed.cy);
+    const column = Math.floor(x), row = Math.floor(y);
     if (row < 0 || column < 0 || row >= height || column >= width) return;
     const read = (stack) => hu(stack)?.at(row * width + column) ?? "–";
     const values = data.labels.map((label, i) => `${label} ${read(i)} HU`);
     if (difference()) values.push(`right − left ${read("difference")} HU`);
     part("readout").textContent = `row ${row}, column ${column}: ${values.join(" · ")}`;
-  });
+  }
 
   function dragged(at) {
     const { what, at: from, centre, span } = drag;

@@ -21,8 +21,8 @@ function unpredicted(bytes, width, height) {
 }
 
 // get(stack, slice): its values, Int16Array in steps of data.step HU, or null while they are being
-// decoded; `ready` is called when any arrive.
-function sliceSource(data, ready) {
+// decoded; `ready` is called when any arrive, `failed` with the error where that isn't possible.
+function sliceSource(data, ready, failed) {
   const [, height, width] = data.shape;
   const kept = new Map(), waiting = new Set();
 
@@ -49,7 +49,7 @@ function sliceSource(data, ready) {
           kept.delete(kept.keys().next().value);
         }
         ready();
-      });
+      }).catch(failed);
     }
     return null;
   };

@@ -86,7 +86,7 @@ function drawCurves(plot, curves, unit) {
   plot.height = height * ratio;
   const pen = plot.getContext("2d");
   pen.scale(ratio, ratio);
-  const left = 52, bottom = height - 36, right = width - 10, top = 22;
+  const left = 52, bottom = height - 36, right = width - 18, top = 22;
   const furthest = curves[0].frequency.at(-1);
   const highest = Math.max(...curves.flatMap((c) => c.nps));
   pen.font = "11px system-ui, sans-serif";
