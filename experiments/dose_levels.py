@@ -58,7 +58,7 @@ DEMO_SCALE = DEMO.but(
     slices=4,
     size=352,
     pixel_mm=1.1,
-    most_slices=8,
+    max_slices=8,
     test_patients=3,
     test_slices=1,
 )
@@ -70,7 +70,7 @@ PAPER_SCALE = PAPER.but(
     **SIZES,
     **NOISE,
     slices=20,
-    most_slices=20,
+    max_slices=20,
     test_patients=5,
     thickness_mm=3.0,
     one_reconstruction=True,
@@ -85,7 +85,7 @@ SMOKE_SCALE = SMOKE.but(
     size=352,
     pixel_mm=1.1,
     patients=4,
-    most_slices=2,
+    max_slices=2,
     test_patients=2,
 )
 
@@ -137,8 +137,7 @@ def measure(tested: study.Tested) -> study.Measured:
         own = tested.pairs.doses == dose
         # Where it is flat must not depend on the reference's own noise.
         reference = Gaussian(2.0)(tested.pairs.full_hu[own][..., None])[..., 0]
-        found = hu_bias(tested.denoised[own], reference)["soft tissue"]
-        bias[f"{dose:g}"] = None if found is None else found.mean_hu
+        bias[f"{dose:g}"] = hu_bias(tested.denoised[own], reference)["soft tissue"]
     return study.Measured({"bias_hu": bias})
 
 

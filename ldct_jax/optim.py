@@ -119,10 +119,6 @@ class Adam:
             lambda params: _label_last(params, prefix),
         )
 
-    def rate_at(self, step: int, steps: int, steps_per_epoch: int) -> float:
-        """The learning rate of step ``step`` (counted from zero)."""
-        return float(self.schedule.schedule(steps, steps_per_epoch)(step))
-
 
 def _label_last(params, prefix: str):
     """Mark the part with the highest number, ``conv17`` or ``stages_1``, as the trained one."""

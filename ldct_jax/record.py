@@ -63,15 +63,13 @@ BARE_NAMES = {
         "ldct_jax.optim": "Constant Exponential Cosine Piecewise InverseSqrtEpoch Adam",
         "ldct_jax.data.feed.patches": "Patches",
         "ldct_jax.data.simulate": "LowDose",
-        "ldct_jax.data.mixed_dose": "MixedDose",
-        "ldct_jax.data.noise_free_target": "NoiseFreeTarget",
         "ldct_jax.study.experiment": "Experiment",
     }.items()
     for name in names.split()
 }
 
 # Fields that older records hold and no class has any more, with what they always were.
-RETIRED = {"frozen_statistics": False}
+RETIRED = {"frozen_statistics": False, "stop_if_worse": False}
 
 # Fields that say how a network is computed, not what: bit for bit the same whatever they are.
 HOW = ("loop",)

@@ -59,6 +59,11 @@ def experiment(*, augment: str = "none", **changes) -> Experiment:
     return Experiment(**settings)
 
 
+def rate_at(optimizer: Adam, step: int, steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of step ``step`` (counted from zero)."""
+    return float(optimizer.schedule.schedule(steps, steps_per_epoch)(step))
+
+
 def record(experiment: Experiment) -> dict:
     """What a checkpoint must say of it; a test's own loss can't be recorded."""
     return {"model": to_record(experiment.model), "window": to_record(experiment.window)}

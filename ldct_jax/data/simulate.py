@@ -111,7 +111,7 @@ def simulate(
       (N, H, W) int16 HU, not below -1024 where there are data; and a record of how it was made,
       for JSON.
     """
-    seed = noise_seed(full_hu, low.seed, low)
+    seed = noise_seed(full_hu, low.seed, to_record(low))
     own = None
     if low.n0 is None and low.added_sd_hu is None:
         own = required_noise(full_hu, pixel_mm)
@@ -134,10 +134,10 @@ def simulate(
     return out, {"spec": to_record(low), **record}
 
 
-def noise_seed(full_hu: np.ndarray, seed: int, recipe) -> int:
-    """A seed that depends on ``seed``, the pixels and everything in ``recipe`` (a dataclass)."""
+def noise_seed(full_hu: np.ndarray, seed: int, recipe: dict) -> int:
+    """A seed that depends on ``seed``, the pixels and everything in ``recipe`` (for JSON)."""
     pixels = hashlib.sha256(np.ascontiguousarray(full_hu).tobytes()).digest()
-    how = hashlib.sha256(json.dumps(to_record(recipe), sort_keys=True).encode()).digest()
+    how = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).digest()
     entropy = [seed, *np.frombuffer(pixels + how, "<u4").tolist()]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 

@@ -131,7 +131,7 @@ def load_doses(
     doses: Sequence[float],
     rule: str = "physics",
     spectrum: str = "sqrt_f_mtf",
-    most_slices: int | None = None,
+    max_slices: int | None = None,
     cache: Path,
 ) -> PairedSlices:
     """The normal-dose slices that ``data`` names at several doses simulated in the image domain.
@@ -142,13 +142,13 @@ def load_doses(
       doses: fractions of the normal dose; 1 is the normal dose itself.
       rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
       spectrum: shape of the added noise: the series' own, or its plain MTF (``mtf``).
-      most_slices: of each patient, evenly spread; None for all.
+      max_slices: of each patient, evenly spread; None for all.
     """
     opened = open_store(data, cache=cache)
     normal = tuple(dataclasses.replace(s, low=None, low_dose=None) for s in opened.series)
     opened = dataclasses.replace(opened, series=normal)
-    if most_slices is not None:
-        opened = thinned(opened, Path(cache), most_slices)
+    if max_slices is not None:
+        opened = thinned(opened, Path(cache), max_slices)
     parts = []
     for dose in dict.fromkeys(doses):
         if dose == 1:

@@ -85,22 +85,17 @@ def random_split(
 
 
 def explicit(
-    patients: Iterable[str],
-    *,
-    test: Iterable[str],
-    validation: Iterable[str] = (),
-    train: Iterable[str] | None = None,
+    patients: Iterable[str], *, test: Iterable[str], validation: Iterable[str] = ()
 ) -> Split:
-    """The named sides; ``train`` defaults to everybody else.
+    """The named sides; everybody else trains.
 
     Raises:
       DataError: a name that doesn't exist, or one named twice.
     """
     names, test, validation = _distinct(patients), tuple(test), tuple(validation)
-    if train is None:
-        train = [name for name in names if name not in test and name not in validation]
-    split = Split(tuple(train), validation, test)
-    if unknown := sorted({*split.train, *validation, *test} - set(names)):
+    train = tuple(name for name in names if name not in (*test, *validation))
+    split = Split(train, validation, test)
+    if unknown := sorted({*validation, *test} - set(names)):
         raise DataError(f"no such patient: {', '.join(unknown)}; there are {', '.join(names)}")
     return split
 

@@ -17,7 +17,7 @@ from typing import Any
 from ldct_jax import __version__
 from ldct_jax.dicom.enhanced import PER_FRAME, frame_of
 from ldct_jax.dicom.header import Header
-from ldct_jax.dicom.judge import PRODUCT
+from ldct_jax.dicom.usable import PRODUCT
 
 WRITER = 2
 """Part of every derived UID: raised when the same pixels would be described in another way."""

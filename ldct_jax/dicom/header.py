@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from ldct_jax.dicom.enhanced import CT_IMAGE, ENHANCED, frames_of, uid_of_frame
 from ldct_jax.dicom.file import LONG_VALUE, Opened, open_file, parse
-from ldct_jax.dicom.judge import (
+from ldct_jax.dicom.usable import (
     check_image,
     check_pixels,
     check_slice,

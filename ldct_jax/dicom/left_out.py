@@ -2,7 +2,7 @@
 
 A file is done; or it is not a CT image (``other``); or it is a CT image that can't be done
 (``failed``); or nothing could be learned of it (``unread``). The last two are always named: a
-result that silently lacks slices looks like the whole.
+result that silently lacks slices looks like the whole. :mod:`ldct_jax.dicom.usable` decides.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ class SeriesHU:
       positions: (N,) mm along the normal. origins: (N, 3) mm, ImagePositionPatient.
       kernel, kvp, manufacturer: as the file says.
       tube_current_ma, exposure: (N,), NaN where unknown; exposure in mAs.
-      cut: pixels beyond int16, which were cut to its range.
       skipped: notes on left-out files, duplicates and gaps; free of names, UIDs and paths.
       patient_key: identifies the patient in memory; never write it anywhere.
       files: the slices' headers, for writing derived objects and for pairing.
@@ -48,7 +47,6 @@ class SeriesHU:
     tube_current_ma: np.ndarray = dataclasses.field(repr=False)
     exposure: np.ndarray = dataclasses.field(repr=False)
     manufacturer: str
-    cut: int
     skipped: tuple[str, ...]
     patient_key: str = dataclasses.field(repr=False)
     files: tuple[Header, ...] = dataclasses.field(repr=False)
@@ -120,7 +118,6 @@ def load(series: Series, *, damaged: list | None = None) -> SeriesHU:
         tube_current_ma=np.array([h.tube_current_ma for h in kept]),
         exposure=np.array([h.exposure_mas for h in kept]),
         manufacturer=first.manufacturer,
-        cut=cut,
         skipped=tuple(dict.fromkeys(notes)),
         patient_key=series.patient_key,
         files=tuple(kept),

@@ -14,12 +14,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ldct_jax.ct.plausible import AIR_HU
 from ldct_jax.dicom.file import BIG_ENDIAN, JPEG, JPEG2000, NATIVE, Opened, open_file, parse
 from ldct_jax.dicom.header import Header
 from ldct_jax.dicom.values import Unusable, careful
-
-AIR_HU = -1024
-"""What stands for padding in HU arrays: the least value of 12-bit CT, plain air for a network."""
 
 # This decoder makes an image even of a codestream whose end was lost. It is asked only where no
 # other one can decode, that is for high-throughput JPEG 2000.

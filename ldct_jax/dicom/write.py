@@ -56,11 +56,11 @@ def to_stored(
     if padding is not None:
         new[padding] = stored[padding]
     low, high = value_range(header)
-    least, greatest = new.min(), new.max()
-    if not (np.isfinite(least) and np.isfinite(greatest)):
+    lowest, highest = new.min(), new.max()
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
         raise NumericsError("the model's result holds NaN or infinite values")
     clipped = 0
-    if least < low or greatest > high:
+    if lowest < low or highest > high:
         outside = (new < low) | (new > high)
         if padding is not None:
             outside &= ~padding

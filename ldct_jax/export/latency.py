@@ -21,16 +21,14 @@ WARM_UP = 2
 REPEATS = 7
 
 
-def measure(
-    source: Source, *, size: tuple[int, int] = (512, 512), batch: int = 1, repeats: int = REPEATS
-) -> dict:
-    """Latencies of one call with (batch, H, W) HU in host memory, result in host memory.
+def measure(source: Source, size: tuple[int, int]) -> dict:
+    """Latencies of one call with one slice (H, W) HU in host memory, result in host memory.
 
     The three forms take turns, so that a busy machine slows all of them. Returns plain numbers
     for JSON: ``rows`` with form, where, first_s (with compilation or loading), median_ms, min_ms,
-    max_ms and slices_per_s; ``size``, ``batch``, ``repeats``, ``device``.
+    max_ms and slices_per_s; ``size``, ``repeats``, ``device``.
     """
-    hu = np.random.default_rng(0).normal(-300, 500, (batch, *size)).astype(np.float32)
+    hu = np.random.default_rng(0).normal(-300, 500, (1, *size)).astype(np.float32)
     forms = _forms(source, size)
     first = {}
     for name, (run, _) in forms.items():
@@ -40,7 +38,7 @@ def measure(
         for _ in range(WARM_UP - 1):
             run(hu)
     times: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         for name, (run, _) in forms.items():
             began = time.perf_counter()
             run(hu)
@@ -53,15 +51,14 @@ def measure(
             "median_ms": round(statistics.median(times[name]), 2),
             "min_ms": round(min(times[name]), 2),
             "max_ms": round(max(times[name]), 2),
-            "slices_per_s": round(1e3 * batch / statistics.median(times[name]), 2),
+            "slices_per_s": round(1e3 / statistics.median(times[name]), 2),
         }
         for name, (_, where) in forms.items()
     ]
     return {
         "model": short_name(source.record["model"]["type"]),
         "size": list(size),
-        "batch": batch,
-        "repeats": repeats,
+        "repeats": REPEATS,
         "device": device(),
         "rows": rows,
     }
@@ -72,7 +69,7 @@ def table(measured: dict) -> str:
     h, w = measured["size"]
     where = measured["device"]
     title = (
-        f"one call, {measured['batch']} slice(s) of {h}x{w}, HU in and out of host memory; median "
+        f"one slice of {h}x{w}, HU in and out of host memory; median "
         f"of {measured['repeats']} (min - max); {where['kind']}, {where['cores']} cores"
     )
     cells = [

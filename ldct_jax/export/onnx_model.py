@@ -33,14 +33,14 @@ from ldct_jax.system.files import write_bytes
 OPSET = 21
 INPUTS = ("hu", "series_noise_hu")
 OUTPUTS = ("denoised_hu", "noise_hu")
-MOST_HU = 0.05
+MAX_HU = 0.05
 """What float32 arithmetic in another order may amount to."""
 
 
 def export(
     source: Source, path: Path, *, size: tuple[int, int] | None, check: Path | None = None
 ) -> Card:
-    """Write ``path``, verified in onnxruntime: within MOST_HU of the network in float32.
+    """Write ``path``, verified in onnxruntime: within MAX_HU of the network in float32.
 
     ``size``: (H, W), or None for any, which networks that pad every layer allow. The batch is
     free either way.
@@ -65,7 +65,7 @@ def export(
                 return out if noise else out[0]
 
             differences = verify.compare(
-                jax.jit(function), run, stacks, most_hu=MOST_HU, with_noise=with_noise
+                jax.jit(function), run, stacks, max_hu=MAX_HU, with_noise=with_noise
             )
         except LdctError:
             raise

@@ -26,7 +26,7 @@ from ldct_jax.models import onednn
 from ldct_jax.system.files import write_bytes
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-MAX_LEAST_SIDE = 48
+LARGEST_MIN_SIDE = 48
 """Symbolic heights and widths start at most here: more than any of the networks' layers take away.
 """
 
@@ -53,7 +53,7 @@ def export(
             function,
             exported.call,
             verify.images(size, check),
-            most_hu=0.0,
+            max_hu=0.0,
             with_noise=source.takes_noise,
         )
     sha256 = hashlib.sha256(data).hexdigest()
@@ -73,17 +73,17 @@ def serialized(
     """
     from jax import export as jax_export
 
-    sides = range(1, MAX_LEAST_SIDE + 1) if size is None else (min(size),)
-    for least in sides:
+    sides = range(1, LARGEST_MIN_SIDE + 1) if size is None else (min(size),)
+    for min_side in sides:
         if size is None:
-            constraints = [f"{name} >= {least}" for name in "hw"]
+            constraints = [f"{name} >= {min_side}" for name in "hw"]
             shape = jax_export.symbolic_shape("b, h, w", constraints=constraints)
         else:
             (batch,) = jax_export.symbolic_shape("b")
             shape = (batch, *size)
         try:
             with _without_locations():
-                return bytes(_lowered(function, shape, with_noise).serialize()), least
+                return bytes(_lowered(function, shape, with_noise).serialize()), min_side
         except Exception as error:
             # jax tells an undecidable size by an error of its own, the networks by UsageError.
             if size is not None or type(error).__name__ not in (
@@ -91,7 +91,7 @@ def serialized(
                 "UsageError",
             ):
                 raise
-            if least == MAX_LEAST_SIDE:
+            if min_side == LARGEST_MIN_SIDE:
                 raise UsageError(
                     "this network can't be exported for any slice size: give one, as --size 512x512"
                 ) from error

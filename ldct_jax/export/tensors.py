@@ -51,7 +51,7 @@ def export(source: Source, path: Path, *, check: Path | None = None) -> Card:
     stacks = {"real CT": verify.images(None, check)["real CT"]}
     with verify.on_cpu():
         differences = verify.compare(
-            jax.jit(source.function()), jax.jit(rebuilt.function()), stacks, most_hu=0.0
+            jax.jit(source.function()), jax.jit(rebuilt.function()), stacks, max_hu=0.0
         )
     sha256 = hashlib.sha256(data).hexdigest()
     card = source.card("safetensors", None, verified=differences, sha256=sha256)

@@ -12,7 +12,7 @@ from ldct_jax.errors import LdctError, UsageError
 from ldct_jax.models import onednn
 
 RANDOM_SIDES = ((64, 80), (96, 64))
-MOST_REAL_SLICES = 4
+MAX_REAL_SLICES = 4
 SERIES_NOISE_HU = 25.0
 """A series' noise for which an export that takes one is verified."""
 
@@ -46,10 +46,10 @@ def compare(
     exported: Callable,
     stacks: dict[str, np.ndarray],
     *,
-    most_hu: float,
+    max_hu: float,
     with_noise: bool = False,
 ) -> dict[str, float]:
-    """Largest differences in HU by name; raises LdctError where one exceeds ``most_hu``.
+    """Largest differences in HU by name; raises LdctError where one exceeds ``max_hu``.
 
     ``with_noise``: both take the series' noise too and return the slices' (:meth:`Source.with_noise
     <ldct_jax.export.source.Source.with_noise>`); they are compared with and without it.
@@ -69,10 +69,10 @@ def compare(
     with onednn.disabled():
         differences = {name: differ(x) for name, x in stacks.items()}
     worst = max(differences, key=differences.get)
-    if differences[worst] > most_hu:
+    if differences[worst] > max_hu:
         raise LdctError(
             f"the export differs from the network by {differences[worst]:.3g} HU on {worst}, more "
-            f"than {most_hu:g}: nothing was written; try a fixed --size, or another --format"
+            f"than {max_hu:g}: nothing was written; try a fixed --size, or another --format"
         )
     return differences
 
@@ -103,7 +103,7 @@ def _real(check: Path | None) -> np.ndarray:
     else:
         hu = load(found_series(check).series[0]).hu
     middle = len(hu) // 2
-    return hu[max(0, middle - MOST_REAL_SLICES // 2) :][:MOST_REAL_SLICES]
+    return hu[max(0, middle - MAX_REAL_SLICES // 2) :][:MAX_REAL_SLICES]
 
 
 def _fit(hu: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

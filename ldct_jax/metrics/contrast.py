@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-
 import numpy as np
 
 from ldct_jax.errors import DataError
@@ -41,23 +38,11 @@ TISSUES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Bias:
-    """Mean of result - reference in one tissue, HU, with its SD over pixels."""
-
-    mean_hu: float
-    sd_hu: float
-    n_pixels: int
+FLAT_PIXELS = 5  # side of the neighbourhood over which the reference has to stay in a range
 
 
-def hu_bias(
-    prediction_hu,
-    reference_hu,
-    *,
-    tissues: Mapping[str, tuple[float, float]] = TISSUES,
-    size: int = 5,
-) -> dict[str, Bias | None]:
-    """Bias per tissue of two stacks (N, H, W), where the reference is flat over ``size`` pixels.
+def hu_bias(prediction_hu, reference_hu) -> dict[str, float | None]:
+    """Mean of result - reference by tissue, HU, where the reference is flat: two stacks (N, H, W).
 
     A tissue that the reference doesn't hold is None. Selecting pixels by the reference's own noisy
     values draws their mean towards the range's centre: prefer a noise-free reference.
@@ -66,15 +51,11 @@ def hu_bias(
     reference = np.asarray(reference_hu, np.float64)
     if prediction.shape != reference.shape or not np.isfinite(prediction).all():
         raise DataError("prediction and reference must be finite stacks of one shape")
-    difference = prediction - reference
-    result: dict[str, Bias | None] = {}
-    for tissue, (low, high) in tissues.items():
-        values = difference[flat_mask(reference, low, high, size)]
-        enough = values.size > 1
-        result[tissue] = (
-            Bias(float(values.mean()), float(values.std(ddof=1)), values.size) if enough else None
-        )
-    return result
+    found: dict[str, float | None] = {}
+    for tissue, (low, high) in TISSUES.items():
+        values = (prediction - reference)[flat_mask(reference, low, high, FLAT_PIXELS)]
+        found[tissue] = float(values.mean()) if values.size else None
+    return found
 
 
 def _moments(values_hu) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Noise: its SD in flat tissue, its power spectrum, and what a denoiser removed of it.
+"""Noise: where tissue is flat, its power spectrum, and what a denoiser removed of it.
 
 Noise images are differences in HU: of two noise realisations (divided by √2), of an image and a
 noise-free phantom, or of a result and its reference.
@@ -27,48 +27,13 @@ def flat_mask(reference_hu, low_hu: float, high_hu: float, size: int = 9) -> np.
     return (highest <= high_hu) & (ndimage.minimum_filter(reference, window) >= low_hu)
 
 
-def noise_sd(noise_hu, mask) -> float:
-    """SD of the noise (N, H, W) over the pixels of ``mask``, HU, around each slice's own mean."""
-    noise, mask = _stack(noise_hu), np.asarray(mask, bool)
-    if mask.shape != noise.shape:
-        raise DataError(f"mask {mask.shape} and noise {noise.shape} must have one shape")
-    values = [n[m] - n[m].mean() for n, m in zip(noise, mask, strict=True) if m.sum() > 1]
-    if not values:
-        raise DataError(
-            "no slice has two pixels in the mask: widen its HU range or shrink its size"
-        )
-    freedom = sum(len(v) - 1 for v in values)
-    return float(np.sqrt(sum(np.sum(v * v) for v in values) / freedom))
-
-
-def regions(noise_hu, mask, size: int) -> np.ndarray:
-    """All non-overlapping ``size`` x ``size`` squares of the noise that lie wholly in the mask.
-
-    Returns (R, size, size) for :func:`power_spectrum`; DataError where there is none.
-    """
-    noise, mask = _stack(noise_hu), np.asarray(mask, bool)
-    found = []
-    for image, allowed in zip(noise, mask, strict=True):
-        free = allowed.copy()
-        rows, columns = image.shape
-        for top in range(0, rows - size + 1):
-            for left in range(0, columns - size + 1) if free[top].any() else ():
-                square = (slice(top, top + size), slice(left, left + size))
-                if free[square].all():
-                    found.append(image[square])
-                    free[square] = False
-    if not found:
-        raise DataError(f"the mask holds no {size}x{size} square for a noise power spectrum")
-    return np.stack(found)
-
-
 @dataclasses.dataclass(frozen=True)
 class PowerSpectrum:
     """A radial noise power spectrum.
 
-    frequency_per_mm (K,), nps (K,) in HU² mm²; variance in HU² (the 2-D integral, so the noise's
-    after detrending); peak_per_mm: frequency of the largest bin; mean_per_mm: Σ f NPS / Σ NPS over
-    the radial curve (as AAPM TG-233 defines the average frequency).
+    frequency_per_mm (K,), nps (K,) in HU² mm²; variance in HU² (the 2-D integral); peak_per_mm:
+    frequency of the largest bin; mean_per_mm: Σ f NPS / Σ NPS over the radial curve (as AAPM TG-233
+    defines the average frequency).
     """
 
     frequency_per_mm: np.ndarray
@@ -78,12 +43,11 @@ class PowerSpectrum:
     mean_per_mm: float
 
 
-def power_spectrum(rois_hu, pixel_mm: float, *, detrend: int = 0) -> PowerSpectrum:
-    """NPS(f) = dx² / N² · mean over ROIs of |DFT(ROI - trend)|², averaged over rings.
+def power_spectrum(rois_hu, pixel_mm: float) -> PowerSpectrum:
+    """NPS(f) = dx² / N² · mean over ROIs of |DFT(ROI - its mean)|², averaged over rings.
 
-    rois_hu: (R, N, N) squares of noise. detrend: order of the polynomial taken away from each
-    (0: its mean, 2: slow cupping too). Rings are 1/(N dx) wide and end at the Nyquist frequency;
-    the zero frequency, which detrending empties, is left out.
+    rois_hu: (R, N, N) squares of noise. Rings are 1/(N dx) wide and end at the Nyquist frequency;
+    the zero frequency, which is empty without the mean, is left out.
     """
     rois = _stack(rois_hu)
     n = rois.shape[1]
@@ -91,7 +55,7 @@ def power_spectrum(rois_hu, pixel_mm: float, *, detrend: int = 0) -> PowerSpectr
         raise DataError(f"a power spectrum needs squares of at least 8x8 pixels, not {rois.shape}")
     if not pixel_mm > 0:
         raise UsageError(f"the pixel size must be positive, not {pixel_mm} mm")
-    spectrum = np.abs(np.fft.fft2(_detrended(rois, detrend))) ** 2
+    spectrum = np.abs(np.fft.fft2(rois - rois.mean(axis=(1, 2), keepdims=True))) ** 2
     nps_2d = spectrum.mean(axis=0) * (pixel_mm / n) ** 2
     step = 1 / (n * pixel_mm)
     along = np.fft.fftfreq(n, pixel_mm)
@@ -109,15 +73,6 @@ def power_spectrum(rois_hu, pixel_mm: float, *, detrend: int = 0) -> PowerSpectr
         peak_per_mm=float(frequency[radial.argmax()]),
         mean_per_mm=float((frequency * radial).sum() / total),
     )
-
-
-def _detrended(rois: np.ndarray, order: int) -> np.ndarray:
-    r, n, _ = rois.shape
-    y, x = np.mgrid[-1 : 1 : n * 1j, -1 : 1 : n * 1j]
-    terms = [x**i * y**j for i in range(order + 1) for j in range(order + 1 - i)]
-    basis = np.linalg.qr(np.stack([t.ravel() for t in terms], axis=1))[0]
-    flat = rois.reshape(r, -1)
-    return (flat - (flat @ basis) @ basis.T).reshape(rois.shape)
 
 
 # hrnet.txt, 2.2.6: the band where the reference image is mostly noise.
@@ -144,20 +99,16 @@ class NoiseAnalysis:
     removed_band: np.ndarray
 
 
-def noise_analysis(
-    low_hu, denoised_hu, reference_hu, *, band=HRNET_BAND, shape: str = "disc"
-) -> NoiseAnalysis:
+def noise_analysis(low_hu, denoised_hu, reference_hu) -> NoiseAnalysis:
     """hrnet's noise analysis over all slices of one patient: three stacks (N, H, W), HU.
 
-    band: (low, high) angular frequency in rad/pixel. shape: ``disc`` keeps low ≤ |ω| ≤ high;
-    ``square`` removes the square |ω_x|, |ω_y| < low and keeps the rest up to high along each axis
-    (the paper's mask is only in its missing figure). The reference's noise counts as "target noise"
-    because at these frequencies little else is left in it.
+    The band is :func:`band_mask`'s. The reference's noise counts as "target noise" because at these
+    frequencies little else is left in it.
     """
     low, denoised, reference = (_stack(a) for a in (low_hu, denoised_hu, reference_hu))
     if not low.shape == denoised.shape == reference.shape:
         raise DataError("input, result and reference must be stacks of one shape")
-    mask = band_mask(low.shape[1:], band, shape)
+    mask = band_mask(low.shape[1:])
     removed, added, target = (
         band_pass(a, mask) for a in (low - denoised, low - reference, reference)
     )
@@ -183,14 +134,13 @@ def cosine(a, b) -> float:
     return _dot(a, b) / (_dot(a, a) * _dot(b, b)) ** 0.5
 
 
-def band_mask(shape: tuple[int, int], band: tuple[float, float], kind: str = "disc") -> np.ndarray:
-    """The frequencies of a DFT (H, W) that :func:`noise_analysis` keeps, bool."""
-    if kind not in ("disc", "square") or not 0 <= band[0] < band[1]:
-        raise UsageError(f"band {band} of shape {kind!r}: use 0 ≤ low < high and disc or square")
-    wy, wx = (2 * np.pi * np.abs(np.fft.fftfreq(n)) for n in shape)
-    pairs = np.stack(np.broadcast_arrays(wy[:, None], wx))
-    omega = np.hypot(*pairs) if kind == "disc" else pairs.max(axis=0)
-    tolerance = 1e-9
+def band_mask(shape: tuple[int, int], band: tuple[float, float] = HRNET_BAND) -> np.ndarray:
+    """The frequencies of a DFT (H, W) with low ≤ |ω| ≤ high, bool; ``band``: rad/pixel.
+
+    A disc: the paper's own mask is only in its missing figure.
+    """
+    wy, wx = (2 * np.pi * np.fft.fftfreq(n) for n in shape)
+    omega, tolerance = np.hypot(wy[:, None], wx), 1e-9
     return (omega >= band[0] - tolerance) & (omega <= band[1] + tolerance)
 
 

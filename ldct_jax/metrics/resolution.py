@@ -13,6 +13,9 @@ from scipy import signal
 
 from ldct_jax.errors import DataError, UsageError
 
+STEP = 0.1  # bin of the radial edge profile, pixels
+MIN_RADIUS = 4.0  # pixels
+
 
 @dataclasses.dataclass(frozen=True)
 class TransferFunction:
@@ -30,39 +33,29 @@ class TransferFunction:
 
 
 def disc_transfer(
-    images_hu,
-    centre: tuple[float, float],
-    radius: float,
-    pixel_mm: float,
-    *,
-    reach: float | None = None,
-    step: float = 0.1,
+    images_hu, centre: tuple[float, float], radius: float, pixel_mm: float
 ) -> TransferFunction:
     """TTF at the edge of a disc, from the mean of a stack (N, H, W) in HU.
 
-    centre: (row, column) and radius of the disc, pixels, to about a tenth of a pixel. reach: how
-    far inside and outside the edge the profile goes (pixels; radius/2 if None): disc and
-    background must be flat that far. step: bin of the radial edge profile, pixels.
+    centre: (row, column) and radius of the disc, pixels, to about a tenth of a pixel; at least 4.
+    Disc and background must be flat half a radius inside and outside the edge.
 
     The profile over distance from the centre is differentiated and transformed; the binning and
-    the difference each damp by sinc(f step), which is divided out again. Raises DataError where the
+    the difference each damp by sinc(f STEP), which is divided out again. Raises DataError where the
     ring leaves the image or there is no edge at the radius.
     """
     images = np.asarray(images_hu, np.float64)
     if images.ndim != 3 or not np.isfinite(images).all():
         raise DataError(f"a finite stack of images (N, H, W) is needed, not {images.shape}")
-    reach = radius / 2 if reach is None else reach
-    if not 2 <= reach < radius or not 0 < step <= 0.5:
-        raise UsageError(
-            f"reach {reach:g} pixels must lie between 2 and the disc's radius {radius:g}, and the "
-            f"step {step:g} between 0 and 0.5"
-        )
+    if radius < MIN_RADIUS:
+        raise UsageError(f"a disc of radius {radius:g} pixels: {MIN_RADIUS:g} at least")
+    reach = radius / 2
     edge = radius + reach
     if min(*centre) < edge or any(
         c + edge > n - 1 for c, n in zip(centre, images.shape[1:], strict=True)
     ):
         raise DataError("the ring around the disc's edge leaves the image")
-    profile = _edge_profile(images.mean(axis=0), centre, radius, reach, step)
+    profile = _edge_profile(images.mean(axis=0), centre, radius, reach)
     bins = len(profile)
     contrast = profile[: bins // 6].mean() - profile[-(bins // 6) :].mean()
     spread = np.diff(profile)
@@ -77,10 +70,10 @@ def disc_transfer(
             f"no edge of {contrast:.3g} HU at {radius:g} pixels from the given centre: centre or "
             "radius is wrong, or the noise hides it (average more images)"
         )
-    frequency = np.fft.rfftfreq(padded, step)
+    frequency = np.fft.rfftfreq(padded, STEP)
     keep = frequency <= 0.5
     frequency = frequency[keep]
-    ttf = response[keep] / response[0] / np.sinc(frequency * step) ** 2
+    ttf = response[keep] / response[0] / np.sinc(frequency * STEP) ** 2
     return TransferFunction(
         frequency_per_mm=frequency / pixel_mm,
         ttf=ttf,
@@ -90,18 +83,18 @@ def disc_transfer(
     )
 
 
-def _edge_profile(image, centre, radius, reach, step) -> np.ndarray:
-    """Mean HU in rings of width ``step`` from radius - reach to radius + reach."""
+def _edge_profile(image, centre, radius, reach) -> np.ndarray:
+    """Mean HU in rings of width :data:`STEP` from radius - reach to radius + reach."""
     rows, columns = np.indices(image.shape)
     distance = np.hypot(rows - centre[0], columns - centre[1])
-    bins = round(2 * reach / step)
-    index = np.floor((distance - (radius - reach)) / step).astype(int)
+    bins = round(2 * reach / STEP)
+    index = np.floor((distance - (radius - reach)) / STEP).astype(int)
     inside = (index >= 0) & (index < bins)
     count = np.bincount(index[inside], minlength=bins)
     total = np.bincount(index[inside], image[inside], minlength=bins)
     filled = count > 0
     if filled.sum() < 0.5 * bins:
-        raise DataError("too few pixels on the disc's edge for this step: raise it")
+        raise DataError("too few pixels on the disc's edge: the disc is too small")
     places = np.arange(bins)
     return np.interp(places, places[filled], total[filled] / count[filled])
 

@@ -12,7 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldct_jax.errors import DataError, UsageError
+from ldct_jax.errors import DataError
+
+LEVEL = 0.95
+RESAMPLES = 9999
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,97 +47,47 @@ class MeanSD:
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """A paired comparison a - b over ``n`` patients.
+    """A paired comparison a - b over patients: the mean difference, its bootstrap interval from
+    ``low`` to ``high``, and ``p`` of the two-sided paired t-test."""
 
-    ``t_p`` and ``wilcoxon_p`` are two-sided. The Wilcoxon p-value is exact up to 50 patients
-    (without ties) and can't fall below ``wilcoxon_least_p`` = 2/2^n, where n counts the patients
-    that differ: with five patients or fewer it never reaches 0.05.
-    ``low`` and ``high`` bound the mean difference (bootstrap over patients at ``level``).
-    """
-
-    n: int
     mean_difference: float
-    sd: float
     low: float
     high: float
-    level: float
-    t_p: float
-    wilcoxon_p: float
-    wilcoxon_least_p: float
-
-    def __str__(self) -> str:
-        return (
-            f"mean difference {self.mean_difference:.4g} [{self.low:.4g}, {self.high:.4g}] "
-            f"({100 * self.level:g} % bootstrap), paired t p = {self.t_p:.3g}, Wilcoxon "
-            f"p = {self.wilcoxon_p:.3g}, n = {self.n} patients"
-        )
+    p: float
 
 
-def paired(
-    a: Sequence[float],
-    b: Sequence[float],
-    patients: Sequence[str],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Paired:
-    """Two-sided paired t and Wilcoxon signed-rank tests of ``a`` against ``b``.
-
-    a, b: one value a patient (say, the mean PSNR over the patient's slices), in the order of
-    ``patients``. Where all differences are zero both p-values are 1.
+def paired(a: Sequence[float], b: Sequence[float], patients: Sequence[str]) -> Paired:
+    """``a`` against ``b``: one value a patient (say, the mean PSNR of the slices), in the order of
+    ``patients``. Where all differences are zero p is 1.
     """
     from scipy import stats
 
-    a, b = _by_patient(a, patients), _by_patient(b, patients)
-    difference = a - b
-    differing = int(np.count_nonzero(difference))
+    difference = _by_patient(a, patients) - _by_patient(b, patients)
     mean, sd = float(difference.mean()), float(difference.std(ddof=1))
-    low, high = bootstrap_interval(difference, patients, level=level, seed=seed)
-    if differing == 0:
-        t_p = wilcoxon_p = 1.0
-    else:
+    low, high = bootstrap_interval(difference, patients)
+    p = 1.0
+    if difference.any():
         # The same shift in every patient has no spread: t is infinite.
-        t = abs(mean) / sd * math.sqrt(len(a)) if sd > 1e-12 * abs(mean) else math.inf
-        t_p = float(2 * stats.t.sf(t, len(a) - 1))
-        wilcoxon_p = float(stats.wilcoxon(difference[difference != 0]).pvalue)
-    return Paired(
-        n=len(a),
-        mean_difference=mean,
-        sd=sd,
-        low=low,
-        high=high,
-        level=level,
-        t_p=t_p,
-        wilcoxon_p=wilcoxon_p,
-        wilcoxon_least_p=min(1.0, 2.0 ** (1 - differing)),
-    )
+        t = abs(mean) / sd * math.sqrt(len(difference)) if sd > 1e-12 * abs(mean) else math.inf
+        p = float(2 * stats.t.sf(t, len(difference) - 1))
+    return Paired(mean, low, high, p)
 
 
-def bootstrap_interval(
-    values: Sequence[float],
-    patients: Sequence[str],
-    *,
-    level: float = 0.95,
-    resamples: int = 9999,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean over patients, (low, high).
+def bootstrap_interval(values: Sequence[float], patients: Sequence[str]) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over patients, (low, high), at :data:`LEVEL`.
 
-    Resampling whole patients; a function of ``seed``. With few patients it is too narrow, as any
-    bootstrap is: state n beside it.
+    Resampling whole patients, the same ones at every call. With few patients it is too narrow, as
+    any bootstrap is: state their number beside it.
     """
     from scipy import stats
 
-    x = _by_patient(values, patients)
-    if not 0 < level < 1:
-        raise UsageError(f"a confidence level lies between 0 and 1, not at {level}")
     interval = stats.bootstrap(
-        (x,),
+        (_by_patient(values, patients),),
         np.mean,
-        n_resamples=resamples,
-        confidence_level=level,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)
 

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, relu, unrolling
+from ldct_jax.models.layers import Conv, check_images, relu, unrolling
 
 TRANSFERS = ("image", "feature")
 RESIDUALS = ("incremental", "brute_force")
@@ -214,14 +214,8 @@ class ClonesNet(nn.Module):
         return self._close(y + self.body.out(self._features(y, keep="last")))
 
     def _check_input(self, y):
-        if y.ndim != 4 or y.shape[-1] != 1:
-            raise UsageError(f"a clone network takes images (B, H, W, 1), not {tuple(y.shape)}")
-        least = (self.kernel_size - 1) * (self.n_layers // 2) + 1
-        if any(side < least for side in y.shape[1:3]):  # symbolic sides have no minimum
-            raise UsageError(
-                f"{y.shape[1]}x{y.shape[2]} pixels are too few: {self.n_layers} layers with "
-                f"{self.kernel_size}x{self.kernel_size} kernels need {least}x{least}"
-            )
+        min_side = (self.kernel_size - 1) * (self.n_layers // 2) + 1
+        check_images(y, f"a clone network of {self.n_layers} layers", min_side=min_side)
 
     def _close(self, x):
         return relu(x) if self.final_relu else x

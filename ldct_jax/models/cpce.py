@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ldct_jax.errors import UsageError
 from ldct_jax.models.layers import Conv, check_images, relu, unrolling
 
-LEAST = 9  # four convolutions without padding take eight pixels
+MIN_SIDE = 9  # four convolutions without padding take eight pixels
 
 
 class CPCE(nn.Module):
@@ -68,7 +68,7 @@ class CPCE(nn.Module):
         return self.deconv8(h).astype(jnp.float32)
 
     def __call__(self, x_bhw1, train: bool = False):
-        check_images(x_bhw1, "CPCE", least=LEAST)
+        check_images(x_bhw1, "CPCE", min_side=MIN_SIDE)
         out = self.last_layer(x_bhw1.astype(jnp.float32))
         return relu(out) if self.final_relu else out
 
@@ -106,7 +106,7 @@ class MAPNN(nn.Module):
         )
 
     def __call__(self, x_bhw1, train: bool = False):
-        check_images(x_bhw1, "MAP-NN", least=LEAST)
+        check_images(x_bhw1, "MAP-NN", min_side=MIN_SIDE)
 
         def step(body, x, _):
             x = relu(x + body.last_layer(x))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, initializers
+from ldct_jax.models.layers import check_images, initializers, same_conv
 
 STRIDES = (1, 2, 1, 2, 1, 2)
 
@@ -51,16 +51,7 @@ class Critic(nn.Module):
         if len(self.widths) != len(STRIDES):
             raise UsageError(f"the critic has {len(STRIDES)} convolutions, not {len(self.widths)}")
         for i, (features, stride) in enumerate(zip(self.widths, STRIDES, strict=True), start=1):
-            h = Conv(
-                h.shape[-1],
-                features,
-                padding="same",
-                stride=stride,
-                initialization=self.initialization,
-                dtype=self.dtype,
-                name=f"conv{i}",
-            )(h)
-            h = nn.leaky_relu(h, 0.2)
+            h = nn.leaky_relu(same_conv(self, f"conv{i}", h, features, stride=stride), 0.2)
         if self.flatten:
             h = h.reshape(h.shape[0], -1)
         h = nn.leaky_relu(self._dense("dense1", h, self.hidden), 0.2)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, relu
+from ldct_jax.models.layers import check_images, relu, same_conv
 from ldct_jax.models.norm import PReLU
 
 
@@ -46,7 +46,7 @@ class DCSCN(nn.Module):
         image = x_bhw1.astype(jnp.float32)
 
         def layer(name, h, features, kernel_size=3):
-            h = self._conv(name, h, features, kernel_size)
+            h = same_conv(self, name, h, features, kernel_size)
             return relu(h) if self.activation == "relu" else PReLU(features, name=f"{name}_act")(h)
 
         h, outputs = image, []
@@ -57,16 +57,4 @@ class DCSCN(nn.Module):
         a = layer("a1", h, self.a1, kernel_size=1)
         b = layer("b2", layer("b1", h, self.b1, kernel_size=1), self.b1)
         h = jnp.concatenate([a, b], axis=-1)
-        return image + self._conv("reconstruct", h, 1, 1, last=True).astype(jnp.float32)
-
-    def _conv(self, name, h, features, kernel_size, last=False):
-        return Conv(
-            h.shape[-1],
-            features,
-            kernel_size=kernel_size,
-            padding="same",
-            initialization=self.initialization,
-            last=last,
-            dtype=self.dtype,
-            name=name,
-        )(h)
+        return image + same_conv(self, "reconstruct", h, 1, 1, last=True).astype(jnp.float32)

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, relu, upsample_bilinear
+from ldct_jax.models.layers import Conv, check_images, relu, same_conv, upsample_bilinear
 from ldct_jax.models.norm import instance_norm
 
 
@@ -43,7 +43,7 @@ class HRNet(nn.Module):
     def __call__(self, x_bhw1, train: bool = False):
         if self.new_scale not in ("previous", "all"):
             raise UsageError(f"new_scale={self.new_scale!r}: use previous or all")
-        check_images(x_bhw1, "HRNet", least=2 ** len(self.widths))
+        check_images(x_bhw1, "HRNet", min_side=2 ** len(self.widths))
         height, width = x_bhw1.shape[1:3]
         scales = [self._layer("stem", x_bhw1, self.widths[0])]
         for stage in range(1, len(self.widths) + 1):
@@ -104,15 +104,5 @@ class HRNet(nn.Module):
         out = sum(parts[1:], parts[0]) + predictor.bias
         return relu(out) if self.final_relu else out
 
-    def _layer(self, name, h, features, kernel_size=3, stride=1):
-        conv = Conv(
-            h.shape[-1],
-            features,
-            kernel_size=kernel_size,
-            padding="same",
-            stride=stride,
-            initialization=self.initialization,
-            dtype=self.dtype,
-            name=name,
-        )
-        return relu(instance_norm(conv(h)))
+    def _layer(self, name, h, features, **fields):
+        return relu(instance_norm(same_conv(self, name, h, features, **fields)))

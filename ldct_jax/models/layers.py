@@ -158,17 +158,36 @@ class Conv(nn.Module):
         return self.add_bias(sum(map(self.convolve, parts_bhwc, kernels)))
 
 
-def check_images(x_bhwc, network: str, *, channels: int = 1, least: int = 1, multiple: int = 1):
+def same_conv(network: nn.Module, name: str, x_bhwc, features: int, kernel_size: int = 3, **fields):
+    """A convolution of ``network`` that keeps the size, with its initialisation and its dtype.
+
+    For compact networks; ``fields``: further ones of :class:`Conv`.
+    """
+    conv = Conv(
+        x_bhwc.shape[-1],
+        features,
+        kernel_size,
+        padding="same",
+        initialization=network.initialization,
+        dtype=network.dtype,
+        name=name,
+        **fields,
+    )
+    return conv(x_bhwc)
+
+
+def check_images(x_bhwc, network: str, *, channels: int = 1, min_side: int = 1, multiple: int = 1):
     """Refuse anything but (B, H, W, ``channels``) with sides the network can take.
 
-    Sides must be at least ``least`` and divide by ``multiple``; raises UsageError that says so.
+    Sides must be at least ``min_side`` and divide by ``multiple``; raises UsageError that says so.
     """
     shape = tuple(x_bhwc.shape)
     if len(shape) != 4 or shape[3] != channels:
         raise UsageError(f"{network} takes images (B, H, W, {channels}), not {shape}")
-    if any(side < least for side in shape[1:3]):  # symbolic sides have no minimum
+    if any(side < min_side for side in shape[1:3]):  # symbolic sides have no minimum
         raise UsageError(
-            f"{shape[1]}x{shape[2]} pixels are too few: {network} needs at least {least}x{least}"
+            f"{shape[1]}x{shape[2]} pixels are too few: {network} needs at least "
+            f"{min_side}x{min_side}"
         )
     if shape[1] % multiple or shape[2] % multiple:
         raise UsageError(

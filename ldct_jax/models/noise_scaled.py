@@ -17,8 +17,8 @@ SOFT_TISSUE_HU = (-50.0, 200.0)
 AIR_HU = -950.0
 CONSTANT_HU = 0.5
 QUANTILE = 0.10
-LEAST_WINDOWS = 60
-LEAST_SHARE = 0.1
+MIN_WINDOWS = 60
+MIN_SHARE = 0.1
 ANOTHER_KIND = 0.5
 SERIES = "series"
 """The collection of variables with what is known of all slices together: ``noise_hu``, a scalar."""
@@ -56,9 +56,9 @@ def slice_noise_hu(hu_bhw):
     def count(windows):
         return jnp.sum(windows, axis=(1, 2), keepdims=True)
 
-    least = jnp.minimum(float(LEAST_WINDOWS), LEAST_SHARE * count(everything))
+    enough = jnp.minimum(float(MIN_WINDOWS), MIN_SHARE * count(everything))
     counted = jnp.where(count(body) > 0, body, everything)
-    counted = jnp.where((count(soft) > 0) & (count(soft) >= least), soft, counted)
+    counted = jnp.where((count(soft) > 0) & (count(soft) >= enough), soft, counted)
     # The quantile without sorting: the share of windows below each of some levels, interpolated.
     levels = jnp.asarray(_LEVELS_HU, jnp.float32)
     below = (sd[..., None] < levels).astype(jnp.float32) * counted[..., None]
@@ -104,8 +104,8 @@ class NoiseScaled(nn.Module):
 
     Args:
       base: a network trained on images whose noise is 1/``unit``
-        (:func:`ldct_jax.data.noise_units.in_noise_units`), without any clipping. Its result has the
-        size of the image, for every size: it pads nothing by ``inference_padding``.
+        (experiments/shipped/noise_units.py), without any clipping. Its result has the size of the
+        image, for every size: it pads nothing by ``inference_padding``.
       unit: network units of ``base`` in multiples of σ.
       routine_hu: the noise of a routine scan, as slice_noise_hu measures it.
       power: how fast the share kept falls with the noise.

@@ -57,7 +57,7 @@ class REDCNN(nn.Module):
         )
 
     def __call__(self, x_bhw1, train: bool = False):
-        check_images(x_bhw1, "RED-CNN", least=DEPTH * (self.kernel_size - 1) + 1)
+        check_images(x_bhw1, "RED-CNN", min_side=DEPTH * (self.kernel_size - 1) + 1)
         image = x_bhw1.astype(jnp.float32)
         h = relu(self.conv1(image))
         h2 = relu(self.conv2(h))

@@ -8,9 +8,7 @@ attribute of that name, .safetensors and .onnx by a metadata entry of that name.
 from __future__ import annotations
 
 import dataclasses
-import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from ldct_jax.errors import DataError, UsageError
 from ldct_jax.system.files import DAMAGED_ARRAY, write_whole
 
 KINDS = (".npz", ".h5", ".onnx", ".safetensors")
-_ONNX_TYPES = {1: np.float32, 6: np.int32, 7: np.int64, 10: np.float16, 11: np.float64}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,81 +91,22 @@ def _onnx(path: Path) -> FileTensors:
 
 
 def onnx_tensors(data: bytes) -> FileTensors:
-    """The initialisers of an ONNX model, read from its protobuf without the onnx package.
-
-    ModelProto: graph = 7, metadata_props = 14; GraphProto: initializer = 5; TensorProto:
-    dims = 1, data_type = 2, float_data = 4, name = 8, raw_data = 9.
-    """
-    arrays, stated = {}, None
-    for field, value in _fields(memoryview(data)):
-        if field == 7:
-            tensors = (_onnx_tensor(v) for f, v in _fields(value) if f == 5)
-            arrays.update({name: array for name, array in tensors if array is not None})
-        elif field == 14:
-            entry = {f: bytes(v).decode() for f, v in _fields(value)}
-            stated = entry.get(2) if entry.get(1) == "preprocessing" else stated
-    if not arrays:
+    """The initialisers of an ONNX model; ValueError for anything else."""
+    try:
+        import onnx
+    except ImportError:
+        raise UsageError("reading .onnx needs onnx: pip install 'ldct-jax[weights]'") from None
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as e:  # protobuf's own error type depends on its version
+        raise ValueError(f"it is cut short or not ONNX ({e})") from e
+    # Tensors in files of their own would be read from wherever the model says.
+    tensors = [t for t in model.graph.initializer if not t.external_data]
+    if not tensors:
         raise ValueError("there are no tensors in it")
+    arrays = {t.name: onnx.numpy_helper.to_array(t) for t in tensors}
+    stated = {entry.key: entry.value for entry in model.metadata_props}.get("preprocessing")
     return FileTensors(arrays, "OIHW", stated)
-
-
-def _onnx_tensor(message) -> tuple[str, np.ndarray | None]:
-    dims, kind, name, raw, floats = [], 0, "", None, b""
-    for field, value in _fields(message):
-        if field == 1:
-            dims += [value] if isinstance(value, int) else _varints(value)
-        elif field == 2:
-            kind = value
-        elif field == 4:
-            floats += bytes(value)
-        elif field == 8:
-            name = bytes(value).decode()
-        elif field == 9:
-            raw = value
-    if kind not in _ONNX_TYPES or (raw is None and not floats):
-        return name, None
-    array = np.frombuffer(raw if raw is not None else floats, _ONNX_TYPES[kind])
-    if array.size != math.prod(dims):
-        raise ValueError(f"tensor {name} is cut short")
-    return name, array.reshape(dims).copy()
-
-
-def _fields(message) -> Iterator[tuple[int, int | memoryview]]:
-    """(field number, value) of a protobuf message: numbers, or the bytes of anything else."""
-    message, at = memoryview(message), 0
-    while at < len(message):
-        key, at = _varint(message, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-            value, at = message[at : at + size], at + size
-        elif kind == 2:
-            size, at = _varint(message, at)
-            if at + size > len(message):
-                raise ValueError("the file is cut short")
-            value, at = message[at : at + size], at + size
-        else:
-            raise ValueError(f"protobuf wire type {kind}")
-        yield key >> 3, value
-
-
-def _varint(message, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value, at, shift = value | (byte & 127) << shift, at + 1, shift + 7
-        if byte < 128:
-            return value, at
-
-
-def _varints(message) -> list[int]:
-    values, at = [], 0
-    while at < len(message):
-        value, at = _varint(message, at)
-        values.append(value)
-    return values
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], preprocessing: str | None = None):

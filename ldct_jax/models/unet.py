@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, check_images, relu, upsample_bilinear
+from ldct_jax.models.layers import check_images, relu, same_conv, upsample_bilinear
 from ldct_jax.models.norm import instance_norm
 
 
@@ -54,7 +54,7 @@ class UNet(nn.Module):
         check_images(x_bhw1, f"this UNet of {levels} levels", multiple=2**levels)
         h, skips = x_bhw1, []
         for i, width in enumerate(self.widths, start=1):
-            h = self._conv(f"down{i}", h, width, stride=2)
+            h = same_conv(self, f"down{i}", h, width, stride=2)
             h = relu(h if h.shape[1:3] == (1, 1) else instance_norm(h))
             skips.append(h)
         # Level i of the decoder has half the side that the encoder's level i - 1 had, and ends
@@ -62,23 +62,7 @@ class UNet(nn.Module):
         for i in range(levels, 0, -1):
             h = upsample_bilinear(h, 2 * h.shape[1], 2 * h.shape[2])
             if i == 1:
-                h = self._conv("up1", h, 1, last=True).astype(jnp.float32)
+                h = same_conv(self, "up1", h, 1, last=True).astype(jnp.float32)
                 return relu(h) if self.final_relu else h
-            h = relu(instance_norm(self._conv(f"up{i}", h, self._decoder_width(i))))
+            h = relu(instance_norm(same_conv(self, f"up{i}", h, self.widths[i - 2])))
             h = jnp.concatenate([h, skips[i - 2]], axis=-1)
-
-    def _decoder_width(self, level: int) -> int:
-        """Channels after the decoder's convolution at ``level``: those of the encoder there."""
-        return self.widths[level - 2]
-
-    def _conv(self, name, h, features, stride=1, last=False):
-        return Conv(
-            h.shape[-1],
-            features,
-            padding="same",
-            stride=stride,
-            initialization=self.initialization,
-            last=last,
-            dtype=self.dtype,
-            name=name,
-        )(h)

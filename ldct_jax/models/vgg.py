@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.errors import UsageError
-from ldct_jax.models.layers import Conv, max_pool2, relu
+from ldct_jax.models.layers import Conv, check_images, max_pool2, relu
 from ldct_jax.models.tensor_files import FileTensors, read_tensors
 from ldct_jax.system.accelerator import cache_folder
 
@@ -86,12 +86,7 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x_bhw3, train: bool = False):
         names = self.needed()
-        least = 2 ** (int(names[-1][5]) - 1)
-        if x_bhw3.ndim != 4 or x_bhw3.shape[3] != 3 or min(x_bhw3.shape[1:3]) < least:
-            raise UsageError(
-                f"VGG takes images (B, H, W, 3) of at least {least}x{least} pixels here, not "
-                f"{tuple(x_bhw3.shape)}"
-            )
+        check_images(x_bhw3, "VGG", channels=3, min_side=2 ** (int(names[-1][5]) - 1))
         h, outputs, block = x_bhw3, {}, "1"
         for name in names:
             if name[5] != block:

@@ -43,8 +43,8 @@ class WGANVGG(nn.Module):
     def __call__(self, x_bhw1, train: bool = False):
         if self.padding not in ("valid", "same"):
             raise UsageError(f"padding={self.padding!r}: use valid or same")
-        least = 2 * DEPTH + 1 if self.padding == "valid" else 1
-        check_images(x_bhw1, "WGAN-VGG's generator", least=least)
+        min_side = 2 * DEPTH + 1 if self.padding == "valid" else 1
+        check_images(x_bhw1, "WGAN-VGG's generator", min_side=min_side)
         h = x_bhw1
         for i in range(1, DEPTH + 1):
             h = Conv(

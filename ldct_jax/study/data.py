@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from ldct_jax.data.embedded import phantom_pairs
+from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import Selection
 from ldct_jax.data.simulate import LowDose
@@ -44,12 +44,12 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
     if study.data is not None:
         _refuse(request.low, f"{study.name} loads its own data")
         pairs = study.data(scale, request.data)
-        found = _patients(pairs)
-        splits = (study.split(pairs),) if study.split else _splits(scale, tuple(found))
-        return Cohort(found, pairs.low_hu.shape[1:], splits, lambda: pairs)
+        return _cohort(study, scale, _patients(pairs), pairs.low_hu.shape[1:], lambda: pairs)
     if request.data is None:
         _refuse(request.low, "the phantoms' dose is set with --set scale.phantoms.dose=…")
-        return _phantoms(study, scale)
+        spec = scale.phantoms
+        found = dict.fromkeys(spec.labels, spec.slices)
+        return _cohort(study, scale, found, (spec.size,) * 2, lambda: _made(spec, scale))
     selection = Selection(thickness_mm=scale.thickness_mm, kernel=scale.kernel)
     store = open_store(request.data, cache=_cache(), selection=selection)
     if scale.one_reconstruction:
@@ -68,10 +68,15 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
 
     if study.split is None and request.data == SAMPLE and len(found) < _needed(scale):
         return _small_sample(scale, request, found, matrix, load)
-    if study.split is not None:
-        pairs = load()
-        return Cohort(found, matrix, (study.split(pairs),), lambda: pairs)
-    return Cohort(found, matrix, _splits(scale, tuple(found)), load)
+    return _cohort(study, scale, found, matrix, load)
+
+
+def _cohort(study: Study, scale: Scale, found, matrix, load) -> Cohort:
+    """A study's own split names patients of the loaded slices; others need their labels alone."""
+    if study.split is None:
+        return Cohort(found, matrix, _splits(scale, tuple(found)), load)
+    pairs = load()
+    return Cohort(found, matrix, (study.split(pairs),), lambda: pairs)
 
 
 def _cache():
@@ -86,24 +91,13 @@ def _load(store: Store, scale: Scale, low: LowDose | None) -> PairedSlices:
         doses=scale.all_doses,
         rule=scale.dose_rule,
         spectrum=scale.noise_spectrum,
-        most_slices=scale.most_slices,
+        max_slices=scale.max_slices,
         cache=_cache(),
     )
 
 
-def _phantoms(study: Study, scale: Scale) -> Cohort:
-    spec = scale.phantoms
-    found = {f"phantom-{i + 1:02d}": spec.slices for i in range(spec.patients)}
-    matrix = (spec.size, spec.size)
-    if study.split is not None:
-        pairs = phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum)
-        return Cohort(found, matrix, (study.split(pairs),), lambda: pairs)
-    return Cohort(
-        found,
-        matrix,
-        _splits(scale, tuple(found)),
-        lambda: phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum),
-    )
+def _made(spec: Phantoms, scale: Scale) -> PairedSlices:
+    return phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum)
 
 
 def _refuse(low: LowDose | None, why: str) -> None:
@@ -148,22 +142,18 @@ def _small_sample(scale: Scale, request: Request, found, matrix, load) -> Cohort
     spec = dataclasses.replace(
         spec, dose=dose, added_sd_hu=scale.phantoms.full_sd_hu * (1 / dose - 1) ** 0.5
     )
-    phantoms = tuple(f"phantom-{i + 1:02d}" for i in range(spec.patients))
     first = max(1, scale.validation_patients)
-    split = Split(train=phantoms[first:], validation=phantoms[:first], test=names)
+    split = Split(train=spec.labels[first:], validation=spec.labels[:first], test=names)
 
     def both() -> PairedSlices:
-        real, made = (
-            load(),
-            phantom_pairs(spec, scale.all_doses, scale.dose_rule, scale.noise_spectrum),
-        )
+        real, made = load(), _made(spec, scale)
         words = (
             f"too few patients for a split ({len(names)}): trained on phantoms, tested on real CT. "
             f"Training: {made.source}. Test: {real.source}"
         )
         return dataclasses.replace(concatenate([real, made]), source=words)
 
-    slices = {**found, **dict.fromkeys(phantoms, spec.slices)}
+    slices = {**found, **dict.fromkeys(spec.labels, spec.slices)}
     return Cohort(slices, matrix, (split,), both)
 
 

@@ -141,7 +141,7 @@ class Scale:
         (dncnn_dose: SD as 1/dose).
       noise_spectrum: of the noise of those doses: ``sqrt_f_mtf``, as filtered back projection
         leaves it, or ``mtf`` (dncnn_dose).
-      most_slices: of each patient of ``DATA`` where every dose in ``doses`` and
+      max_slices: of each patient of ``DATA`` where every dose in ``doses`` and
         ``training_doses`` has to be simulated; None for all.
       training_crop: (height, width) of the central region that patches are cut from; None for all.
     """
@@ -165,7 +165,7 @@ class Scale:
     training_doses: tuple[float, ...] = ()
     dose_rule: str = "physics"
     noise_spectrum: str = "sqrt_f_mtf"
-    most_slices: int | None = None
+    max_slices: int | None = None
     training_crop: tuple[int, int] | None = None
 
     @property

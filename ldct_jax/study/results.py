@@ -125,7 +125,7 @@ class Results:
         ``repeats``: of these alone; ``where``: only rows with these values (``{"dose": 0.1}``).
         """
         if label in self.references:
-            found = self._references("references", label, repeats)
+            found = [rows[label] for _, rows in self._references(repeats)]
         elif further is not None:
             found = [r.result["further"][further] for r in self.of(label, repeats)]
         else:
@@ -139,33 +139,28 @@ class Results:
 
     def numbers(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
         """What the study's ``measure`` found, one record a repeat."""
-        if label in self.references:
-            return self._references("reference_numbers", label, repeats)
-        return [r.result["numbers"] for r in self.of(label, repeats)]
+        return self._part("numbers", label, repeats)
 
     def quality(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
         """What is left of the quality phantom (ldct_jax.metrics.quality_phantom), by repeat."""
-        if label in self.references:
-            return self._references("reference_quality", label, repeats)
-        return [r.result["quality"] for r in self.of(label, repeats)]
+        return self._part("quality", label, repeats)
 
-    def tissue_noise(
-        self, label: str, repeats: Collection[int] | None = None
-    ) -> list[dict[str, float | None]]:
+    def tissue_noise(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
         """Noise in flat tissue of the test slices, HU, by repeat and dose (``0.1``; the empty
         string where there is one dose alone); None where there is no flat tissue."""
-        if label in self.references:
-            if "reference_tissue_noise_hu" not in self.study:  # runs from before it was measured
-                return [{} for _ in self._references("references", label, repeats)]
-            return self._references("reference_tissue_noise_hu", label, repeats)
-        return [r.result.get("tissue_noise_hu", {}) for r in self.of(label, repeats)]
+        return self._part("tissue_noise_hu", label, repeats)
 
-    def _references(self, what: str, label: str, repeats: Collection[int] | None) -> list:
-        return [
-            found[label]
-            for repeat, found in self.study[what].items()
-            if repeats is None or int(repeat) in repeats
-        ]
+    def _part(self, what: str, label: str, repeats: Collection[int] | None) -> list[dict]:
+        """Of each repeat; empty where it wasn't measured yet when the study ran."""
+        if label not in self.references:
+            return [r.result.get(what, {}) for r in self.of(label, repeats)]
+        parts = self.study.get(f"reference_{what}", {})
+        return [parts.get(r, {}).get(label, {}) for r, _ in self._references(repeats)]
+
+    def _references(self, repeats: Collection[int] | None) -> list[tuple[str, dict]]:
+        """The reference rows' scores by name, of each repeat."""
+        every = self.study["references"].items()
+        return [(r, rows) for r, rows in every if repeats is None or int(r) in repeats]
 
 
 def _summary(parts: list[list[dict]], protocol: Protocol) -> Summary:

@@ -21,9 +21,9 @@ from ldct_jax.models.catalogue import count
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import check_code, difference, names_own, script_record, to_record
 from ldct_jax.study import results
-from ldct_jax.study.examine import Examiner
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.plan import Plan, make_plan
+from ldct_jax.study.scoring import Scorer
 from ldct_jax.study.scripts import keep_script, own_record
 from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.system import provenance
@@ -81,10 +81,10 @@ class _Session:
     def __init__(self, plan: Plan, parallel: DataParallel, stop: StopRequest):
         self.plan, self.parallel, self.stop = plan, parallel, stop
         self.pairs = parallel.in_turn(plan.cohort.load)
-        self.examiner = Examiner(plan.study, plan.scale, self.pairs)
+        self.scorer = Scorer(plan.study, plan.scale, self.pairs)
         self.n_jobs = len(plan.splits) * len(plan.experiments)
         self._feeds: dict = {}
-        self.parallel.check_equal(int(self.examiner.data_digest[:7], 16), "data")
+        self.parallel.check_equal(int(self.scorer.data_digest[:7], 16), "data")
 
     # ---- what all runs share --------------------------------------------------------------------
 
@@ -96,7 +96,7 @@ class _Session:
         plan, pairs = self.plan, self.pairs
         path = plan.folder / results.STUDY
         old = results.read_json(path) if path.exists() else {}
-        if old and old["data"]["sha256"] != self.examiner.data_digest:
+        if old and old["data"]["sha256"] != self.scorer.data_digest:
             raise CheckpointError(
                 f"{plan.folder} holds runs on other data ({old['data']['source']}): choose "
                 "another OUT= folder, or remove it"
@@ -130,12 +130,12 @@ class _Session:
                     "matrix": list(pairs.low_hu.shape[1:]),
                     "pixel_mm": float(np.median(pairs.pixel_mm)),
                     "doses": list(plan.scale.doses),
-                    "sha256": self.examiner.data_digest,
+                    "sha256": self.scorer.data_digest,
                 },
                 "splits": splits,
                 "init": plan.init,
                 "code": code,
-                **self.examiner.references([Split(**s) for s in splits], plan.protocol, old),
+                **self.scorer.references([Split(**s) for s in splits], plan.protocol, old),
                 "command": plan.request.command,
                 "versions": provenance.versions(),
                 "device": provenance.device(),
@@ -231,7 +231,7 @@ class _Session:
             record=record,
             parallel=self.parallel,
             init_from=self._init(repeat, name, experiment),
-            monitor=self.examiner.monitor(slices, split),
+            monitor=self.scorer.monitor(slices, split),
             monitor_every=self.plan.scale.monitor_every,
             looks=self.plan.scale.looks,
             stop=self.stop,
@@ -262,7 +262,7 @@ class _Session:
         if (folder / results.RESULT).exists():
             result = results.read_json(folder / results.RESULT)
             check_code(result["record"].get("code"))
-            key = self.examiner.key(self.plan.splits[repeat], self.plan.protocol)
+            key = self.scorer.key(self.plan.splits[repeat], self.plan.protocol)
             if result.get("scored_by", key) == key:
                 print(f"{title}: finished before, kept", file=sys.stderr)
                 return True
@@ -289,7 +289,7 @@ class _Session:
         """Score the test slices and write the run's result."""
         began = time.monotonic()
         split, protocol = self.plan.splits[repeat], self.plan.protocol
-        found, samples = self.examiner.result(variables, slices, split, protocol)
+        found, samples = self.scorer.result(variables, slices, split, protocol)
         np.savez_compressed(folder / results.SAMPLES, **samples)
         seconds = dict(trained["seconds"])
         seconds["evaluate"] = seconds.get("evaluate", 0.0) + time.monotonic() - began
@@ -339,7 +339,7 @@ class _Session:
             "study": plan.study.name,
             "scale": plan.scale.name,
             "repeat": repeat,
-            "data": {"source": self.pairs.source, "sha256": self.examiner.data_digest},
+            "data": {"source": self.pairs.source, "sha256": self.scorer.data_digest},
             "split": {"train": list(split.train), "validation": list(split.validation)},
             "trained_on": trained_on,
             "init": None,

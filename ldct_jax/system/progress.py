@@ -97,10 +97,9 @@ def _clock(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def stage(what: str, stream=None) -> Iterator[None]:
-    """Print that something of unknown length begins, and at the end how long it took."""
-    stream = stream or sys.stderr
+def stage(what: str) -> Iterator[None]:
+    """Say that something of unknown length begins, and at the end how long it took."""
     began = time.monotonic()
-    print(f"{what} …", file=stream, flush=True)
+    print(f"{what} …", file=sys.stderr, flush=True)
     yield
-    print(f"{what}: {time.monotonic() - began:.1f} s", file=stream, flush=True)
+    print(f"{what}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)

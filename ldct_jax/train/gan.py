@@ -38,7 +38,6 @@ class WassersteinGAN:
       optimizer: the critic's.
       warmup: share of the training after which a generator whose validation image is worse than the
         undenoised one is warned of.
-      stop_if_worse: stop then, instead of warning.
     """
 
     critic: Any
@@ -47,7 +46,6 @@ class WassersteinGAN:
     weight: float = 1.0
     optimizer: Adam = Adam(Constant(1e-4), b1=0.5, b2=0.9)
     warmup: float = 0.5
-    stop_if_worse: bool = False
 
     def __post_init__(self):
         if self.n_critic < 1:

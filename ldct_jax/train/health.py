@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ldct_jax.errors import NumericsError
-
 # A state is good while its validation MSE is at most this times the undenoised images' (6 dB).
 WORST_GOOD_FACTOR = 4.0
 
@@ -95,22 +93,15 @@ class Watch:
         return spike
 
     def evaluation(self, step: int, numbers: dict) -> None:
-        """Judge what the monitor found at ``step``.
-
-        Raises NumericsError where a generator whose warm-up is over makes the validation image
-        worse, if its settings ask for that; it warns otherwise.
-        """
+        """Judge what the monitor found at ``step``; warn of a generator that makes images worse."""
         ours, undenoised = (numbers.get(k) for k in ("validation_psnr", "undenoised_psnr"))
         comparable = ours is not None and undenoised is not None
         gan = self._gan
         if gan is not None and step > gan.warmup * self._total and comparable and ours < undenoised:
-            message = (
+            self._warn(
                 f"after {step} steps the generator's validation image ({ours:.2f} dB) is worse "
-                f"than the undenoised one ({undenoised:.2f} dB)"
+                f"than the undenoised one ({undenoised:.2f} dB): give the content loss more weight"
             )
-            if gan.stop_if_worse:
-                raise NumericsError(f"{self._name}: {message}: give the content loss more weight")
-            self._warn(message)
         good = is_good(numbers)
         if good:
             self.good_step = step

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import jax
@@ -27,7 +26,7 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
     source, variables, theirs, meta = load_model(path)
     if reason := why_not(model, window, source, theirs):
         raise CheckpointError(f"{path} holds {reason}")
-    if not difference(to_record(looped_as(model, source)), to_record(model)):
+    if not difference(to_record(source), to_record(model)):
         chosen = variables
     else:
         old = split(variables) if isinstance(source, Cascade) else [variables]
@@ -46,24 +45,6 @@ def start_from(state: TrainState, model, window: Window, path: Path) -> tuple[Tr
     return started, meta["digest"]
 
 
-def looped_as(model, source):
-    """``source`` with ``model``'s way of running its clones, which changes no parameter.
-
-    Runs from before ``loop="auto"`` recorded ``scan``; networks inside networks are looked into.
-    """
-    if type(source) is not type(model) or not dataclasses.is_dataclass(source):
-        return source
-    changes = {}
-    for field in dataclasses.fields(source):
-        if not field.init or field.name in ("parent", "name"):
-            continue
-        own, wanted = getattr(source, field.name), getattr(model, field.name)
-        new = wanted if field.name == "loop" else looped_as(wanted, own)
-        if new is not own:
-            changes[field.name] = new
-    return dataclasses.replace(source, **changes) if changes else source
-
-
 def why_not(model, window: Window, source, theirs: Window) -> str:
     """Why a training of ``model`` can't start from ``source``, trained at the window ``theirs``.
 
@@ -74,7 +55,7 @@ def why_not(model, window: Window, source, theirs: Window) -> str:
             f"parameters for the window {theirs}, and {window} is to be trained: choose the same "
             "window"
         )
-    where = difference(to_record(looped_as(model, source)), to_record(model))
+    where = difference(to_record(source), to_record(model))
     if where and not (isinstance(model, Cascade) and _begins_with(model, source)):
         return (
             f"another model than the one to be trained: {where}; start from a checkpoint of the "
@@ -85,4 +66,5 @@ def why_not(model, window: Window, source, theirs: Window) -> str:
 
 def _begins_with(model: Cascade, source) -> bool:
     stages = source.stages if isinstance(source, Cascade) else (source,)
-    return 0 < len(stages) < len(model.stages) and model.stages[: len(stages)] == stages
+    own = model.stages[: len(stages)]
+    return 0 < len(stages) < len(model.stages) and not difference(to_record(stages), to_record(own))

@@ -11,9 +11,9 @@ import pytest
 
 import ldct_jax
 from experiments.shipped import base, in_hu, release, train
+from experiments.shipped.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
-from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import prepare
 from ldct_jax.denoise.models import SHIPPED, find
@@ -24,7 +24,7 @@ from ldct_jax.models.noise_scaled import slice_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import difference, from_record, to_record
 from ldct_jax.train.checkpoint import load_model
-from ldct_jax.train.initial import looped_as, why_not
+from ldct_jax.train.initial import why_not
 from tests.dicom_fixtures import anatomy, write_series
 
 ROOT = Path(ldct_jax.__file__).parents[1]
@@ -139,7 +139,7 @@ def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
     network, variables, window, meta = load_model(before)
     # It was trained before clones chose their loop by the device: a start all the same.
     trained = train.variants("demo")["pcn3"].model
-    assert network != trained and looped_as(trained, network) == trained
+    assert network.loop != trained.loop
     assert not why_not(trained, train.WINDOW, network, window)
     again, made, record = in_hu.in_hu(network, variables, meta["record"])
     model, released, _, shipped_meta = load_model(shipped)

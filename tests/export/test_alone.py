@@ -80,7 +80,7 @@ def test_onnx_runs_with_onnxruntime_and_numpy_alone(small, exported, tmp_path):
         tmp_path,
         hu,
     )
-    assert np.abs(out - small.function()(hu)).max() <= onnx_model.MOST_HU
+    assert np.abs(out - small.function()(hu)).max() <= onnx_model.MAX_HU
 
 
 SCRIPT = """

@@ -75,8 +75,9 @@ def test_the_command_exports_times_and_does_not_overwrite(checkpoint, tmp_path, 
     assert cli(["export", run, str(out), "--size", "64"]) == 2
 
 
-def test_the_latency_table_names_what_was_measured(small):
-    from ldct_jax.export.latency import measure, table
+def test_the_latency_table_names_what_was_measured(small, monkeypatch):
+    from ldct_jax.export import latency
 
-    text = table(measure(small, size=(64, 64), repeats=3))
+    monkeypatch.setattr(latency, "REPEATS", 3)
+    text = latency.table(latency.measure(small, (64, 64)))
     assert "64x64" in text and "onnxruntime" in text and "median of 3" in text

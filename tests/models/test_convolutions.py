@@ -365,4 +365,4 @@ def test_images_that_do_not_fit_are_refused_in_words():
         ((1, 9, 8, 1), "divide by 4"),
     ):
         with pytest.raises(UsageError, match=words):
-            check_images(np.zeros(shape), "a network", least=5, multiple=4)
+            check_images(np.zeros(shape), "a network", min_side=5, multiple=4)

@@ -30,7 +30,7 @@ def every_figure():
     pair = slices()
     low, full = (np.stack([a, a[::-1]]) for a in pair.values())
     analysis = noise.noise_analysis(low, (low + full) / 2, full)
-    mask = noise.band_mask((64, 64), noise.HRNET_BAND)
+    mask = noise.band_mask((64, 64))
     bar = {"a": [Bar(1.0, 0.1), Bar(2.0, 0.1, "*")]}
     return [
         figures.lines("lines", "Lines", curves[:2], "x [mm]", "y [HU]", log_y=True, log_x=True),

@@ -19,6 +19,7 @@ from ldct_jax.models.vgg import BLOCKS_1_TO_4, VGGFeatures, needs_fetched
 from ldct_jax.record import from_record
 from ldct_jax.study import study as studies
 from ldct_jax.study.scripts import folder, load_study, names
+from tests.tiny import rate_at
 
 pytestmark = pytest.mark.core
 EXPERIMENTS = (
@@ -83,7 +84,7 @@ def test_demo_trainings_warm_up(name):
         if experiment.gan is not None:
             assert experiment.starts_from is not None, f"{row} starts from a trained row"
             continue
-        rates = [experiment.optimizer.rate_at(i, 1000, 100) for i in (0, 49, 60, 999)]
+        rates = [rate_at(experiment.optimizer, i, 1000, 100) for i in (0, 49, 60, 999)]
         assert rates[0] < 0.1 * rates[2] and rates[3] < 0.05 * rates[2], row
         assert rates[1] == pytest.approx(rates[2], rel=0.05), row
 
@@ -119,11 +120,11 @@ def test_pcn_protocol(name):
         assert experiment.patches.stride == 4 and experiment.patches.augment == "none"
         if row.startswith("MAP-NN"):
             assert experiment.patches.size == 64
-            assert experiment.optimizer.rate_at(30, 100, 10) == pytest.approx(1e-4 / 2)
+            assert rate_at(experiment.optimizer, 30, 100, 10) == pytest.approx(1e-4 / 2)
         else:
             assert experiment.patches.size == 55
-            assert experiment.optimizer.rate_at(0, 100, 10) == pytest.approx(1e-4)
-            assert experiment.optimizer.rate_at(99, 100, 10) == pytest.approx(1e-5)
+            assert rate_at(experiment.optimizer, 0, 100, 10) == pytest.approx(1e-4)
+            assert rate_at(experiment.optimizer, 99, 100, 10) == pytest.approx(1e-5)
 
 
 @pytest.mark.promise("two-commands")
@@ -172,11 +173,11 @@ def test_dcswgan_protocol():
         assert experiment.patches.batch == 128
         assert experiment.starts_from is None and experiment.epochs == 20
         rate = 1e-5 if row == "WGAN-VGG" else 1e-4  # WGAN-VGG's own code
-        assert experiment.optimizer.rate_at(5, 10, 1) == pytest.approx(rate), row
+        assert rate_at(experiment.optimizer, 5, 10, 1) == pytest.approx(rate), row
         if experiment.gan is not None:
             for adam in (experiment.optimizer, experiment.gan.optimizer):
                 assert (adam.b1, adam.b2) == (0.5, 0.9), row
-                assert adam.rate_at(5, 10, 1) == pytest.approx(rate), row
+                assert rate_at(adam, 5, 10, 1) == pytest.approx(rate), row
     counts = {row: parameters(e) for row, e in rows.items()}
     assert counts == {"CNN-L1": 56_097, "WGAN-VGG": 55_872, "DCSCN": 25_906, "DCSWGAN": 25_906}
     for row, size in (("WGAN-VGG", 64), ("DCSWGAN", 80)):
@@ -213,7 +214,7 @@ def test_cascade_protocol():
         assert experiment.window == CASCADE
         assert (experiment.patches.size, experiment.patches.batch) == (64, 32)
         assert experiment.patches.slices_per_patient is None
-        assert experiment.optimizer.rate_at(7, 10, 1) == pytest.approx(1e-3)
+        assert rate_at(experiment.optimizer, 7, 10, 1) == pytest.approx(1e-3)
         perceptual = "perceptual" in row
         assert experiment.epochs == (15 if perceptual else 10), row
         assert needs_fetched(experiment.loss) == perceptual, row
@@ -250,12 +251,12 @@ def test_dose_protocol():
     for experiment in rows.values():
         assert experiment.epochs == 150 and experiment.patches.size == 50
         assert experiment.patches.per_slice == (6600 if experiment is plain else 15)
-        assert experiment.optimizer.rate_at(9, 10, 1) == pytest.approx(1e-3)
+        assert rate_at(experiment.optimizer, 9, 10, 1) == pytest.approx(1e-3)
         # σ = 25 of 255 grey levels lies among the noise of the tested doses.
         assert 12 < 25 / 255 * experiment.window.width < 120
     for experiment in tuned:
         assert experiment.images is None and experiment.patches.augment == "rotate_flip"
-        assert trained * scale.phantoms.slices == 100 == trained * scale.most_slices
+        assert trained * scale.phantoms.slices == 100 == trained * scale.max_slices
     assert scale.training_crop == (250, 350)
     assert set(study.filters) == {"undenoised", "median", "gaussian", "wiener"}
     protocol = study.protocol(ABDOMEN)
@@ -274,7 +275,7 @@ def test_hrnet_protocol():
         assert experiment.patches.fit(512, 512).size == 512 and experiment.patches.batch == 1
         assert experiment.patches.augment == "shift_rotate" and experiment.loss is mse
         assert experiment.window == HRNET
-        at = [experiment.optimizer.rate_at(s, 100_000, 1) for s in (0, 49_999, 50_000, 75_000)]
+        at = [rate_at(experiment.optimizer, s, 100_000, 1) for s in (0, 49_999, 50_000, 75_000)]
         np.testing.assert_allclose(at, [1e-4, 1e-4, 1e-5, 1e-6], rtol=1e-5)
     assert {row: parameters(e) for row, e in rows.items()} == {
         "UNet": 30_658_849,

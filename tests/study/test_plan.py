@@ -16,9 +16,8 @@ from ldct_jax.hu import Window
 from ldct_jax.metrics.protocols import pcn
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.clones import ClonesNet
-from ldct_jax.study import Experiment, Request, Study, dry_run, results, run_study
+from ldct_jax.study import Experiment, Request, Study, dry_run, results, run_study, scoring
 from ldct_jax.study import data as study_data
-from ldct_jax.study import examine as study_examine
 from ldct_jax.study import run as study_run
 from ldct_jax.study.experiment import SMOKE, scales
 from ldct_jax.study.plan import chosen, make_plan
@@ -150,8 +149,8 @@ def test_options_that_change_nothing_are_refused(tmp_path, capfd):
 
 def test_reference_rows_and_scores_follow_filters_and_measure(ran, monkeypatch, capfd):
     made = []
-    original = study_examine.run
-    monkeypatch.setattr(study_examine, "run", lambda f, hu: made.append(f) or original(f, hu))
+    original = scoring.run
+    monkeypatch.setattr(scoring, "run", lambda f, hu: made.append(f) or original(f, hu))
     request = Request("smoke", out=ran)
 
     def test_images() -> set:  # the quality phantom is filtered too

@@ -16,6 +16,7 @@ from ldct_jax.study import results
 from ldct_jax.study.scripts import load_study
 from ldct_jax.system.files import locked
 from ldct_jax.train.checkpoint import load_model
+from tests.tiny import rate_at
 
 TABLES = ("table_i.json", "table_i.csv", "table_i.md")
 
@@ -207,8 +208,8 @@ def test_the_papers_protocol_at_paper_scale():
     pcn = runs["full PCN"]
     assert (pcn.patches.size, pcn.patches.stride, pcn.patches.batch) == (55, 4, 128)
     assert pcn.patches.slices_per_patient == 10 and pcn.epochs == 60
-    assert pcn.optimizer.rate_at(0, 100, 10) == pytest.approx(1e-4)
-    assert pcn.optimizer.rate_at(99, 100, 10) == pytest.approx(1e-5)
+    assert rate_at(pcn.optimizer, 0, 100, 10) == pytest.approx(1e-4)
+    assert rate_at(pcn.optimizer, 99, 100, 10) == pytest.approx(1e-5)
     assert study.scales["paper"].repeats == 3
     wirings = {
         (e.model.transfer, e.model.coupled, e.model.residual, type(e.loss).__name__)

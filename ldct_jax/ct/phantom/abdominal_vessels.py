@@ -90,14 +90,14 @@ class AbdominalVessels:
         parts = []
         for _ in range(9):
             way = (rng.uniform(-1, 1), rng.uniform(-1, -0.1), rng.uniform(-0.9, 0.2))
-            parts += tree(rng, root, way, 2.6, length=30, least_radius=0.65, wander=0.25)
+            parts += tree(rng, root, way, 2.6, length=30, min_radius=0.65, wander=0.25)
         for _ in range(24):  # omental and retroperitoneal twigs
             start = (
                 rng.uniform(-0.75, 0.75) * self.a,
                 rng.uniform(self.front * 0.85, 20),
                 rng.uniform(-140, 40),
             )
-            parts += tree(rng, start, rng.normal(size=3), 1.6, length=24, least_radius=0.6)
+            parts += tree(rng, start, rng.normal(size=3), 1.6, length=24, min_radius=0.6)
         self.mesentery = Bundle(parts)
 
     def paint(self, canvas: Canvas, within, hu: dict[str, float]) -> None:

@@ -42,6 +42,7 @@ TISSUES = (
 LABEL = {name: i for i, name in enumerate(TISSUES)}
 TEXTURES_MM = {"fine": 0.75, "grain": 1.3, "coarse": 5.0}  # standard deviation of the blur
 WHOLE = (slice(None), slice(None))
+WARP_WAVES = 5
 
 
 class Canvas:
@@ -235,14 +236,14 @@ class Tube:
 class Warp:
     """A smooth displacement of a patient's anatomy: a few long sine waves, at most ``reach_mm``."""
 
-    def __init__(self, rng: np.random.Generator, reach_mm: float, n_waves: int = 5):
+    def __init__(self, rng: np.random.Generator, reach_mm: float):
         self.reach_mm = reach_mm
         self._waves = []
-        for _ in range(n_waves):
+        for _ in range(WARP_WAVES):
             direction = rng.normal(size=3)
             direction /= np.linalg.norm(direction)
             wave = 2 * np.pi / rng.uniform(110, 260) * direction
-            move = rng.uniform(-1, 1, 2) * reach_mm / n_waves
+            move = rng.uniform(-1, 1, 2) * reach_mm / WARP_WAVES
             self._waves.append((wave.astype(np.float32), rng.uniform(0, 2 * np.pi), move))
 
     def __call__(self, x, y, z):

@@ -17,7 +17,7 @@ class LesionKind:
     organ: str
     radius_mm: tuple[float, float]
     contrast_hu: tuple[tuple[float, float], ...]  # ranges, one of which is chosen
-    most: int
+    max_count: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def draw_lesions(rng, tissue, heights, pixel_mm, slice_mm, kinds) -> tuple[Lesio
     lesions: list[Lesion] = []
     step = max(1, round(1.5 / pixel_mm))  # searching on a 1.5 mm grid is enough
     for kind in kinds:
-        for _ in range(int(rng.integers(1, kind.most + 1))):
+        for _ in range(int(rng.integers(1, kind.max_count + 1))):
             radius = float(rng.uniform(*kind.radius_mm))
             low, high = kind.contrast_hu[rng.integers(len(kind.contrast_hu))]
             contrast = float(rng.uniform(low, high))

@@ -49,7 +49,7 @@ class Liver:
 
     def _trees(self, rng, cava):
         def branch(start, way, radius, length, inside):
-            return tree(rng, start, way, radius, length=length, least_radius=0.7, inside=inside)
+            return tree(rng, start, way, radius, length=length, min_radius=0.7, inside=inside)
 
         self.portal = Bundle(
             branch(self.hilum, (-1, -0.25, 0.45), 5.6, 30, self._holds)

@@ -109,7 +109,7 @@ class Mediastinum:
             hilum = np.array([side * 38, ys - 46, fall])
             parts += chain([carina, (carina + hilum) / 2, hilum], [6.8, 6, 5.2])
             for way in ((side, -0.7, 0.9), (side, -0.3, -0.5), (side * 0.4, 0.3, -1)):
-                parts += tree(rng, hilum, way, 3.4, length=26, least_radius=0.9, shrink=0.72)
+                parts += tree(rng, hilum, way, 3.4, length=26, min_radius=0.9, shrink=0.72)
         self.airways = Bundle(parts)
 
     def paint(self, canvas: Canvas, within, hu: dict[str, float]) -> None:

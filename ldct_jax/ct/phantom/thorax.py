@@ -74,7 +74,7 @@ class Thorax:
                         way,
                         rng.uniform(3.2, 4.4),
                         length=30,
-                        least_radius=0.5,
+                        min_radius=0.5,
                         inside=in_lung(side),
                         spread=0.75,
                         shrink=0.84,

@@ -16,14 +16,14 @@ def tree(
     radius: float,
     *,
     length: float,
-    least_radius: float,
+    min_radius: float,
     inside: Callable[[np.ndarray], bool] | None = None,
     spread: float = 0.55,
     wander: float = 0.18,
     shrink: float = 0.80,
     taper: float = 0.96,
 ) -> list[Capsule]:
-    """A random tree: bent branches of ``length`` mm that fork until ``least_radius``.
+    """A random tree: bent branches of ``length`` mm that fork until ``min_radius``.
 
     Children's radii obey Murray's law roughly (r³ = r1³ + r2³ with random shares); ``inside(p)``
     ends branches that would leave an organ.
@@ -49,7 +49,7 @@ def tree(
             side /= np.linalg.norm(side)
             for part, sign in ((share, 1), (1 - share, -1)):
                 child = r * part ** (1 / 3)
-                if child >= least_radius:
+                if child >= min_radius:
                     turn = d + sign * side * spread * rng.uniform(0.6, 1.4) * (1.3 - part)
                     todo.append((p, turn, child, max(reach * shrink, 4.0)))
     return segments

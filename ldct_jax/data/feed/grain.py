@@ -49,11 +49,6 @@ class GrainFeed:
         self._pairs = pairs
         self._reading: tuple[int, int, Any] | None = None  # epoch, next step, iterator
 
-    @property
-    def nbytes(self) -> int:
-        """Device memory for the patches of one call, bytes."""
-        return 4 * STEPS_PER_CALL * self.batch_size * self.grid.size**2
-
     def specs(self) -> dict:
         return {"low": True, "full": True, "order": True, "first": False}
 

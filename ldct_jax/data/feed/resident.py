@@ -30,11 +30,6 @@ class Resident:
         self._placed: Any = None
         self._order: tuple[int, Any] | None = None
 
-    @property
-    def nbytes(self) -> int:
-        """Device memory for the slices and one epoch's order, bytes."""
-        return 2 * self._slices[0].nbytes + 4 * self.steps_per_epoch * self.batch_size
-
     def specs(self) -> dict:
         return {"low": False, "full": False, "order": True}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ldct_jax import hu
 from ldct_jax.denoise.filters import Gaussian
-from ldct_jax.metrics.noise import HRNET_BAND, band_mask, noise_analysis
+from ldct_jax.metrics.noise import band_mask, noise_analysis
 from ldct_jax.report import images, tables
 from ldct_jax.report.figures import Figure
 from ldct_jax.report.found import Found
@@ -148,7 +148,7 @@ class NoiseAnalysis:
                     low,
                     out,
                     noise_analysis(low, out, full),
-                    band_mask(low.shape[1:], HRNET_BAND),
+                    band_mask(low.shape[1:]),
                     caption=f"One test slice. Data: {found.data}.",
                 )
             )

@@ -211,5 +211,5 @@ def compare(ours, theirs) -> list[Any]:
         a, b = ours.values(metric), theirs.values(metric)
         test = statistics.paired([a[p] for p in patients], [b[p] for p in patients], patients)
         cells += [test.mean_difference, f"{test.low:.{digits}f} to {test.high:.{digits}f}"]
-        cells += [f"{test.t_p:.3f}{' *' if test.t_p < SIGNIFICANT else ''}"]
+        cells += [f"{test.p:.3f}{' *' if test.p < SIGNIFICANT else ''}"]
     return [*cells, len(patients)]

@@ -41,7 +41,7 @@ SCROLLED = 6
 
 
 @dataclasses.dataclass(frozen=True)
-class Examiner:
+class Scorer:
     """The test and validation slices of a study's ``pairs`` at a scale, and what is done there."""
 
     study: Study

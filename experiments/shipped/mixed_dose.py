@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.shipped.noise_free_target import NoiseFreeTarget
 from ldct_jax.ct.fbp import named_kernel
 from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import OwnNoise
 from ldct_jax.data.simulate import (
     OWN,
@@ -25,7 +25,6 @@ from ldct_jax.data.simulate import (
 from ldct_jax.data.store import SeriesRecord, Store
 from ldct_jax.data.store_writer import finished, write_array
 from ldct_jax.errors import DataError, UsageError
-from ldct_jax.record import to_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +167,7 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
       DataError: a store that has low doses already, or a series whose noise can't be measured.
     """
     check_normal_dose(store)
-    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=to_record(mixed))
+    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=_record(mixed))
     if done := finished(Path(out), digest):
         return done
     plans = [_plan(store, i, mixed) for i in range(len(store.series))]
@@ -197,11 +196,10 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
             exposure_mas=(),
             # That of the normal dose: targets have another.
             noise_hu=own.sd_hu if mixed.target else flat_noise_hu(full, record.pixel_mm),
-            low_dose_noise_hu=flat_noise_hu(low, record.pixel_mm),
             dose=None,
             dose_source=mixed.describe(),
             low_dose={
-                "spec": to_record(mixed),
+                "spec": _record(mixed),
                 "seed": seed,
                 "own_noise": own.record(),
                 "slices": [dataclasses.asdict(one) for one in drawn],
@@ -213,5 +211,14 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
 
 
 def _plan(store: Store, i: int, mixed: MixedDose) -> tuple[int, list[Drawn]]:
-    seed = noise_seed(store.full(i), mixed.seed, dataclasses.replace(mixed, target=None))
+    recipe = _record(dataclasses.replace(mixed, target=None))
+    seed = noise_seed(store.full(i), mixed.seed, recipe)
     return seed, draw(mixed, store.series[i].offsets_mm, np.random.default_rng(seed))
+
+
+def _record(mixed: MixedDose) -> dict:
+    """For JSON. The names are those of the first version: they are part of every seed."""
+    record = {"type": "ldct_jax.data.mixed_dose:MixedDose", **dataclasses.asdict(mixed)}
+    if mixed.target is not None:
+        record["target"]["type"] = "ldct_jax.data.noise_free_target:NoiseFreeTarget"
+    return record
