@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
+
+
+class Number(click.FloatRange):
+    """A number with bounds; "nan" and "inf" are none."""
+
+    def convert(self, value, param, context):
+        number = super().convert(value, param, context)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, context)
+        return number
 
 
 def _use(context, parameter, path: Path | None) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import code_option
+from ldct_jax.cli.options import Number, code_option
 from ldct_jax.errors import LdctError, UsageError
 
 
@@ -48,6 +48,7 @@ from ldct_jax.errors import LdctError, UsageError
 )
 @click.option(
     "--quiet",
+    type=Number(0),
     default=10.0,
     show_default=True,
     metavar="SECONDS",
@@ -55,6 +56,7 @@ from ldct_jax.errors import LdctError, UsageError
 )
 @click.option(
     "--keep-free",
+    type=Number(0),
     default=2.0,
     show_default=True,
     metavar="GB",
@@ -62,6 +64,7 @@ from ldct_jax.errors import LdctError, UsageError
 )
 @click.option(
     "--keep-failed",
+    type=Number(0),
     default=7.0,
     show_default=True,
     metavar="DAYS",

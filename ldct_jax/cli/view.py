@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from ldct_jax.cli.options import Number
+
 PATH = click.Path(path_type=Path)
 
 
@@ -16,9 +18,7 @@ PATH = click.Path(path_type=Path)
 @click.option("--label", "labels", multiple=True, help="Name of an image on the page, in order.")
 @click.option("--series", "number", type=int, help="SeriesNumber, or which of a store.")
 @click.option("--slices", metavar="A:B", help="Only these slices, counted from 1.")
-@click.option(
-    "--max-mb", type=click.FloatRange(1), default=60.0, show_default=True, help="Largest page."
-)
+@click.option("--max-mb", type=Number(1), default=60.0, show_default=True, help="Largest page.")
 @click.option("--overwrite", is_flag=True, help="Replace the page of an earlier run.")
 def view(before, after, out, labels, number, slices, max_mb, overwrite):
     """Write a page that shows BEFORE, and compares it with each AFTER.

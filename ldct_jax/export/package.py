@@ -166,7 +166,7 @@ def example(height: int, width: int) -> np.ndarray:
     from ldct_jax.ct.phantom.random_patient import random_patient
     from ldct_jax.hu import whole_hu
 
-    side = max(height, width)
+    side = max(height, width, 32)  # a phantom's smallest
     pixel_mm = BODY_MM / side
     hu = random_patient(
         SEED, region="abdomen", n_slices=1, size=side, pixel_mm=pixel_mm, slice_mm=5.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def read(path: Path, number: int | None, warn: Callable[[str], None], like=None)
         values = value_range(stack)
         if values.impossible:
             raise DataError(f"{path}: {values.impossible}")
+        if values.doubt:
+            warn(f"{path}: {values.doubt}")
         pixel = float(file.pixel_mm)
         return Viewed(stack, pixel if np.isfinite(pixel) else None, file)
     return _dicom(path, number, warn, like)
@@ -77,8 +80,11 @@ def both_doses(
 def check_same(before: Viewed, after: Viewed, path: Path) -> None:
     """Raise DataError where ``after`` (of ``path``) doesn't show the same place as ``before``."""
     if before.hu.shape != after.hu.shape:
-        sizes = ["{} slices of {}x{} pixels".format(*one.hu.shape) for one in (after, before)]
-        raise DataError(f"{path} has {sizes[0]} and BEFORE {sizes[1]}: they can't be compared")
+        sizes = [" x ".join(map(str, one.hu.shape)) for one in (after, before)]
+        raise DataError(
+            f"{path} has {sizes[0]} slices, rows and columns, BEFORE {sizes[1]}: they can't be "
+            "compared"
+        )
     a, b = before.place, after.place
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         same = bool((np.abs(a - b) < SAME_PLACE_MM).all())
@@ -105,9 +111,10 @@ def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
         chosen = [s for s in chosen if _lies_at(s, like.place)]
     if len(chosen) != 1:
         way = ""
-        if like is None:
-            numbers = ", ".join(str(s.first.series_number) for s in found.series)
-            way = f", or choose by its number, as --series N (here: {numbers})"
+        numbers = Counter(s.first.series_number for s in found.series)
+        told = [str(n) for n, count in numbers.items() if n is not None and count == 1]
+        if like is None and told:
+            way = f", or choose by its number, as --series N (here: {', '.join(told)})"
         raise UsageError(
             f"{path} holds {len(found.series)} series, of which {len(chosen)} would do: name a "
             f"folder with one{way}"

@@ -95,6 +95,10 @@ def test_an_input_is_never_the_page_and_values_beyond_16_bits_are_told(tmp_path,
     assert (tmp_path / "a.npy").read_bytes() == before
     assert cli([*view, str(tmp_path / "page.html")]) == 0
     assert "Values beyond ±32,767 HU are cut to that." in (tmp_path / "page.html").read_text()
+    assert "are these HU?" not in capsys.readouterr().err
+    np.save(tmp_path / "stored.npy", np.maximum(hu + 1024, 0).astype(np.uint16))
+    assert cli(["view", str(tmp_path / "stored.npy"), "--out", str(tmp_path / "stored.html")]) == 0
+    assert "warning: " in (told := capsys.readouterr().err) and "are these HU?" in told
 
 
 def test_what_can_not_be_compared_is_one_line(tmp_path, capsys):
@@ -106,13 +110,22 @@ def test_what_can_not_be_compared_is_one_line(tmp_path, capsys):
         tmp_path / "b.npy",
         np.full((3, 16, 16), 40, np.int16) - 1000 * (np.arange(16) < 8).astype(np.int16),
     )
+    for name, side in (("a", 16), ("b", 18)):  # one series, but for its matrix
+        body = np.full((2, side, side), 40, np.int16)
+        body[:, 0] = -1000
+        write_series(tmp_path / "mixed", body, name=lambda k, name=name: f"{name}{k}")
     a, b, out = (str(tmp_path / n) for n in ("a.npy", "b.npy", "o.html"))
     for words, code, said in (
-        ([a, b], 1, "3 slices of 16x16 pixels and BEFORE 2 slices of 16x16 pixels: they can't be"),
+        (
+            [a, b],
+            1,
+            "has 3 x 16 x 16 slices, rows and columns, BEFORE 2 x 16 x 16: they can't be compared",
+        ),
         ([a, "--slices", "0:9"], 2, "within 1:2"),
         ([a, "--slices", "¹:²"], 2, "within 1:2"),
         ([a, "--series", "1"], 2, "holds one volume"),
-        ([a, "--max-mb", "0"], 2, "--max-mb"),
+        *(([a, "--max-mb", mb], 2, "--max-mb") for mb in ("0", "nan", "inf")),
+        ([str(tmp_path / "mixed")], 2, "of which 2 would do: name a folder with one\n"),
         ([a, "--label", "x", "--label", "y"], 2, "once for each of 1 images"),
         ([str(tmp_path / "no")], 2, "doesn't exist"),
     ):

@@ -136,8 +136,10 @@ def test_lesions_have_known_place_size_and_contrast():
 def test_misuse_is_one_line():
     with pytest.raises(UsageError, match="unknown region"):
         random_patient(0, region="head")
-    with pytest.raises(UsageError, match="at least one slice"):
-        random_patient(0, n_slices=0)
+    wrong = ({"n_slices": 0}, {"pixel_mm": np.nan}, {"slice_mm": np.nan}, {"pixel_mm": np.inf})
+    for values in wrong:
+        with pytest.raises(UsageError, match="at least one slice"):
+            random_patient(0, **values)
     with pytest.raises(UsageError, match="no tissue"):
         random_patient(0, n_slices=1, **SMALL).mask("bone")
     assert len(set(TISSUES)) == len(TISSUES)

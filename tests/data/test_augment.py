@@ -34,14 +34,12 @@ def test_dihedral_is_one_of_the_eight_symmetries():
 
 
 def test_an_offset_is_the_same_on_both_images_and_another_for_each_patch():
-    low, full = (np.asarray(x) for x in augment("dihedral_offset", KEY, 1, INDEX, 2 * LOW, LOW))
-    turned, _ = augment("dihedral", KEY, 1, INDEX, LOW, LOW)
-    offsets = (2 * full - low).mean((1, 2))  # of 2(x + c) - (2x + c)
-    np.testing.assert_allclose(low - full, full - offsets[:, None, None], atol=1e-5)
+    low, full = (np.asarray(x) for x in augment("dihedral_offset", KEY, 1, INDEX, LOW, LOW))
+    np.testing.assert_array_equal(low, full)
+    offsets = (low - LOW).mean((1, 2))  # turning keeps the mean
     assert np.ptp(offsets) > 0.1 and np.abs(offsets).max() <= MAX_OFFSET
-    assert (
-        np.ptp((full - offsets[:, None, None]).std((1, 2)) - np.asarray(turned).std((1, 2))) < 1e-5
-    )
+    turned = (low - offsets[:, None, None]).reshape(len(LOW), -1)
+    np.testing.assert_allclose(np.sort(turned), np.sort(LOW.reshape(len(LOW), -1)), atol=1e-5)
 
 
 def test_a_quarter_turn_and_a_shift_are_exact():

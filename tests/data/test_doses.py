@@ -30,6 +30,12 @@ def added_sd(pairs) -> float:
     return float(np.std((pairs.low_hu.astype(float) - pairs.full_hu)[body]))
 
 
+def neighbours(pairs) -> float:
+    """Correlation of the added noise with itself, a row further."""
+    noise = (pairs.low_hu.astype(float) - pairs.full_hu)[:, 24:40, 20:44]
+    return float(np.mean(noise[:, 1:] * noise[:, :-1]) / np.mean(noise**2))
+
+
 @pytest.mark.parametrize(
     ("rule", "ratio"), [("paper", (99 / 3) ** 0.5), ("physics", (9 / 1) ** 0.5)]
 )
@@ -49,11 +55,7 @@ def test_the_plain_mtf_shapes_noise_of_the_same_level(pairs):
     plain = phantom_pairs(SPEC, DOSES, "paper", "mtf")
     np.testing.assert_array_equal(plain.full_hu, pairs.full_hu)
     assert added_sd(plain) == pytest.approx(added_sd(pairs), rel=0.1)
-    neighbours = []
-    for each in (plain, pairs):
-        noise = (each.low_hu.astype(float) - each.full_hu)[:, 24:40, 20:44]
-        neighbours.append(np.mean(noise[:, 1:] * noise[:, :-1]) / np.mean(noise**2))
-    assert neighbours[0] > neighbours[1] + 0.05
+    assert neighbours(plain) > neighbours(pairs) + 0.05
     assert "shaped by the MTF" in plain.source and "shaped by" not in pairs.source
 
 
@@ -120,6 +122,11 @@ def test_doses_of_a_store_are_simulated_from_its_normal_dose(tmp_path):
     np.testing.assert_array_equal(pairs.at(1.0).low_hu, pairs.at(1.0).full_hu)
     ratio = added_sd(pairs.at(0.25)) / added_sd(pairs.at(0.5))
     assert ratio == pytest.approx((15 / 3) ** 0.5, rel=0.07)
+    plain = load_doses(
+        tmp_path / "store", doses=(0.5,), rule="paper", spectrum="mtf", cache=tmp_path / "cache"
+    )
+    assert added_sd(plain) == pytest.approx(added_sd(pairs.at(0.5)), rel=0.1)
+    assert neighbours(plain) > neighbours(pairs.at(0.5)) + 0.05 and "shaped" in plain.source
 
 
 def test_a_few_slices_of_each_patient_are_enough_for_many_doses(tmp_path):

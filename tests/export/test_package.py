@@ -163,6 +163,13 @@ def test_what_a_card_needs_is_missed_before_anything_is_exported(checkpoint, tmp
     assert not out.exists()
 
 
+def test_the_example_has_the_size_of_the_slices():
+    for height, width in ((64, 48), (20, 12)):
+        image = package_module.example(height, width)
+        assert image.shape == (1, height, width) and image.dtype == np.int16
+        assert image.min() < -900 and image.max() > 0
+
+
 def test_the_licence_is_this_packages_wherever_it_is_installed(tmp_path, monkeypatch):
     """Among installed packages some leave their own LICENSE beside this one."""
     (tmp_path / "LICENSE").write_text("of somebody else")

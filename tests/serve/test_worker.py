@@ -165,6 +165,8 @@ def test_status_is_told_from_the_disk(tmp_path, capsys):
         (["--out", "x", "--model", "nothing"], "there is no model"),
         (["--out", "x", "--rules", "nothing.toml"], "can't be read"),
         (["--status"], "is not the spool of a node"),
+        (["--out", "x", "--quiet", "nan"], "nan is not a finite number"),
+        (["--out", "x", "--keep-failed", "-1"], "-1.0 is not in the range"),
     ],
 )
 def test_wrong_use_is_one_line(tmp_path, capsys, arguments, words):

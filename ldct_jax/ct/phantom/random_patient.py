@@ -71,7 +71,7 @@ def random_patient(
     """
     if region not in REGIONS:
         raise UsageError(f"unknown region {region!r}: use one of {', '.join(REGIONS)}")
-    if n_slices < 1 or size < 32 or pixel_mm <= 0 or slice_mm <= 0:
+    if n_slices < 1 or size < 32 or not (0 < pixel_mm < np.inf and 0 < slice_mm < np.inf):
         raise UsageError(
             f"{n_slices} slices of {size}x{size} pixels of {pixel_mm} mm, {slice_mm} mm thick: "
             "a phantom needs at least one slice of 32x32 pixels and positive lengths"
