@@ -63,6 +63,8 @@ BARE_NAMES = {
         "ldct_jax.optim": "Constant Exponential Cosine Piecewise InverseSqrtEpoch Adam",
         "ldct_jax.data.feed.patches": "Patches",
         "ldct_jax.data.simulate": "LowDose",
+        "ldct_jax.data.mixed_dose": "MixedDose",
+        "ldct_jax.data.noise_free_target": "NoiseFreeTarget",
         "ldct_jax.study.experiment": "Experiment",
     }.items()
     for name in names.split()

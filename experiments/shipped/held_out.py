@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 
 import ldct_jax
-from experiments.shipped.mixed_dose import Drawn, simulate_mixed
 from experiments.shipped.train import (
     ATTRIBUTION,
     HELD_OUT,
@@ -31,6 +30,7 @@ from experiments.shipped.train import (
     TRAINING,
     patients,
 )
+from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
 from ldct_jax.data.own_noise import OwnNoise
 from ldct_jax.data.simulate import OWN, required_noise
 from ldct_jax.denoise.filters import (
@@ -55,7 +55,7 @@ from ldct_jax.system.progress import stage
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A kind of low dose: see :class:`.mixed_dose.Drawn`; ``filters``: with them."""
+    """A kind of low dose: see :class:`ldct_jax.data.mixed_dose.Drawn`; ``filters``: with them."""
 
     name: str
     fraction: float

@@ -8,8 +8,8 @@ Training sees images in units of their noise (experiments/shipped/train.py); the
 import argparse
 from pathlib import Path
 
-from experiments.shipped.noise_units import WORDS
 from experiments.shipped.train import UNIT, WINDOW
+from ldct_jax.data.noise_units import WORDS
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
 from ldct_jax.models.noise_scaled import NoiseScaled

@@ -10,9 +10,9 @@
     python -m experiments.shipped.release runs/shipped/pcn3 docs/results/shipped ldct_jax/shipped
 
 What is trained here is the network inside ldct_jax.models.noise_scaled: it sees every image in
-units of the image's own noise (noise_units.py), and the mean of its targets is the image without
-noise (noise_free_target.py). This run's own report is in units of noise too; what is true of HU
-says `held_out`.
+units of the image's own noise (data/noise_units.py), and the mean of its targets is the image
+without noise (data/noise_free_target.py). This run's own report is in units of noise too; what is
+true of HU says `held_out`.
 
 INIT is the network inside the fifth version (BEFORE), 506 steps of this recipe (patches of 55x55,
 16 a step, 22 of a slice, EMA 0.99, one epoch) from the fourth, which was trained with other data
@@ -29,7 +29,7 @@ and bias in soft tissue is at most 0.5 HU. The share of noise that stays (in_hu.
 it by training and validation patients.
 
 CT holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
-comes from `ldct data sample`. Every slice gets a low dose of its own (mixed_dose.py).
+comes from `ldct data sample`. Every slice gets a low dose of its own (data/mixed_dose.py).
 The series are told by the SHA-256 of their pixels, so that no file name decides who is tested, and
 the held-out patients were written down here before the first training began.
 
@@ -43,11 +43,11 @@ import os
 import numpy as np
 
 from experiments.shipped.kernels import as_kernel
-from experiments.shipped.mixed_dose import MixedDose, add_mixed_dose
-from experiments.shipped.noise_free_target import NoiseFreeTarget
-from experiments.shipped.noise_units import NOISE, in_noise_units
 from ldct_jax.ct.fbp import Kernel
 from ldct_jax.data.feed.patches import Patches
+from ldct_jax.data.mixed_dose import MixedDose, add_mixed_dose
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
+from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.source import SAMPLE, open_store
 from ldct_jax.data.splits import Split, explicit

@@ -1,7 +1,8 @@
 """The command line ``ldct``: one file a command, imported only when it is called.
 
-Exit codes: 0 success, 1 failure, 2 wrong use, 130 and 143 after SIGINT and SIGTERM. A user's
-mistake is one line ``error: what is wrong; what to do`` and no traceback.
+Exit codes: 0 success, 1 failure, 2 wrong use, 3 where ``ldct adapt`` found nothing better, 130 and
+143 after SIGINT and SIGTERM. A user's mistake is one line ``error: what is wrong; what to do`` and
+no traceback.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ COMMANDS = {
     "data": "ldct_jax.cli.data:data",
     "train": "ldct_jax.cli.train:train",
     "denoise": "ldct_jax.cli.denoise:denoise",
+    "adapt": "ldct_jax.cli.adapt:adapt",
     "evaluate": "ldct_jax.cli.evaluate:evaluate",
     "export": "ldct_jax.cli.export:export",
     "serve": "ldct_jax.cli.serve:serve",
@@ -69,7 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     from ldct_jax.train.signals import StopRequest
 
     # Where Python calls this with arguments, the process isn't ours to re-exec.
-    if arguments is None and sys.argv[1:2] in (["train"], ["denoise"], ["evaluate"], ["serve"]):
+    long = ("train", "denoise", "evaluate", "adapt", "serve")
+    if arguments is None and len(sys.argv) > 1 and sys.argv[1] in long:
         # Processes of one training must agree, so none of them measures.
         if not {"--distributed", "--status", "--help", "-h"} & set(sys.argv):
             xla_flags.find_out()
@@ -88,7 +91,8 @@ def main(arguments: list[str] | None = None) -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     try:
-        ldct.main(args=arguments, prog_name="ldct", standalone_mode=False)
+        # An exit code where the command gives one, else what it returns: nothing.
+        return ldct.main(args=arguments, prog_name="ldct", standalone_mode=False) or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
@@ -111,7 +115,6 @@ def run(arguments: list[str] | None = None) -> int:
         if hasattr(error, "exit_code"):
             return error.exit_code
         raise
-    return 0
 
 
 def _fail(message: str, code: int) -> int:

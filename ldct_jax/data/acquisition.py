@@ -152,6 +152,17 @@ class Trained:
         return found
 
 
+def joined_ranges(*records: dict | None) -> dict | None:
+    """The JSON of :class:`Trained` that covers all of ``records``; None where nothing is known."""
+    known = [r for r in records if r]
+    if not known:
+        return None
+    names = [f.name for f in dataclasses.fields(Trained) if f.name != "kernels"]
+    spans = {name: [v for r in known for v in r.get(name) or ()] for name in names}
+    kernels = sorted({k for r in known for k in r.get("kernels", ())})
+    return {"kernels": kernels} | {name: span(np.array(values)) for name, values in spans.items()}
+
+
 def _span(span) -> str:
     low, high = span
     return f"{low:.4g}" if low == high else f"{low:.4g} to {high:.4g}"

@@ -264,9 +264,10 @@ def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
     if isinstance(model, NoiseScaled):
         compute, of_series = _by_noise(model, slices, variables)
 
+    # Folder names stay out of headers: the network's own name and the digest say what it is.
+    own = short_name(meta["record"]["model"]["type"])
     found = Denoiser(
-        # Folder names stay out of headers: the network's own name and the digest say what it is.
-        name=name if name in SHIPPED else short_name(meta["record"]["model"]["type"]),
+        name=meta["record"].get("name") or (name if name in SHIPPED else own),
         digest=meta["digest"],
         step=meta.get("step"),
         batch=slices.batch,

@@ -104,8 +104,8 @@ class NoiseScaled(nn.Module):
 
     Args:
       base: a network trained on images whose noise is 1/``unit``
-        (experiments/shipped/noise_units.py), without any clipping. Its result has the size of the
-        image, for every size: it pads nothing by ``inference_padding``.
+        (:func:`ldct_jax.data.noise_units.in_noise_units`), without any clipping. Its result has the
+        size of the image, for every size: it pads nothing by ``inference_padding``.
       unit: network units of ``base`` in multiples of σ.
       routine_hu: the noise of a routine scan, as slice_noise_hu measures it.
       power: how fast the share kept falls with the noise.

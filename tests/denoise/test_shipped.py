@@ -11,9 +11,9 @@ import pytest
 
 import ldct_jax
 from experiments.shipped import base, in_hu, release, train
-from experiments.shipped.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax import cli
 from ldct_jax.ct.dose import sample_noise
+from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import prepare
 from ldct_jax.denoise.models import SHIPPED, find
@@ -146,7 +146,7 @@ def test_a_training_can_go_on_from_what_ships(tmp_path, monkeypatch):
     assert again == model and difference(record, shipped_meta["record"]) == ""
     jax.tree.map(np.testing.assert_array_equal, made, released)
     monkeypatch.setattr("sys.argv", ["base", str(before), str(tmp_path / "again.npz")])
-    with pytest.raises(UsageError, match="ClonesNet, no network in noise units"):
+    with pytest.raises(UsageError, match="doesn't see images in units of their noise"):
         base.main()
 
 

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.shipped.noise_units import NOISE, in_noise_units
 from ldct_jax.ct.dose import sample_noise
+from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import UsageError
 from ldct_jax.export.source import twin_for_onnx

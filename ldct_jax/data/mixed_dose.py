@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments.shipped.noise_free_target import NoiseFreeTarget
 from ldct_jax.ct.fbp import named_kernel
 from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
 from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import OwnNoise
 from ldct_jax.data.simulate import (
     OWN,
@@ -25,6 +25,7 @@ from ldct_jax.data.simulate import (
 from ldct_jax.data.store import SeriesRecord, Store
 from ldct_jax.data.store_writer import finished, write_array
 from ldct_jax.errors import DataError, UsageError
+from ldct_jax.record import to_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +103,17 @@ class Drawn:
     thinner: float
 
 
-def draw(mixed: MixedDose, offsets_mm, rng: np.random.Generator) -> list[Drawn]:
-    """Which slices of a series are used, and how; ``offsets_mm``: (N,) slice positions."""
+def draw(
+    mixed: MixedDose, offsets_mm, rng: np.random.Generator, only: Iterable[int] | None = None
+) -> list[Drawn]:
+    """Which slices of a series are used, and how.
+
+    offsets_mm: (N,) slice positions. only: indices of those that may be used; None for all.
+    """
     chosen: list[int] = []
-    for i, at in enumerate(offsets_mm):
+    for i in range(len(offsets_mm)) if only is None else only:
         # A tenth of a millimetre less: positions are rounded.
-        if not chosen or abs(at - offsets_mm[chosen[-1]]) >= mixed.step_mm - 0.1:
+        if not chosen or abs(offsets_mm[i] - offsets_mm[chosen[-1]]) >= mixed.step_mm - 0.1:
             chosen.append(i)
 
     def log_uniform(span):
@@ -160,17 +166,22 @@ def simulate_mixed(
     return low, full
 
 
-def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
+def add_mixed_dose(
+    store: Store, out: Path, mixed: MixedDose, only: Sequence[Sequence[int]] | None = None
+) -> Store:
     """A paired store of the normal-dose ``store``, every slice at a dose of its own; resumable.
+
+    ``only``: of each series, the slices that may be used (None: all). Its noise is measured on all.
 
     Raises:
       DataError: a store that has low doses already, or a series whose noise can't be measured.
     """
     check_normal_dose(store)
-    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=_record(mixed))
+    chosen = {} if only is None else {"only": [list(of_one) for of_one in only]}
+    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=to_record(mixed), **chosen)
     if done := finished(Path(out), digest):
         return done
-    plans = [_plan(store, i, mixed) for i in range(len(store.series))]
+    plans = [_plan(store, i, mixed, only and only[i]) for i in range(len(store.series))]
 
     def make(i: int, folder: Path, stem: str, advance) -> SeriesRecord:
         record, (seed, drawn) = store.series[i], plans[i]
@@ -199,7 +210,7 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
             dose=None,
             dose_source=mixed.describe(),
             low_dose={
-                "spec": _record(mixed),
+                "spec": to_record(mixed),
                 "seed": seed,
                 "own_noise": own.record(),
                 "slices": [dataclasses.asdict(one) for one in drawn],
@@ -210,15 +221,9 @@ def add_mixed_dose(store: Store, out: Path, mixed: MixedDose) -> Store:
     return derive(store, out, digest, make, what="simulating low doses", slices=slices)
 
 
-def _plan(store: Store, i: int, mixed: MixedDose) -> tuple[int, list[Drawn]]:
-    recipe = _record(dataclasses.replace(mixed, target=None))
+def _plan(
+    store: Store, i: int, mixed: MixedDose, only: Iterable[int] | None
+) -> tuple[int, list[Drawn]]:
+    recipe = to_record(dataclasses.replace(mixed, target=None))
     seed = noise_seed(store.full(i), mixed.seed, recipe)
-    return seed, draw(mixed, store.series[i].offsets_mm, np.random.default_rng(seed))
-
-
-def _record(mixed: MixedDose) -> dict:
-    """For JSON. The names are those of the first version: they are part of every seed."""
-    record = {"type": "ldct_jax.data.mixed_dose:MixedDose", **dataclasses.asdict(mixed)}
-    if mixed.target is not None:
-        record["target"]["type"] = "ldct_jax.data.noise_free_target:NoiseFreeTarget"
-    return record
+    return seed, draw(mixed, store.series[i].offsets_mm, np.random.default_rng(seed), only)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.shipped.mixed_dose import Drawn, simulate_mixed
-from experiments.shipped.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.flat_noise import flat_tissue
+from ldct_jax.data.mixed_dose import Drawn, simulate_mixed
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import measure_own_noise
 from ldct_jax.errors import UsageError
 from tests.dicom_fixtures import anatomy

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.shipped.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, simulate_mixed
-from experiments.shipped.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.flat_noise import flat_tissue
+from ldct_jax.data.mixed_dose import Drawn, MixedDose, add_mixed_dose, draw, simulate_mixed
+from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import measure_own_noise
 from ldct_jax.data.prepare import prepare
 from ldct_jax.errors import DataError, UsageError
