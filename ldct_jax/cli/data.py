@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.errors import DataError
+from ldct_jax.cli.options import shard_option
+from ldct_jax.errors import DataError, UsageError
 from ldct_jax.system.names import printable
 
 FOLDER = click.Path(path_type=Path)
@@ -115,8 +116,11 @@ def vgg(out):
     "--derived", is_flag=True, help="Take derived images (ImageType) as normal dose, too."
 )
 @click.option("--attribution", default="", help="Whom to cite where images are shown.")
+@shard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the store's manifest instead.")
-def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribution, as_json):
+def prepare(
+    paths, layout, full, low, dose, thickness, kernel, derived, attribution, shard, as_json
+):
     """Turn a folder of DICOM series into the store OUT.
 
     The layout is recognised: the Mayo 2016 challenge, TCIA LDCT-and-Projection-data, or plain
@@ -128,6 +132,7 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribut
     Example:
       ldct data prepare /data/Training_Image_Data stores/mayo --thickness 1
       ldct data prepare --full scans/normal --low scans/low stores/own
+      ldct data prepare archive stores/archive --shard 2/4
     """
     from ldct_jax.data.prepare import Selection
     from ldct_jax.data.prepare import prepare as prepare_store
@@ -144,7 +149,11 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribut
         low=low,
         selection=selection,
         attribution=attribution,
+        shard=shard,
     )
+    if store is None:
+        _part(shard, paths[-1])
+        return
     if as_json:
         _json(store)
     else:
@@ -166,8 +175,9 @@ def prepare(paths, layout, full, low, dose, thickness, kernel, derived, attribut
 @click.option("--noise-kernel", default="own", show_default=True, help="... or smooth, sharp, …")
 @click.option("--seed", default=0, show_default=True, help="Of the noise.")
 @click.option("--cache", type=FOLDER, help="Where DICOM is prepared first [user cache].")
+@shard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the store's manifest instead.")
-def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache, as_json):
+def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache, shard, as_json):
     """Add a simulated low dose to normal-dose DATA and write the store OUT.
 
     DATA is a store, a folder of DICOM series, or 'sample'. Exit code 1 when CT images of the folder
@@ -180,9 +190,12 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     from ldct_jax.data.derived import add_low_dose
     from ldct_jax.data.simulate import LowDose
     from ldct_jax.data.source import open_store
+    from ldct_jax.data.store import is_store
     from ldct_jax.data.table import store_table
     from ldct_jax.system import accelerator
 
+    if shard.count > 1 and not is_store(Path(source)):
+        raise UsageError("--shard shares a store: make one first (`ldct data prepare`)")
     low = LowDose(
         fraction=dose,
         domain=domain,
@@ -196,7 +209,10 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
     normal = open_store(
         source, cache=_cache(cache), left_out=lambda *report: reports.append(report)
     )
-    store = add_low_dose(normal, out, low)
+    store = add_low_dose(normal, out, low, shard=shard)
+    if store is None:
+        _part(shard, out)
+        return
     if as_json:
         _json(store)
     else:
@@ -206,6 +222,10 @@ def simulate(source, out, dose, domain, added_sd, n0, noise_kernel, seed, cache,
             click.echo(line, err=True)
         if missing:
             raise DataError(f"{missing}; everything else is simulated")
+
+
+def _part(shard, out: Path) -> None:
+    click.echo(f"part {shard.index} of {shard.count} is done; the last one finishes {out}")
 
 
 def _cache(folder: Path | None) -> Path:

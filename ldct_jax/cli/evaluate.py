@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import code_option, quality_option, texture_option
+from ldct_jax.cli.options import code_option, quality_option, shard_option, texture_option
 
 
 @click.command()
@@ -19,8 +19,9 @@ from ldct_jax.cli.options import code_option, quality_option, texture_option
 @click.option("--protocol", "protocols", multiple=True, help="Named protocol [pcn]; repeatable.")
 @click.option("--strict", is_flag=True, help="Refuse what would only be warned of.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all rows here.")
+@shard_option
 @code_option
-def evaluate(low, full, model, texture, quality, protocols, strict, json_path):
+def evaluate(low, full, model, texture, quality, protocols, strict, json_path, shard):
     """Compare MODEL's images of LOW with FULL, slice by slice and patient by patient.
 
     LOW and FULL are DICOM folders or files, NIfTI, .npy in HU, or one paired store named twice.
@@ -34,10 +35,12 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path):
     from ldct_jax.denoise.compare import compare, read_pairs
     from ldct_jax.denoise.models import find
     from ldct_jax.denoise.summary import model_line
-    from ldct_jax.errors import DataError
+    from ldct_jax.errors import DataError, UsageError
     from ldct_jax.metrics.protocols import named
     from ldct_jax.system import accelerator
 
+    if shard.count > 1 and json_path is None:
+        raise UsageError("--shard needs --json FILE: the parts' scores lie beside it")
     chosen = [named(name) for name in protocols or ("pcn",)]
     found = find(model).chosen(texture=texture, quality=quality)
     with read_pairs(low, full) as pairs:
@@ -47,7 +50,13 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path):
             click.echo(f"warning: {text}", err=True)
         accelerator.start()
         denoiser = found.open()
-        scored = compare(pairs, denoiser, denoiser.name, chosen)
+        if shard.count == 1:
+            scored = compare(pairs, denoiser, denoiser.name, chosen)
+        else:
+            parts, scored = _shared(pairs, denoiser, chosen, shard, json_path)
+    if scored is None:
+        click.echo(f"part {shard.index} of {shard.count} is done; the last one writes {json_path}")
+        return
     click.echo(model_line(denoiser.name, denoiser.step, denoiser.digest))
     for protocol in chosen:
         click.echo(f"protocol {protocol}")
@@ -72,9 +81,34 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path):
             ],
         }
         json_path.write_text(json.dumps(record, indent=1) + "\n")
+        if shard.count > 1:
+            parts.remove()
         click.echo(f"written: {json_path}")
     if pairs.incomplete:
         raise DataError(f"{pairs.incomplete}; everything else was scored")
+
+
+def _shared(pairs, denoiser, protocols, shard, json_path: Path):
+    """(parts, comparison or None while other processes have parts of it to do)."""
+    from ldct_jax.denoise.compare import compared, score
+    from ldct_jax.denoise.score_parts import ScoreParts
+    from ldct_jax.errors import UsageError
+    from ldct_jax.system.progress import Progress
+
+    if not pairs.digest:
+        raise UsageError("--shard shares a store: make one first (`ldct data prepare`)")
+    of = {"pairs": pairs.digest, "model": denoiser.digest, "protocols": list(map(str, protocols))}
+    parts = ScoreParts(json_path, len(pairs.series), protocols, of)
+    mine = sum(len(s.low) for i, s in enumerate(pairs.series) if shard.takes(i))
+    with Progress("evaluating", mine, "slices") as progress:
+
+        def one(i: int):
+            series = pairs.series[i]
+            return score(series, denoiser, denoiser.name, protocols, advance=progress.advance)
+
+        parts.score(shard, one)
+    found = parts.all_of_them()
+    return parts, None if found is None else compared(found, pairs, protocols)
 
 
 def _table(comparisons, protocol) -> str:

@@ -10,7 +10,13 @@ import click
 
 from ldct_jax.errors import UsageError
 
-SETTINGS = {"model": str, "blend": float, "strict": bool}
+SETTINGS = {
+    "model": (str,),
+    "texture": (str, float),
+    "quality": (str,),
+    "blend": (float,),
+    "strict": (bool,),
+}
 """What the module's settings in mercure may hold; as the options of ``ldct denoise``."""
 FOLDER = click.Path(path_type=Path)
 
@@ -22,20 +28,24 @@ def mercure(source, out):
     """Denoise a series or study that mercure hands over in IN, into OUT.
 
     IN and OUT default to MERCURE_IN_DIR and MERCURE_OUT_DIR. The module's settings in IN/task.json
-    may hold model, blend and strict. Results are named SERIES#INSTANCE.dcm by their new UIDs; they
-    come all together, and only where every CT image could be done.
+    may hold model, texture, quality, blend and strict. Results are named SERIES#INSTANCE.dcm by
+    their new UIDs; they come all together, and only where every CT image could be done.
 
     \b
     Example:
       MERCURE_IN_DIR=/in MERCURE_OUT_DIR=/out ldct mercure
     """
+    from ldct_jax.denoise import choices
     from ldct_jax.denoise.models import find
     from ldct_jax.denoise.run import Options, check_complete, denoise_path
     from ldct_jax.dicom.header import read_header
     from ldct_jax.system import accelerator
 
     settings = read_settings(source / "task.json")
-    found = find(settings.pop("model", None))
+    found = find(settings.pop("model", None)).chosen(
+        texture=settings.pop("texture", choices.ROUTINE),
+        quality=settings.pop("quality", choices.NORMAL),
+    )
     work = out / ".ldct"
     summary = denoise_path(
         source,
@@ -73,9 +83,8 @@ def read_settings(path: Path) -> dict:
     for name, value in found.items():
         if name not in SETTINGS:
             raise UsageError(f"{path}: unknown setting {name}; use {', '.join(SETTINGS)}")
-        kind = SETTINGS[name]
-        if not isinstance(value, (int, float) if kind is float else kind) or (
-            kind is float and isinstance(value, bool)
-        ):
-            raise UsageError(f"{path}: {name} = {value!r} must be a {kind.__name__}")
+        given = float if type(value) is int else type(value)
+        if given not in SETTINGS[name]:
+            kinds = " or a ".join(kind.__name__ for kind in SETTINGS[name])
+            raise UsageError(f"{path}: {name} = {value!r} must be a {kinds}")
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from ldct_jax.cli.options import Number, code_option
+from ldct_jax.cli.options import Number, code_option, quality_option, texture_option
 from ldct_jax.errors import LdctError, UsageError
 
 
@@ -38,6 +38,8 @@ from ldct_jax.errors import LdctError, UsageError
     help="Who may call [programs on this machine].",
 )
 @click.option("--model", metavar="M", help="Checkpoint, artefact, or filter [the shipped model].")
+@texture_option
+@quality_option
 @click.option("--blend", default=1.0, show_default=True, help="Share of the result in the output.")
 @click.option("--strict", is_flag=True, help="Fail series of which 'denoise' would only warn.")
 @click.option(
@@ -90,7 +92,22 @@ def serve(spool, status, as_json, **settings):
         _serve(spool, **settings)
 
 
-def _serve(spool, send, out, port, ae_title, callers, model, blend, strict, rules, quiet, **keep):
+def _serve(
+    spool,
+    send,
+    out,
+    port,
+    ae_title,
+    callers,
+    model,
+    texture,
+    quality,
+    blend,
+    strict,
+    rules,
+    quiet,
+    **keep,
+):
     try:
         import pynetdicom  # noqa: F401
     except ImportError:
@@ -110,7 +127,8 @@ def _serve(spool, send, out, port, ae_title, callers, model, blend, strict, rule
         raise UsageError(f"--out {out} must not lie in the spool")
     deliver = ToFolder(out) if out else ToPeer(parse_peer(send, needs_port=True), ae_title)
     peers = tuple(parse_peer(c, needs_port=False) for c in callers)
-    options, found, chosen = Options(blend=blend, strict=strict), find(model), read_rules(rules)
+    found = find(model).chosen(texture=texture, quality=quality)
+    options, chosen = Options(blend=blend, strict=strict), read_rules(rules)
     with locked(spool):
         if found.needs_jax:
             from ldct_jax.system import accelerator

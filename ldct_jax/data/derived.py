@@ -6,6 +6,7 @@ All are made series by series, resume after an interruption, and are opened wher
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
-from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store
-from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, rounded
+from ldct_jax.data.store_writer import begin, finished, put_together, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
 from ldct_jax.system.progress import Progress
+from ldct_jax.system.shard import WHOLE, Shard
 
 Make = Callable[[int, Path, str, Callable[[int], None]], SeriesRecord]
 """(series, folder, file name stem, function that counts finished slices) → its record."""
@@ -41,7 +44,9 @@ def derive(
     slices: Sequence[int],
     arrays: int = 2,
     source: str | None = None,
-) -> Store:
+    shard: Shard = WHOLE,
+    wait: bool = False,
+) -> Store | None:
     """The store ``out`` that ``make`` makes of ``store``; opened where it is finished.
 
     Args:
@@ -50,14 +55,17 @@ def derive(
       slices: how many each series gets; series without any are left out.
       arrays: how many are written for a series.
       source: the new store's; None for that of ``store``.
+      shard, wait: see :func:`ldct_jax.data.store_writer.begin`; None is returned while other
+        processes have their parts to do.
     """
     if done := finished(Path(out), digest):
         return done
     pixels = [int(np.prod(s.full.shape[1:])) for s in store.series]
     needed = sum(2 * arrays * n * each for n, each in zip(slices, pixels, strict=True))
+    mine = sum(n for k, n in enumerate(filter(None, slices)) if shard.takes(k))
     with (
-        begin(Path(out), digest, needed_bytes=needed) as unfinished,
-        Progress(what, sum(slices), "slices") as progress,
+        begin(Path(out), digest, needed_bytes=needed, shard=shard, wait=wait) as unfinished,
+        Progress(what, mine, "slices") as progress,
     ):
         for i, record in enumerate(store.series):
             if not slices[i]:
@@ -69,7 +77,13 @@ def derive(
             _, resumed = unfinished.series(f"{i}\0{record.full.sha256}", made)
             if resumed:
                 progress.advance(slices[i], "already there")
-        return unfinished.finish(store.source if source is None else source, store.attribution)
+        words = store.source if source is None else source
+        done = unfinished.finish(words, store.attribution)
+    if done is not None:
+        return done
+    whole = functools.partial(derive, store, out, digest, make, what=what, slices=slices)
+    whole = functools.partial(whole, arrays=arrays, source=source, wait=True)
+    return put_together(Path(out), shard, whole)
 
 
 def check_normal_dose(store: Store) -> None:
@@ -86,10 +100,11 @@ def simulation_digest(store: Store, low: LowDose) -> str:
     return derived_digest(store, version=SIMULATION_VERSION, low=to_record(low))
 
 
-def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
+def add_low_dose(store: Store, out: Path, low: LowDose, *, shard: Shard = WHOLE) -> Store | None:
     """A store with the same normal dose and a simulated low dose for every series.
 
-    The normal-dose arrays are linked where the file system can, copied elsewhere.
+    The normal-dose arrays are linked where the file system can, copied elsewhere. ``shard``: do
+    this part of the series; None is returned while other processes have theirs to do.
 
     Raises:
       DataError: the store already has low doses, or a series whose noise can't be measured.
@@ -104,6 +119,7 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
             record,
             full=full,
             low=write_array(folder, f"{stem}-low.npy", low_hu),
+            low_dose_noise_hu=rounded(flat_noise_hu(low_hu, record.pixel_mm)),
             dose=low.fraction,
             dose_source=low.describe(),
             low_dose=made,
@@ -111,7 +127,8 @@ def add_low_dose(store: Store, out: Path, low: LowDose) -> Store:
 
     slices = [s.full.shape[0] for s in store.series]
     digest = simulation_digest(store, low)
-    return derive(store, out, digest, make, what="simulating low dose", slices=slices)
+    what = "simulating low dose"
+    return derive(store, out, digest, make, what=what, slices=slices, shard=shard)
 
 
 def _link(source: Path, folder: Path, name: str, record: ArrayRecord) -> ArrayRecord:
@@ -153,6 +170,7 @@ def thinned(store: Store, cache: Path, max_slices: int) -> Store:
             step_mm=None,  # the slices that were left out are no gaps of the scan
             low=None,
             low_dose=None,
+            low_dose_noise_hu=None,
             offsets_mm=of(record.offsets_mm),
             tube_current_ma=of(record.tube_current_ma),
             exposure_mas=of(record.exposure_mas),

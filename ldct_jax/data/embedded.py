@@ -142,6 +142,7 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
                     offsets_mm=tuple(round(i * spec.slice_mm, 4) for i in range(len(own))),
                     kernel=PHANTOMS,
                     noise_hu=rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
+                    low_dose_noise_hu=rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
                     dose=spec.dose,
                     dose_source=f"{spec.dose:.0%} dose simulated",
                 )

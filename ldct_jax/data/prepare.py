@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +15,22 @@ import numpy as np
 from ldct_jax.ct.plausible import AIR_HU, Range, no_data
 from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.store import SeriesRecord, none_if_nan, rounded
-from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.data.kept_report import read_report, write_report
+from ldct_jax.data.store import STATE, SeriesRecord, none_if_nan, rounded
+from ldct_jax.data.store_writer import begin, finished, put_together, write_array
 from ldct_jax.dicom.collections import layouts
 from ldct_jax.dicom.collections.pairing import load_pair
-from ldct_jax.dicom.left_out import walk
+from ldct_jax.dicom.left_out import LeftOut, walk
 from ldct_jax.dicom.load import load
 from ldct_jax.dicom.values import Unusable
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.system.progress import Progress
+from ldct_jax.system.shard import WHOLE, Shard
 
 PREPARE_VERSION = 2
 """Part of every digest: raise it when the same DICOM would give another store."""
+LEFT_OUT = "left_out.json"
+"""In the store: what only decoding told, for when the same command is given again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,8 @@ def prepare(
     low: Path | None = None,
     selection: Selection = EVERYTHING,
     attribution: str = "",
+    shard: Shard = WHOLE,
+    wait: bool = False,
 ):
     """Turn DICOM into a store.
 
@@ -97,10 +104,12 @@ def prepare(
       path: a folder whose layout is recognised; or None, with ``full`` and ``low`` (folders or
         single files).
       out: the store's folder. A finished store of the same files and options is opened instead.
+      shard, wait: see :func:`ldct_jax.data.store_writer.begin`.
 
     Returns:
       (Store, Survey): the survey's rows are the table of what was found, skipped and why, its
-      ``left_out`` the files that are not in the store.
+      ``left_out`` the files that are not in the store. A finished store gives the same again.
+      The store is None while other processes have their parts to do.
 
     Raises:
       DataError: see ldct_jax.dicom.collections.layouts; pairs that don't correlate, equal images
@@ -116,42 +125,94 @@ def prepare(
             raise DataError(f"the store {out} may not lie in its own source {source}")
     digest = listing_digest(sources, selection)
     survey = survey_of(path, full=full, low=low, selection=selection)
+    report, parts = Path(out) / LEFT_OUT, Path(out) / STATE
+    earlier = [
+        o for f in (report, *parts.glob(LEFT_OUT + "*")) for o in read_report(f, sources) or ()
+    ]
     if store := finished(Path(out), digest):
-        return store, survey
-    slices = sum(len(c.full.headers) for c in survey.candidates)
+        return store, _told_again(survey, earlier, len(store.series))
+    known = set(survey.left_out)
+    if shard.count > 1:
+        report = parts / f"{LEFT_OUT}-{shard}"
+    mine = [c for i, c in enumerate(survey.candidates) if shard.takes(i)]
+    slices = sum(len(c.full.headers) for c in mine)
     needed = sum(
         2 * len(c.full.headers) * c.full.first.rows * c.full.first.columns * (2 if c.low else 1)
         for c in survey.candidates
     )
     with (
-        begin(Path(out), digest, needed_bytes=needed) as store,
+        begin(Path(out), digest, needed_bytes=needed, shard=shard, wait=wait) as store,
         Progress("preparing", slices, "slices") as progress,
     ):
         for candidate in survey.candidates:
             resumed, damaged = False, []
+
+            def tell(survey=survey, damaged=damaged) -> None:
+                write_report(report, sources, _new(survey.leaving_out(damaged), known))
+
             label = store.label(candidate.patient_key)
             identity = candidate.full.content_identity
             if candidate.low is not None:
                 identity += candidate.low.content_identity
             convert = functools.partial(
-                _convert, store.folder, candidate=candidate, label=label, damaged=damaged
+                _convert,
+                store.folder,
+                candidate=candidate,
+                label=label,
+                damaged=damaged,
+                tell=tell,
             )
             try:
-                _, resumed = store.series(identity, convert)
+                record, resumed = store.series(identity, convert)
+                if record is None:
+                    continue
             except Unusable as error:
                 survey = survey.without(candidate, error.reason, "failed")
             survey = survey.leaving_out(damaged)
+            if resumed:
+                again = dict.fromkeys(o for o in earlier if o.path in candidate.paths)
+                survey = survey.telling(again)
             progress.advance(len(candidate.full.headers), "already there" if resumed else "")
         if not survey.candidates:
             reasons = "; ".join(dict.fromkeys(one.reason for one in survey.left_out))
             raise DataError(f"nothing can be stored: {reasons}")
-        return store.finish(survey.source, attribution), survey
+        if (late := _new(survey, known)) or report.exists():
+            write_report(report, sources, late)
+        done = store.finish(survey.source, attribution)
+    if done is not None:
+        return done, survey
+    whole = functools.partial(prepare, path, out, full=full, low=low, selection=selection)
+    together = functools.partial(whole, attribution=attribution, wait=True)
+    return put_together(Path(out), shard, together) or (None, survey)
 
 
-def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -> SeriesRecord:
+def _new(survey, known: set[LeftOut]) -> list[LeftOut]:
+    """What was left out beside ``known``."""
+    return [one for one in survey.left_out if one not in known]
+
+
+def _told_again(survey, late: list[LeftOut], stored: int):
+    """The survey with what decoding told when its store of ``stored`` series was made."""
+    known = set(survey.left_out)
+    if len(survey.candidates) > stored:
+        reasons: dict[Path, set[str]] = {}
+        for one in late:
+            reasons.setdefault(one.path, set()).add(one.reason)
+        for candidate in survey.candidates:
+            # Where a whole series failed, all of its files have the reason.
+            shared = set.intersection(*(reasons.get(path, set()) for path in candidate.paths))
+            if why := next((one.reason for one in late if one.reason in shared), ""):
+                survey = survey.without(candidate, why)
+    return survey.telling(one for one in late if one not in known)
+
+
+def _convert(
+    folder: Path, stem: str, *, candidate, label: str, damaged: list, tell: Callable[[], None]
+) -> SeriesRecord:
     """Decode, cut to common slices, measure and write one candidate.
 
-    ``damaged`` takes the errors of slices that can't be decoded. Raises Unusable.
+    ``damaged`` takes the errors of slices that can't be decoded; ``tell`` is called where there
+    are any, before the series counts as done. Raises Unusable.
     """
     if candidate.low is None:
         full, low = load(candidate.full, damaged=damaged), None
@@ -160,12 +221,15 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
     notes = list(full.skipped)
     full_hu = _checked(full, notes)
     full_array = write_array(folder, f"{stem}-full.npy", full_hu)
-    low_array = None
+    low_array, low_noise = None, None
     if low is not None:
         own: list[str] = list(low.skipped)
         low_hu = _checked(low, own)
         notes += [f"low dose: {note}" for note in own]
         low_array = write_array(folder, f"{stem}-low.npy", low_hu)
+        low_noise = flat_noise_hu(low_hu, full.pixel_mm)
+    if damaged:
+        tell()
     return SeriesRecord(
         patient=label,
         full=full_array,
@@ -181,6 +245,7 @@ def _convert(folder: Path, stem: str, *, candidate, label: str, damaged: list) -
         tube_current_ma=none_if_nan(full.tube_current_ma),
         exposure_mas=none_if_nan(full.exposure),
         noise_hu=rounded(flat_noise_hu(full_hu, full.pixel_mm)),
+        low_dose_noise_hu=rounded(low_noise),
         dose=candidate.dose if low is not None else None,
         dose_source=candidate.dose_source if low is not None else "",
         notes=tuple(notes),

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ldct_jax.ct.dose import noise_ratio
 from ldct_jax.data.derived import add_low_dose, simulation_digest, thinned
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
+from ldct_jax.data.kept_report import read_report, write_report
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import EVERYTHING, Selection, listing_digest, prepare
 from ldct_jax.data.public_ct import sample_store
 from ldct_jax.data.simulate import MTF, OWN, LowDose
 from ldct_jax.data.store import Store, is_store
 from ldct_jax.data.store_writer import finished
-from ldct_jax.dicom.left_out import LeftOut, incomplete, lines, walk
+from ldct_jax.dicom.left_out import incomplete, lines
 from ldct_jax.errors import DataError
-from ldct_jax.system.files import write_bytes
 
 SAMPLE = "sample"
 # Stores larger than this share of the machine's memory stay on the disk and are read by slice.
@@ -62,37 +61,19 @@ def open_store(
         )
     digest = listing_digest([folder], selection)
     prepared = Path(cache) / f"dicom-{digest[:16]}"
-    kept = prepared.with_suffix(".left_out.json")
-    store, found = finished(prepared, digest), _read_left_out(kept, folder)
+    report = prepared.with_suffix(".left_out.json")
+    store, found = finished(prepared, digest), read_report(report, [folder])
     if store is None or found is None:
         store, survey = prepare(folder, prepared, selection=selection, attribution=attribution)
         found = survey.left_out
-        _write_left_out(kept, folder, found)
-    report = lines(found, folder)
+        write_report(report, [folder], found)
+    told = lines(found, folder)
     if left_out is not None:
-        left_out(report, incomplete(found))
+        left_out(told, incomplete(found))
     else:
-        for line in report:
+        for line in told:
             print(line, file=sys.stderr)
     return store
-
-
-def _write_left_out(path: Path, folder: Path, left_out: Iterable[LeftOut]) -> None:
-    """Keep the report beside a cached store: each file by its place in ``folder``, not its name."""
-    places = {file: i for i, file in enumerate(walk(folder, []))}
-    found = [(places[o.path], o.reason, o.kind) for o in left_out if o.path in places]
-    write_bytes(path, json.dumps(found).encode())
-
-
-def _read_left_out(path: Path, folder: Path) -> list[LeftOut] | None:
-    """What :func:`_write_left_out` kept, and what can't be opened; None where nothing was kept."""
-    unread: list[LeftOut] = []
-    try:
-        found = json.loads(path.read_bytes())
-        files = list(walk(folder, unread))
-        return unread + [LeftOut(files[i], reason, kind) for i, reason, kind in found]
-    except (OSError, ValueError, TypeError, IndexError):
-        return None
 
 
 def _selected(store: Store, selection: Selection) -> Store:

@@ -50,6 +50,7 @@ class SeriesRecord:
       full, low: the arrays; ``low`` is None for normal dose only.
       offsets_mm: slice positions from the first slice.
       noise_hu: own noise of the normal dose in flat tissue (data/flat_noise.py).
+      low_dose_noise_hu: the same of the low dose; shown beside it, and as a measured dose.
       dose: low dose as a fraction; dose_source: how it is known, or how it was made, in words.
       low_dose: record of the simulation (ldct_jax.record), or None for a scanned low dose.
       notes: gaps, duplicates and what else was left out.
@@ -68,6 +69,7 @@ class SeriesRecord:
     tube_current_ma: tuple[float | None, ...] = ()
     exposure_mas: tuple[float | None, ...] = ()
     noise_hu: float | None = None
+    low_dose_noise_hu: float | None = None
     dose: float | None = None
     dose_source: str = ""
     low_dose: dict | None = None
@@ -243,7 +245,6 @@ def manifest_sha256(manifest: dict) -> str:
 def series_from_json(values: dict) -> SeriesRecord:
     """One series of a manifest; TypeError, KeyError or ValueError where it is malformed."""
     values = dict(values)
-    values.pop("low_dose_noise_hu", None)  # older stores have it
     for key in ("full", "low"):
         if values.get(key) is not None:
             array = values[key]

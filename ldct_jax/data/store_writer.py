@@ -1,4 +1,9 @@
-"""Making a store: resumable, one writer at a time, patients' labels from a random key."""
+"""Making a store: resumable, by one process or several, patients' labels from a random key.
+
+Several processes (:class:`ldct_jax.system.shard.Shard`) each do their share of the series and leave
+it in the unfinished store. Whichever is last makes an ordinary run over all of them, which finds
+every series there and writes the manifest (:func:`put_together`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +35,9 @@ from ldct_jax.data.store import (
 )
 from ldct_jax.errors import DataError
 from ldct_jax.system.files import PART, locked, sha256, write_bytes, write_whole
+from ldct_jax.system.shard import WHOLE, Shard
+
+T = TypeVar("T")
 
 
 class Unfinished:
@@ -39,8 +48,8 @@ class Unfinished:
     patient's ID later.
     """
 
-    def __init__(self, folder: Path, key: bytes, digest: str):
-        self.folder, self._key, self._digest = folder, key, digest
+    def __init__(self, folder: Path, key: bytes, digest: str, shard: Shard):
+        self.folder, self._key, self._digest, self._shard = folder, key, digest, shard
         self._records: list[SeriesRecord] = []
         self._seen: set[str] = set()
 
@@ -50,11 +59,11 @@ class Unfinished:
 
     def series(
         self, identity: str, make: Callable[[str], SeriesRecord]
-    ) -> tuple[SeriesRecord, bool]:
-        """The record of one series, from an interrupted run or by ``make(file name stem)``.
+    ) -> tuple[SeriesRecord | None, bool]:
+        """The record of the next series, from an interrupted run or by ``make(file name stem)``.
 
         ``identity`` tells the series from all others; only its keyed hash is kept. Returns the
-        record and whether it was there already.
+        record, or None where the series is another process's, and whether it was there already.
 
         Raises DataError for one identity twice, and for equal images under two patients' labels:
         a split by patient would train and test on one body.
@@ -62,12 +71,15 @@ class Unfinished:
         name = self._hash("series", identity)
         if name in self._seen:
             raise DataError("a series came twice; this is a fault of the program, please report it")
+        number = len(self._seen)
         self._seen.add(name)
+        if not self._shard.takes(number):
+            return None, False
         state = self.folder / STATE / f"{name}.json"
         record = self._resumed(state)
         resumed = record is not None
         if record is None:
-            record = make(f"series-{len(self._records):04d}")
+            record = make(f"series-{number:04d}")
             text = json.dumps(dataclasses.asdict(record), allow_nan=False)
             write_bytes(state, text.encode("utf-8"))
         for other in self._records:
@@ -92,8 +104,11 @@ class Unfinished:
             return None  # made anew
         return record
 
-    def finish(self, source: str, attribution: str) -> Store:
-        """Write the manifest, forget the key, and open the store."""
+    def finish(self, source: str, attribution: str) -> Store | None:
+        """Write the manifest, forget the key, and open the store; None for one of several parts."""
+        if self._shard.count > 1:
+            write_bytes(_done(self.folder, self._shard), b"")
+            return None
         store = Store(self.folder, source, attribution, tuple(self._records), self._digest)
         write_manifest(store)
         shutil.rmtree(self.folder / STATE)
@@ -106,12 +121,16 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinished]:
+def begin(
+    folder: Path, digest: str, *, needed_bytes: int, shard: Shard = WHOLE, wait: bool = False
+) -> Iterator[Unfinished]:
     """Start or go on with the store ``folder``.
 
     Args:
       digest: of all that decides the store's content; work begun with another one is refused.
       needed_bytes: what the arrays will take; checked against the free space.
+      shard: which of the series this process makes.
+      wait: for processes that are about to end.
 
     Raises:
       DataError: another store, other files, another writer, or too little space.
@@ -123,9 +142,10 @@ def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinishe
         raise DataError(f"{folder} is a file; a store is a folder")
     if folder.is_dir() and not state.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty and not a store; choose another folder")
-    with locked(folder):
+    with _locked(folder, shard, wait):
         state.mkdir(exist_ok=True)
-        key = _key(state, digest, folder)
+        with locked(state, wait=True):
+            key = _key(state, digest, folder)
         there = sum(f.stat().st_size for f in folder.glob("*.npy"))
         free = shutil.disk_usage(folder).free
         if free + there < needed_bytes * 1.02 + (1 << 20):
@@ -133,9 +153,42 @@ def begin(folder: Path, digest: str, *, needed_bytes: int) -> Iterator[Unfinishe
                 f"{folder} needs {needed_bytes / 1e9:.2f} GB but {free / 1e9:.2f} GB are free; "
                 "make space or choose another folder"
             )
-        for stale in folder.glob(f".*{PART}"):
-            stale.unlink()
-        yield Unfinished(folder, key, digest)
+        if shard.count == 1:
+            for stale in folder.glob(f".*{PART}"):
+                stale.unlink()
+        yield Unfinished(folder, key, digest, shard)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, shard: Shard, wait: bool) -> Iterator[None]:
+    if shard.count == 1:
+        with locked(folder, wait=wait):
+            yield
+    else:
+        with locked(folder, shared=True), locked(folder / STATE / str(shard)):
+            yield
+
+
+def _done(folder: Path, shard: Shard) -> Path:
+    return folder / STATE / f"{shard}.done"
+
+
+def put_together(folder: Path, shard: Shard, whole: Callable[[], T]) -> T | None:
+    """What ``whole``, the run of one process, gives once every part is done; None before.
+
+    One process does it, and others that end at the same moment wait for it.
+    """
+    parts = [Shard(k, shard.count) for k in range(1, shard.count + 1)]
+    everything = all(_done(folder, part).exists() for part in parts)
+    if not everything and not is_store(folder):
+        return None
+    with contextlib.ExitStack() as stack:
+        if everything:
+            stack.enter_context(locked(folder / STATE / "last", wait=True))
+        result = whole()
+    # Another one may have removed it, and the lock made it again.
+    shutil.rmtree(folder / STATE, ignore_errors=True)
+    return result
 
 
 def _key(state: Path, digest: str, folder: Path) -> bytes:

@@ -23,8 +23,8 @@ HEAD = (
 def survey_table(rows, store: Store) -> str:
     """Rows of a survey with the labels and noise of the store that came of them.
 
-    Names folders, which the store never does: for the terminal only. A store opened again lacks
-    the series that couldn't be stored; then its own table stands alone.
+    Names folders, which the store never does: for the terminal only. Where the
+    two don't fit (a store made before what decoding told was kept), its own table stands alone.
     """
     if sum(row.used for row in rows) != len(store.series):
         return store_table(store)
@@ -53,10 +53,14 @@ def store_table(store: Store) -> str:
 
 
 def summary(store: Store) -> str:
-    """One line: slices, patients, own noise."""
+    """One line: slices, patients, own noise, and the low dose that the noise of both shows."""
     slices = sum(s.full.shape[0] for s in store.series)
     noise = [s.noise_hu for s in store.series if s.noise_hu is not None]
     own = f", own noise {min(noise):.1f}-{max(noise):.1f} HU" if noise else ""
+    doses = _measured_doses(store)
+    if doses:
+        ends = dict.fromkeys(f"{100 * dose:.0f}" for dose in (min(doses), max(doses)))
+        own += f", measured dose {'-'.join(ends)} %"
     kind = "pairs of slices" if store.is_paired else "normal-dose slices"
     patients = _count(len(store.patients), "patient")
     return f"{slices} {kind} of {patients} in {len(store.series)} series{own}"
@@ -74,10 +78,25 @@ def _line(record: SeriesRecord | None, folder, what, slices, note) -> tuple[str,
         f"{record.pixel_mm:.3f} mm",
         record.kernel or "?",
         _figure(record.kvp),
-        "?" if record.noise_hu is None else f"{record.noise_hu:.1f} HU",
+        _noise(record),
         record.dose_source or "none",
         note,
     )
+
+
+def _noise(record: SeriesRecord) -> str:
+    """In flat tissue, of the normal dose and of the low dose."""
+    values = [record.noise_hu] + ([] if record.low is None else [record.low_dose_noise_hu])
+    return " → ".join("?" if v is None else f"{v:.1f}" for v in values) + " HU"
+
+
+def _measured_doses(store: Store) -> list[float]:
+    """Of the pairs: variance of the normal dose in flat tissue over that of the low dose."""
+    return [
+        (s.noise_hu / s.low_dose_noise_hu) ** 2
+        for s in store.series
+        if s.noise_hu and s.low_dose_noise_hu
+    ]
 
 
 def _count(n: int, what: str) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data, value_range
-from ldct_jax.data.store import Store, is_store
+from ldct_jax.data.store import Store, is_store, manifest_sha256
 from ldct_jax.data.volumes import is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.denoise.filters import run as run_filter
 from ldct_jax.denoise.models import for_series
+from ldct_jax.denoise.score_parts import Scored
 from ldct_jax.dicom.left_out import incomplete, lines
 from ldct_jax.errors import DataError
 from ldct_jax.metrics.protocols import Protocol, Summary, concatenate, table
@@ -36,13 +37,14 @@ class Pairs:
     """What is scored, and what isn't.
 
     ``warnings``: what was left out or looks odd, a line each. ``incomplete``: the error line where
-    images were left out that should have been scored, else "".
+    images were left out that should have been scored, else "". ``digest``: of a store, else "".
     """
 
     series: tuple[PairedSeries, ...]
     source: str
     warnings: tuple[str, ...] = ()
     incomplete: str = ""
+    digest: str = ""
 
     def __len__(self) -> int:
         return sum(len(s.low) for s in self.series)
@@ -90,29 +92,52 @@ def compare(
 
     Where either dose holds no data, every method sees air, and nothing is scored.
     """
+    with Progress("evaluating", len(pairs), "slices") as progress:
+        scored = [
+            score(series, model, name, protocols, advance=progress.advance)
+            for series in pairs.series
+        ]
+    return compared(scored, pairs, protocols)
+
+
+def score(
+    series: PairedSeries,
+    model: Callable[[np.ndarray], np.ndarray],
+    name: str,
+    protocols: Sequence[Protocol],
+    *,
+    advance: Callable[[], None],
+) -> Scored:
+    """The scores of one series' slices by (method, protocol's name)."""
     scores: dict[tuple[str, str], list] = {}
-    patients = [s.patient for s in pairs.series for _ in s.low]
+    n = len(series.low)
     methods: dict[str, Callable] = {
         "undenoised": lambda hu: hu,
         # Stands in every table: PSNR alone can be won by blurring.
         "gaussian blur": lambda hu: run_filter(Gaussian(), hu),
+        name: for_series(model, lambda k: _slice(series, k)[0][0], n),
     }
-    with Progress("evaluating", len(pairs), "slices") as progress:
-        for series in pairs.series:
-            n = len(series.low)
-            methods[name] = for_series(model, lambda k, s=series: _slice(s, k)[0][0], n)
-            for k in range(n):
-                low, full, empty = _slice(series, k)
-                for method, run in methods.items():
-                    image = filled(np.asarray(run(low)), empty)
-                    for protocol in protocols:
-                        score = protocol.score(image, full, no_data=empty)
-                        scores.setdefault((method, protocol.name), []).append(score)
-                progress.advance()
+    for k in range(n):
+        low, full, empty = _slice(series, k)
+        for method, run in methods.items():
+            image = filled(np.asarray(run(low)), empty)
+            for protocol in protocols:
+                found = protocol.score(image, full, no_data=empty)
+                scores.setdefault((method, protocol.name), []).append(found)
+        advance()
+    return {key: concatenate(parts) for key, parts in scores.items()}
+
+
+def compared(
+    scored: Sequence[Scored], pairs: Pairs, protocols: Sequence[Protocol]
+) -> list[Comparison]:
+    """The comparison that the scores of all series of ``pairs`` make."""
+    patients = [s.patient for s in pairs.series for _ in s.low]
+    methods = dict.fromkeys(method for method, _ in scored[0])
     found = []
     for protocol in protocols:
         for method in methods:
-            whole = concatenate(scores[method, protocol.name])
+            whole = concatenate([one[method, protocol.name] for one in scored])
             rows = [
                 {"method": method, "patient": patient, "slice": i, **row}
                 for i, (patient, row) in enumerate(zip(patients, whole, strict=True))
@@ -148,7 +173,9 @@ def _store(low: Path, full: Path) -> Pairs:
     paired = _paired(store)
     lacking = len(store.series) - len(paired)
     told = (f"{lacking} series of normal dose only: not scored",) if lacking else ()
-    return Pairs(paired, store.source, told)
+    # The arrays' own digests: what made the store says nothing of a label or a later change.
+    digest = manifest_sha256({"series": [dataclasses.asdict(s) for s in store.series]})
+    return Pairs(paired, store.source, told, digest=digest)
 
 
 def _paired(store) -> tuple[PairedSeries, ...]:

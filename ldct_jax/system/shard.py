@@ -23,6 +23,9 @@ class Shard:
         return f"{self.index}-of-{self.count}"
 
 
+WHOLE = Shard()
+
+
 def parse_shard(text: str) -> Shard:
     """``K/N``; raises UsageError for anything else."""
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)

@@ -8,6 +8,8 @@ import pytest
 
 from ldct_jax.cli import run
 from ldct_jax.data.store import Store
+from ldct_jax.dicom import load
+from ldct_jax.dicom.values import Unusable
 from tests.dicom_fixtures import anatomy, write_mayo, write_series
 
 
@@ -45,6 +47,64 @@ def test_prepare_tells_what_is_not_in_the_store(tmp_path, capfd):
     assert "left out: 1 other file: a text (notes.txt)" in said.out
     assert "error: 1 CT image left out (see above); everything else is stored" in said.err
     assert Store.open(tmp_path / "store").series[0].full.shape[0] == 5
+
+
+def undecodable(monkeypatch, name: str) -> None:
+    """Let the pixels of files of that name be found damaged only when they are decoded."""
+    read = load.read_stored
+
+    def damaged(header):
+        if header.path.name == name:
+            raise Unusable(header.path, "damaged: its pixels can't be decoded")
+        return read(header)
+
+    monkeypatch.setattr(load, "read_stored", damaged)
+
+
+def hard_folder(root):
+    """A series of which a slice will fail, one that fails whole, and a good one."""
+    write_series(root / "a", anatomy(0), PatientID="a")
+    write_series(root / "b", anatomy(1) * 0, PatientID="b", name=lambda k: f"b{k}.dcm")
+    write_series(root / "c", anatomy(2), PatientID="c", name=lambda k: f"{k}.dcm")
+    return root
+
+
+@pytest.mark.core
+def test_a_finished_store_tells_again_what_decoding_told(tmp_path, capfd, monkeypatch):
+    undecodable(monkeypatch, "002.dcm")
+    command = ["data", "prepare", str(hard_folder(tmp_path / "in")), str(tmp_path / "store")]
+    assert run(command) == 1
+    first = capfd.readouterr()
+    assert "7 CT images left out" in first.err and "(a/002.dcm)" in first.out
+    assert "skipped: its values hardly differ" in first.out
+    monkeypatch.setattr(load, "read_stored", None)  # nothing is decoded again
+    assert run(command) == 1
+    assert capfd.readouterr().out == first.out
+    assert not any(b"002.dcm" in f.read_bytes() for f in (tmp_path / "store").iterdir())
+
+
+@pytest.mark.core
+def test_a_report_survives_an_interruption(tmp_path, capfd, monkeypatch):
+    source, store = hard_folder(tmp_path / "in"), str(tmp_path / "store")
+    undecodable(monkeypatch, "002.dcm")
+    assert run(["data", "prepare", str(source), str(tmp_path / "whole")]) == 1
+    whole = capfd.readouterr().out.splitlines()
+    with monkeypatch.context() as patched:
+        undecodable(patched, "002.dcm")
+        read = load.read_stored
+
+        def interrupted(header):
+            if header.path.parent.name == "c":
+                raise KeyboardInterrupt
+            return read(header)
+
+        patched.setattr(load, "read_stored", interrupted)
+        assert run(["data", "prepare", str(source), store]) == 130
+    for _ in range(2):  # resumed, and finished
+        capfd.readouterr()
+        assert run(["data", "prepare", str(source), store]) == 1
+        told = capfd.readouterr().out.splitlines()
+        assert [x for x in told if "left out" in x] == [x for x in whole if "left out" in x]
 
 
 @pytest.mark.core

@@ -70,6 +70,69 @@ def test_a_paired_store_is_named_twice(tmp_path):
     assert run(store, store, "--model", "gaussian") == 0
 
 
+def test_parts_of_a_store_give_what_one_process_gives(tmp_path, capfd, monkeypatch):
+    store, one, shared = tmp_path / "store", tmp_path / "one.json", tmp_path / "shared.json"
+    arguments = ["--patients", "5", "--slices", "2", "--size", "48", "--pixel-mm", "8"]
+    assert cli.run(["data", "phantom", str(store), *arguments]) == 0
+    names = ("--model", "gaussian", "--protocol", "dcswgan")
+    capfd.readouterr()
+    assert run(store, store, *names, "--json", str(one)) == 0
+    whole = capfd.readouterr().out
+    for part in ("2/2", "1/2"):
+        assert not shared.exists()
+        assert run(store, store, *names, "--json", str(shared), "--shard", part) == 0
+        said = capfd.readouterr().out
+        assert ("part 2 of 2 is done" in said) == (part == "2/2")
+    assert shared.read_bytes() == one.read_bytes()
+    assert said.replace(str(shared), str(one)) == whole
+    assert {p.name for p in tmp_path.iterdir()} == {"store", "one.json", "shared.json"}
+
+
+def test_a_killed_part_is_continued_and_another_models_is_not_taken(tmp_path, capfd, monkeypatch):
+    from ldct_jax.denoise import compare
+
+    store, out = tmp_path / "store", tmp_path / "scores.json"
+    arguments = ["--patients", "4", "--slices", "1", "--size", "48", "--pixel-mm", "8"]
+    assert cli.run(["data", "phantom", str(store), *arguments]) == 0
+    score, done = compare.score, []
+
+    def counting(series, *rest, **options):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(series.patient)
+        return score(series, *rest, **options)
+
+    monkeypatch.setattr(compare, "score", counting)
+
+    def part(shard: str, model: str = "gaussian") -> int:
+        return run(store, store, "--model", model, "--json", str(out), "--shard", shard)
+
+    assert [part("1/2"), part("2/2")] == [0, 130]
+    monkeypatch.setattr(
+        compare,
+        "score",
+        lambda series, *rest, **options: (
+            score(series, *rest, **options)
+            if series.patient == "phantom-04"
+            else pytest.fail("done twice")
+        ),
+    )
+    assert part("2/2") == 0 and out.exists()
+    monkeypatch.setattr(compare, "score", score)
+    out.unlink()
+    assert [part("1/2"), part("2/2", "median")] == [0, 0] and not out.exists()
+    assert part("1/2", "median") == 0 and "median" in out.read_text()
+
+
+def test_parts_need_a_store_and_a_file(npy, tmp_path, capfd):
+    _, low, full = npy
+    assert run(low, full, "--model", "identity", "--shard", "1/2") == 2
+    assert "--json FILE" in capfd.readouterr().err
+    out = str(tmp_path / "scores.json")
+    assert run(low, full, "--model", "identity", "--shard", "1/2", "--json", out) == 2
+    assert "make one first" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -51,6 +51,24 @@ def test_series_come_out_under_their_new_uids(tmp_path, monkeypatch, capsys):
     assert not old & {h.series_uid for _, h in found}
 
 
+def derived(folder) -> list[tuple[str, bytes]]:
+    """What the derived images say they are, and their pixels."""
+    from pydicom import dcmread
+
+    images = [dcmread(f) for f in folder.rglob("*.dcm")]
+    return sorted((image.SeriesDescription, image.PixelData) for image in images)
+
+
+def test_quality_is_that_of_denoise(tmp_path):
+    source = handed_over(tmp_path / "in", {"model": "gaussian", "quality": "best"}, n=1)
+    assert cli(["mercure", str(source), str(tmp_path / "out")]) == 0
+    best = ["--model", "gaussian", "--quality", "best"]
+    assert cli(["denoise", str(source), str(tmp_path / "same"), *best]) == 0
+    found = derived(tmp_path / "out")
+    assert len(found) == 2 and found == derived(tmp_path / "same")
+    assert all("gaussian best" in description for description, _ in found)
+
+
 def test_nothing_comes_out_where_an_image_is_damaged(tmp_path, capsys):
     source, out = handed_over(tmp_path / "in", {"model": "gaussian"}), tmp_path / "out"
     first = sorted(source.glob("*.dcm"))[0]
@@ -65,6 +83,11 @@ def test_nothing_comes_out_where_an_image_is_damaged(tmp_path, capsys):
     [
         ({"sigma": 7}, "unknown setting sigma"),
         ({"blend": "half"}, "blend = 'half' must be a float"),
+        ({"blend": True}, "blend = True must be a float"),
+        ({"texture": True}, "texture = True must be a str or a float"),
+        ({"texture": "rough"}, "use routine, smooth, or a noise"),
+        ({"quality": "better"}, "use one of normal, best"),
+        ({"model": "gaussian", "texture": 12}, "gaussian has no texture to choose"),
         ({"model": "nothing"}, "there is no model 'nothing'"),
         ({"blend": 2}, "between 0 and 1"),
     ],

@@ -1,71 +1,18 @@
-"""Every command in the README and the pages of docs is one that the real command line takes."""
+"""Every command in the README is one that the real command line takes, and its trainings run."""
 
-import re
-import shlex
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from ldct_jax import cli
+from tests.cli.pages import called, check, commands
 from tests.dicom_fixtures import anatomy, noisy, write_mayo, write_series
-
-ROOT = Path(__file__).parents[2]
-
-
-PAGES = sorted(page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md"))
-
-
-def commands(page: Path = Path("README.md")) -> list[str]:
-    """The ``make`` and ``ldct`` lines of a page's fenced blocks, without their comments."""
-    text = (ROOT / page).read_text().replace("\\\n", " ")
-    blocks = re.findall(r"```\w*\n(.*?)```", text, re.S)
-    lines = (line.removeprefix("$ ") for block in blocks for line in block.splitlines())
-    return [line.split(" #")[0].strip() for line in lines if re.match(r"(make|ldct) ", line)]
-
-
-def called(command: str) -> list[list[str]]:
-    """The words after ``ldct`` of what a command runs; ``make`` says it without running it."""
-    if command.startswith("ldct "):
-        return [shlex.split(command)[1:]]
-    words = ["make", "-n", *shlex.split(command)[1:]]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    lines = told.replace("\\\n", " ").splitlines()
-    found = [line.split("bin/ldct ", 1)[1] for line in lines if "bin/ldct " in line]
-    return [shlex.split(line.split(" | ")[0]) for line in found]
-
-
-def parse(words: list[str]) -> None:
-    """Raise click's error for a command, option or number of arguments that doesn't exist."""
-    command = cli.ldct
-    while hasattr(command, "get_command"):
-        name, *words = words
-        command = command.get_command(None, name)
-        assert command is not None, name
-    context = type(command).context_class(command, info_name=command.name)
-    options, arguments, _ = command.make_parser(context).parse_args(args=list(words))
-    assert not arguments, f"too many arguments: {arguments}"
-    needed = [p.name for p in command.params if p.param_type_name == "argument" and p.required]
-    assert all(options.get(name) for name in needed), needed
 
 
 @pytest.mark.core
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_readme_is_taken(command):
-    found = called(command)
-    assert found or command.startswith(("make test", "make lint", "make bench")), command
-    for words in found:
-        parse(words)
-
-
-@pytest.mark.core
-@pytest.mark.parametrize("page", PAGES, ids=str)
-def test_the_commands_of_a_page_are_taken(page):
-    for command in commands(page):
-        found = called(command)
-        assert found or command.startswith(("make test", "make lint", "make bench")), command
-        for words in found:
-            parse(words)
+    check(command)
 
 
 def normal_dose(root: Path, patients) -> None:

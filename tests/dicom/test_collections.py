@@ -143,8 +143,15 @@ def test_tcia_whose_folders_are_named_by_uid(tmp_path):
     (tmp_path / "metadata.csv").unlink()
     for k, folder in enumerate(sorted((tmp_path / "LDCT-and-Projection-data").rglob("1.000000*"))):
         folder.rename(folder.with_name(f"1.2.3.{k}"))
-    found = survey(tmp_path, layout="ldct-pd")
-    assert {c.patient_key for c in found.candidates} == {"ldct-pd/L006", "ldct-pd/C002"}
+    for layout in ("ldct-pd", "auto"):
+        found = survey(tmp_path, layout=layout)
+        assert {c.patient_key for c in found.candidates} == {"ldct-pd/L006", "ldct-pd/C002"}
+        assert found.layout == "ldct-pd" and all(c.low is not None for c in found.candidates)
+
+
+def test_a_description_alone_doesn_t_make_a_folder_the_archives(tmp_path):
+    write_series(tmp_path / "a", anatomy(0), PatientID="P1", SeriesDescription="Low Dose Images")
+    assert survey(tmp_path).layout == "plain"
 
 
 @pytest.mark.core

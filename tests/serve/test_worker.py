@@ -203,3 +203,36 @@ def test_the_example_of_rules_can_be_read():
 
     rules = read_rules(ROOT / "deploy" / "rules.toml")
     assert rules.others == "forward" and len(rules.blocks) == 2
+
+
+def test_texture_and_quality_are_those_of_denoise(tmp_path, monkeypatch, capsys):
+    from pydicom import dcmread
+
+    class Once:
+        """A node that does what lies in its spool, and ends."""
+
+        port, is_alive = 0, False
+
+        def __init__(self, listening, spool, worker, log):
+            self.worker = worker
+
+        def start(self):
+            while self.worker.denoise_next() or self.worker.deliver_next():
+                pass
+
+    def images(folder) -> list[tuple[str, bytes]]:
+        found = [dcmread(f) for f in folder.rglob("*.dcm")]
+        return sorted((i.SeriesDescription, i.PixelData) for i in found)
+
+    monkeypatch.setattr("ldct_jax.serve.node.Node", Once)
+    files = small_series(tmp_path / "in")
+    closed(tmp_path / "spool", files)
+    best = ["--model", "gaussian", "--quality", "best"]
+    command = ["serve", "--spool", str(tmp_path / "spool"), "--out", str(tmp_path / "out")]
+    assert cli([*command, *best, "--texture", "smooth"]) == 2
+    assert "gaussian has no texture to choose" in capsys.readouterr().err
+    assert cli([*command, *best]) == 1  # a node that ends is an error
+    for name, options in (("same", best), ("other", best[:2])):
+        assert cli(["denoise", str(tmp_path / "in"), str(tmp_path / name), *options]) == 0
+    found = images(tmp_path / "out")
+    assert len(found) == 3 and found == images(tmp_path / "same") != images(tmp_path / "other")

@@ -8,7 +8,7 @@ patient IDs in memory; neither is ever written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ldct_jax.dicom.collections import mayo, tcia
@@ -40,6 +40,11 @@ class Candidate:
     dose: float | None
     dose_source: str
 
+    @property
+    def paths(self) -> set[Path]:
+        """The files of both doses."""
+        return {h.path for s in (self.full, self.low) if s is not None for h in s.headers}
+
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
@@ -68,8 +73,11 @@ class Survey:
 
     def leaving_out(self, errors: list[Unusable]) -> Survey:
         """The survey with what came up while pixels were decoded."""
-        more = tuple(LeftOut(e.path, e.reason, e.kind) for e in errors)
-        return dataclasses.replace(self, left_out=self.left_out + more)
+        return self.telling(LeftOut(e.path, e.reason, e.kind) for e in errors)
+
+    def telling(self, left_out: Iterable[LeftOut]) -> Survey:
+        """The survey with more files that were left out."""
+        return dataclasses.replace(self, left_out=(*self.left_out, *left_out))
 
 
 def survey(path: Path, layout: str = "auto", *, derived: bool = False) -> Survey:
@@ -87,7 +95,8 @@ def survey(path: Path, layout: str = "auto", *, derived: bool = False) -> Survey
     is_mayo = any(mayo.variant_of(listing.parts(f)) for f in listing.by_folder)
     catalogue = tcia.read_catalogue(listing.root)
     is_tcia = bool(catalogue) or any(tcia.dose_of(listing.parts(f)) for f in listing.by_folder)
-    if layout == "auto":
+    auto = layout == "auto"
+    if auto:
         if is_mayo and is_tcia:
             raise DataError(
                 f"{path} holds both the Mayo 2016 and the LDCT-and-Projection-data collection, "
@@ -100,6 +109,9 @@ def survey(path: Path, layout: str = "auto", *, derived: bool = False) -> Survey
         found, source = tcia.find(listing, catalogue), tcia.SOURCE
     else:
         found, source = _find_plain(listing), "DICOM series"
+        if auto and any(tcia.is_one(item.files) for item in found):
+            # Folders named by UID, as the Imaging Data Commons has them, said nothing.
+            return survey(path, "ldct-pd", derived=derived)
     return _paired(listing, layout, source, found, derived)
 
 

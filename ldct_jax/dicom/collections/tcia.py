@@ -133,6 +133,15 @@ def find(listing: Listing, catalogue: dict[Path, Entry]) -> list[Found]:
     return found
 
 
+def is_one(files) -> bool:
+    """Whether a series is of the collection, by patient and description, whatever its folder."""
+    header = files.first
+    return (
+        dose_of([header.description]) in ("full", "low")
+        and _first_subject([header.patient_id, header.patient_name]) is not None
+    )
+
+
 def why_alone(files, reason: str) -> str:
     """GE scans of the collection have no low-dose images; say that instead of the bare fact."""
     if files.first.manufacturer.upper().startswith("GE") and reason.startswith("no low-dose"):
