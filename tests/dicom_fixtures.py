@@ -34,6 +34,16 @@ def anatomy(seed: int, n: int = 6, size: int = 64) -> np.ndarray:
     return hu.astype(np.int16)
 
 
+def read_series(files):
+    """The one series that ``files`` are, decoded; raises what is wrong with the first of them."""
+    from ldct_jax.dicom.header import read_header
+    from ldct_jax.dicom.load import load
+    from ldct_jax.dicom.series import group
+
+    (series,) = group([read_header(Path(file)) for file in files])
+    return load(series)
+
+
 def noisy(hu: np.ndarray, sd: float, seed: int) -> np.ndarray:
     """``hu`` with white noise, in the range of 12-bit CT."""
     noise = np.random.default_rng(seed).normal(0, sd, hu.shape)

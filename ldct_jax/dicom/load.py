@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.dicom.header import Header, read_header
+from ldct_jax.dicom.header import Header
 from ldct_jax.dicom.pixels import read_stored, to_hu, to_int16
-from ldct_jax.dicom.series import SAME_PLACE_MM, Series, group
+from ldct_jax.dicom.series import SAME_PLACE_MM, Series
 from ldct_jax.dicom.spacing import steps_of
 from ldct_jax.dicom.survey import found_series
 from ldct_jax.dicom.trial import Trials
 from ldct_jax.dicom.values import Unusable
-from ldct_jax.errors import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,13 +142,3 @@ def read_folder(path: Path, *, damaged: str = "error") -> list[SeriesHU]:
     """
     found = found_series(path, damaged=damaged)
     return [load(s, damaged=None if damaged == "error" else []) for s in found.series]
-
-
-def read_series(files: Iterable[Path]) -> SeriesHU:
-    """The one series that ``files`` are; DataError where they are several or none."""
-    groups = group([read_header(Path(file)) for file in files])
-    if len(groups) != 1:
-        raise DataError(
-            f"{len(groups)} series where one was expected; give the files of a single series"
-        )
-    return load(groups[0])

@@ -88,14 +88,14 @@ def on_cpu():
 
 
 def _real(check: Path | None) -> np.ndarray:
-    from ldct_jax.dicom.load import load, read_series
+    from ldct_jax.dicom.load import load
     from ldct_jax.dicom.survey import found_series
 
     if check is None:
         from pydicom.data import get_testdata_file
 
-        return read_series([Path(get_testdata_file("CT_small.dcm", download=False))]).hu
-    if not check.exists():
+        check = Path(get_testdata_file("CT_small.dcm", download=False))
+    elif not check.exists():
         raise UsageError(f"--check {check} doesn't exist: give DICOM or .npy slices in HU")
     if check.suffix == ".npy":
         hu = np.load(check, allow_pickle=False)

@@ -12,11 +12,12 @@ import pytest
 
 from ldct_jax.dicom import trial
 from ldct_jax.dicom.file import JPEG, JPEG2000, RLE
-from ldct_jax.dicom.load import read_folder, read_series
+from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import DataError
 from tests.conftest import require
 from tests.derived_fixtures import HU, IDENTITY, by_gdcm, slice_of
 from tests.dicom.test_write_bad_input import crashing_jpeg2000
+from tests.dicom_fixtures import read_series
 
 pytestmark = pytest.mark.core
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ldct_jax.dicom.load import read_folder, read_series
+from ldct_jax.dicom.load import read_folder
 from ldct_jax.dicom.survey import found_series
 from ldct_jax.errors import DataError
-from tests.dicom_fixtures import anatomy, uid, write_series, write_slice
+from tests.dicom_fixtures import anatomy, read_series, uid, write_series, write_slice
 
 BODY = anatomy(0)
 
