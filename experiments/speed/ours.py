@@ -33,7 +33,7 @@ from ldct_jax import losses
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.hu import FULL
 from ldct_jax.models.flops import flops
-from ldct_jax.models.inference import denoise
+from ldct_jax.models.whole_slices import denoise
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.record import to_record
 from ldct_jax.system import provenance

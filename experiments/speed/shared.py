@@ -24,7 +24,7 @@ from ldct_jax.hu import FULL
 from ldct_jax.models import clones, layers
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.flops import flops
-from ldct_jax.models.inference import denoise
+from ldct_jax.models.whole_slices import denoise
 from ldct_jax.record import resolve
 from ldct_jax.system import provenance
 

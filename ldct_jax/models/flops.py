@@ -20,8 +20,8 @@ from ldct_jax.models import onednn
 from ldct_jax.models.catalogue import CATALOGUE, parameter_count, receptive_field, shapes
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.critic import Critic
-from ldct_jax.models.inference import denoise
 from ldct_jax.models.vgg import VGG
+from ldct_jax.models.whole_slices import denoise
 
 SLICE = 512
 

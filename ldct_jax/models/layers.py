@@ -192,7 +192,7 @@ def check_images(x_bhwc, network: str, *, channels: int = 1, min_side: int = 1, 
     if shape[1] % multiple or shape[2] % multiple:
         raise UsageError(
             f"{shape[1]}x{shape[2]} pixels: {network} needs sides that divide by {multiple}; "
-            "ldct_jax.models.inference.denoise pads and crops whole slices"
+            "ldct_jax.models.whole_slices.denoise pads and crops whole slices"
         )
 
 

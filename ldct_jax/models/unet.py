@@ -20,7 +20,7 @@ class UNet(nn.Module):
     InstanceNorm (no parameters) and ReLU; a 1x1 bottleneck and the output have no norm, since
     one pixel has no variance and the output carries the image's level. The decoder is our choice
     where the paper is silent: 30,658,849 parameters. Whole slices of other sizes are edge-padded
-    and cropped by :func:`ldct_jax.models.inference.denoise`.
+    and cropped by :func:`ldct_jax.models.whole_slices.denoise`.
     """
 
     widths: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512, 512)

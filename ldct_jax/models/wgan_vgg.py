@@ -18,7 +18,7 @@ class WGANVGG(nn.Module):
 
     With ``padding="valid"`` (the original) (B, H, W, 1) becomes (B, H-16, W-16, 1): training pairs
     80x80 inputs with the central 64x64 of the target, and whole slices are edge-padded by 8 at
-    inference (:func:`ldct_jax.models.inference.denoise`). With ``same`` the size stays.
+    inference (:func:`ldct_jax.models.whole_slices.denoise`). With ``same`` the size stays.
     55,872 parameters, 56,097 with biases.
     """
 

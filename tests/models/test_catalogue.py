@@ -20,11 +20,11 @@ from ldct_jax.models.dncnn import CNN10, DnCNN
 from ldct_jax.models.drl import DRL
 from ldct_jax.models.flops import flops, flops_512
 from ldct_jax.models.image_clones import ImageClones
-from ldct_jax.models.inference import denoise
 from ldct_jax.models.layers import Conv
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.models.vgg import VGG
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
+from ldct_jax.models.whole_slices import denoise
 
 
 @pytest.mark.promise("every-network")

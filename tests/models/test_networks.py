@@ -17,10 +17,10 @@ from ldct_jax.models.dncnn import CNN10, DnCNN
 from ldct_jax.models.drl import DRL
 from ldct_jax.models.hrnet import HRNet
 from ldct_jax.models.image_clones import ImageClones
-from ldct_jax.models.inference import denoise
 from ldct_jax.models.redcnn import REDCNN
 from ldct_jax.models.unet import UNet
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
+from ldct_jax.models.whole_slices import denoise
 
 SMALL = {
     "redcnn": REDCNN(n_filters=4),
