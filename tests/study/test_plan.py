@@ -99,6 +99,15 @@ def test_a_folder_of_photographs_is_for_the_rows_that_train_on_them():
         chosen(study(), asked)
 
 
+def test_stored_data_get_the_doses_the_rule_and_the_spectrum_of_the_scale(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(study_data, "load_doses", lambda store, **how: asked.update(how))
+    scale = load_study("dose_levels").scales["demo"]
+    study_data._load(None, scale, None)
+    assert asked["doses"] == scale.all_doses and asked["max_slices"] == scale.max_slices
+    assert (asked["rule"], asked["spectrum"]) == ("paper", "mtf")
+
+
 @pytest.mark.core
 def test_a_network_follows_the_side_of_the_slices_where_it_trains_on_whole_ones():
     rows = load_study("hrnet").variants("demo")
