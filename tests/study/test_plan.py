@@ -116,6 +116,8 @@ def test_a_network_follows_the_side_of_the_slices_where_it_trains_on_whole_ones(
         assert len(fitted.model.widths) == levels and fitted.patches.size == side
         assert rows["HRNet"].fit(side, side).model == rows["HRNet"].model
     assert TWO["one"].fit(512, 512).model == TWO["one"].model
+    cut = rows["UNet"].but(patches=dataclasses.replace(rows["UNet"].patches, size=64))
+    assert cut.fit(256, 256).model == rows["UNet"].model
 
 
 @pytest.mark.core
