@@ -123,8 +123,6 @@ REGIONS = {
     "lesion": [Region(A10W, (48,), (250, 285), (80, 115))],
 }
 CONTRASTS = (("liver", "lesion"), ("liver", "fat"), ("muscle", "fat"))
-# Noise realisations in the regions: one mean alone is noisy. Filters are slow and get one.
-REPEATS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +192,9 @@ def rows(
     single = {key: p.pairs(case, range(len(p.full_hu))) for key, p in smooth.items()}
     whole = {p.name: p.pairs(case, spread(len(p.full_hu), SLICES)) for p in held_out.values()}
     boxed = {
-        (region, seed): held_out[region.patient].pairs(case, region.slices, SEED + 100 + seed)
+        region: held_out[region.patient].pairs(case, region.slices, SEED + 100)
         for regions in REGIONS.values()
         for region in regions
-        for seed in range(REPEATS)
     }
     labels = [name for name, (low, _) in whole.items() for _ in low]
     full = np.concatenate([full for _, full in whole.values()])
@@ -221,12 +218,11 @@ def rows(
             for key, (low, reference) in single.items()
         }
         boxes = {
-            key: (
-                key[0].of(np.asarray(by_patient[key[0].patient](low), np.float32)),
-                key[0].of(reference),
+            region: (
+                region.of(np.asarray(by_patient[region.patient](low), np.float32)),
+                region.of(reference),
             )
-            for key, (low, reference) in boxed.items()
-            if key[1] == 0 or name not in GRID
+            for region, (low, reference) in boxed.items()
         }
         row["cnr"] = {f"{a} and {b}": _contrast(boxes, a, b) for a, b in CONTRASTS}
         row["bias_hu"] = {tissue: _bias(boxes, tissue) for tissue in ("liver", "muscle", "fat")}
@@ -242,7 +238,7 @@ def _alone(method: Callable, low: np.ndarray, full: np.ndarray) -> dict[str, flo
 def _contrast(boxes, a: str, b: str) -> float:
     """Mean CNR over patients that have both tissues, in the noise that all methods were given."""
     values = [
-        cnr(boxes[one, 0][0][0], boxes[other, 0][0][0])
+        cnr(boxes[one][0][0], boxes[other][0][0])
         for one in REGIONS[a]
         for other in REGIONS[b]
         if one.patient == other.patient
@@ -251,17 +247,9 @@ def _contrast(boxes, a: str, b: str) -> float:
 
 
 def _bias(boxes, tissue: str) -> dict[str, float]:
-    """Mean of result - reference by patient, over the region's slices and noise realisations."""
+    """Mean of result - reference by patient, over the region's slices."""
     return {
-        region.patient: float(
-            np.mean(
-                [
-                    boxes[region, seed][0].astype(float).mean() - boxes[region, seed][1].mean()
-                    for seed in range(REPEATS)
-                    if (region, seed) in boxes
-                ]
-            )
-        )
+        region.patient: float(boxes[region][0].astype(float).mean() - boxes[region][1].mean())
         for region in REGIONS[tissue]
     }
 
@@ -320,7 +308,7 @@ def as_table(measured: list[dict]) -> tables.Table:
         f"spectrum; {ATTRIBUTION}",
         note="The references carry about 10 HU of noise themselves, which no method can restore. "
         "Bias: mean of result - reference in a region (slices, rows and columns in "
-        f"experiments/shipped/held_out.py) over {REPEATS} noise realisations (filters: one), the "
+        "experiments/shipped/held_out.py), the "
         "patient with the larger one; the undenoised row shows what of it is chance. Filters were "
         "tuned for each dose on training patients for the largest PSNR.",
     )

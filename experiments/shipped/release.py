@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from experiments.shipped.in_hu import of_run
+from experiments.shipped.kept import GAINED
 from experiments.shipped.train import (
     ATTRIBUTION,
     BEFORE,
@@ -67,7 +68,7 @@ def main() -> None:
         digest = combined(released.read(new)[1]["digests"])
         if any(m["model"] != digest for m in measured) or not measured:
             raise UsageError(f"{given.measured} holds measurements of another model: measure again")
-        for name in ("versions", "texture"):
+        for name in ("versions", "texture", "kept"):
             if digest not in (given.measured / f"{name}.md").read_text("utf-8"):
                 raise UsageError(f"{given.measured}/{name}.md is of another model: measure again")
         text = card(new, digest, given.run, shipped, record, measured, given.measured)
@@ -113,7 +114,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         validation=list(VALIDATION.values()),
         held_out=[*HELD_OUT.values(), *sorted(set(HELD_OUT_SINGLES.values()))],
         attribution=ATTRIBUTION,
-        gains=_gains(results.read_json(folder / "kept_series.json")),
+        gains=_gains(results.read_json(folder / "kept.json")),
         history=HISTORY,
         tables=(folder / "held_out.md").read_text("utf-8").strip(),
         versions=(folder / "versions.md").read_text("utf-8").strip(),
@@ -146,9 +147,9 @@ def facts(name: str, record: dict, measured: list[dict], attribution: str = ATTR
 
 
 def _gains(table: dict) -> list[str]:
-    """PSNR gained at 75 % by each training patient, from what experiments.shipped.kept wrote."""
-    key = next(k for k in table["rows"][0] if k.startswith("PSNR, one share, 75 %"))
-    return [f"{row[key]:+.1f}" for row in table["rows"] if row["patient"] != "mean"]
+    """PSNR gained at 75 % by each volume that trained or validated, from `.kept`."""
+    key = next(k for k in table["rows"][0] if k.startswith(GAINED))
+    return [f"{row[key]:+.1f}" for row in table["rows"] if row[key] is not None]
 
 
 def verdict(rows: list[dict]) -> str:
