@@ -89,7 +89,7 @@ GRID: dict[str, list[Callable]] = {
     "tv": [TotalVariation(w) for w in (0.125, 0.25, 0.5, 1.0, 2.0, 3.5, 6.0)],
 }
 TUNING_SLICES = 1  # of each training patient, its central quarter
-SLICES = 6  # of each held-out patient
+SLICES = 4  # of each held-out patient
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ made quieter than their own normal dose, and lose PSNR by it.
 
 Two tables, neither with a held-out patient:
 
-- ``kept``: the share with the largest PSNR for every training and validation series, and what the
-  rule in use adds to PSNR at three quarters of a volume's dose;
+- ``kept``: the share with the largest PSNR for volumes and slices of smooth kernels of training and
+  validation, and what the rule in use adds to PSNR at three quarters of a volume's dose;
 - ``kept_rules``: what rules lose against that share, by dose: those of one routine noise for all,
   and one whose routine noise follows from kernel and thickness, fitted to the other patients.
 
@@ -30,7 +30,6 @@ import numpy as np
 from experiments.shipped.held_out import Case, Patient, spread
 from experiments.shipped.in_hu import LEAST, POWER, ROUTINE_HU
 from experiments.shipped.train import (
-    SINGLES,
     SMOOTH_SINGLES,
     TRAINING,
     VALIDATION,
@@ -120,8 +119,8 @@ class Measured:
 
 
 def measure(data: str, network) -> list[Measured]:
-    """Every training and validation series of ``data``; ``network``: (N, H, W) HU → x̂."""
-    wanted = {**TRAINING, **SINGLES, **SMOOTH_SINGLES, **VALIDATION}
+    """Volumes and smooth single slices; ``network``: (N, H, W) HU → x̂."""
+    wanted = {**TRAINING, **SMOOTH_SINGLES, **VALIDATION}
     every = [
         (store, i, name)
         for store, names in patients(data)

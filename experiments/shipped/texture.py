@@ -30,7 +30,7 @@ from ldct_jax.system import accelerator
 from ldct_jax.system.progress import track
 
 LOW_DOSE_HU = 2 * ROUTINE_HU  # a quarter of the dose
-PHANTOM = QualityPhantom(size=320, pixel_mm=0.7, noise_hu=LOW_DOSE_HU, realisations=24)
+PHANTOM = QualityPhantom(size=320, pixel_mm=0.7, noise_hu=LOW_DOSE_HU, realisations=12)
 KERNELS = tuple(Kernel(f"{half:g} /mm", half, 2.5) for half in (0.25, 0.38, 0.55))
 TEXTURES = (ROUTINE, SMOOTH, round(0.55 * LOW_DOSE_HU, 1))
 CONTRASTS = ("fat", "bone")
