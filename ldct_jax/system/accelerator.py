@@ -36,6 +36,8 @@ def start(*, distributed: bool = False) -> None:
     """
     # Orbax logs what it also raises, with a traceback; its errors reach the user as one line.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # The first report on a machine builds a cache of fonts: nothing that a user has to know.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     _quieten_closed_loops()
     if os.environ.get(ACCEL) == "cpu":
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
