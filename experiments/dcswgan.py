@@ -9,15 +9,10 @@ Reproduces: Table 1, Fig 2-5.
 Expected time: demo, two CPU cores, jax 0.12: 10 minutes. paper: half a million 80x80 patches, 20
 epochs a row, five critic steps' worth of work in the adversarial ones.
 
-The paper's Table 1, one slice each of Fig 2 and Fig 4 (PSNR, SSIM, RMSE; Fig 2 / Fig 4): LDCT
-22.818/0.761/0.0723 and 21.558/0.659/0.0836, CNN-L1 27.791/0.822/0.0408 and 26.794/0.738/0.0457,
-WGAN 25.727/0.801/0.0517 and 24.655/0.711/0.0585, DCSCN 28.016/0.883/0.0397 and
-26.943/0.730/0.0530, DCSWGAN 26.928/0.828/0.0449 and 25.721/0.808/0.0517.
+The paper's Table 1: one slice each of Fig 2 and Fig 4, below.
 """
 
 import dataclasses
-
-import numpy as np
 
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.vgg import WEIGHTS
@@ -30,61 +25,12 @@ from ldct_jax.models.vgg import DEEPEST, VGGFeatures
 from ldct_jax.models.wgan_vgg import CNNL1, WGANVGG
 from ldct_jax.optim import Adam, Constant, Cosine
 from ldct_jax.report import blocks
-from ldct_jax.study import study
 from ldct_jax.study.experiment import DEMO, PAPER, Experiment, scales
+from ldct_jax.study.measures import PrintedSlice
+from ldct_jax.study.study import Study
 from ldct_jax.train.gan import WassersteinGAN
 
-SCALES = scales(
-    DEMO.but(
-        words="CNN-L1 with 16 filters instead of 32 and without its last ReLU, DCSCN at its full "
-        "size, 1,000 steps of 16 patches of 48x48; WGAN-VGG is CNN-L1's network trained on for 200 "
-        "steps and DCSWGAN is DCSCN's for 400, against critics of 8 to 32 channels instead of 64 "
-        "to 256",
-    ),
-    PAPER.but(
-        words="the paper's protocol: half a million 80x80 patches of seven training patients, "
-        "leave-one-out, [-300, 300] HU; the paper names neither optimiser, batch, epochs nor slice "
-        "thickness: Adam 1e-4, batch 128, 20 epochs, whatever one reconstruction DATA holds; "
-        "WGAN-VGG with its own Adam 1e-5",
-        validation_patients=0,
-        training_patients=7,
-        leave_one_out=True,
-        one_reconstruction=True,
-        slices=91,
-    ),
-)
-# Not in the paper. The penalty bounds the critic's gradient to 1 over a whole patch, where L1's
-# is λ₁ divided by the patch's side: with 100 both pull alike at 80x80.
-LAMBDA_1 = 100.0
-PATCHES = {
-    "paper": Patches(size=80, stride=16, batch=128, slices_per_patient=91),
-    "demo": Patches(size=48, stride=16, batch=16, slices_per_patient=4),
-    "smoke": Patches(size=24, stride=24, batch=4, slices_per_patient=1),
-}
-# The generator's batch; the critic's steps multiply it.
-GAN_BATCH = {"paper": 128, "demo": 8, "smoke": 4}
-CRITIC_STEPS = {"paper": 4, "demo": 2, "smoke": 2}
-CRITIC = {
-    "paper": dict(),
-    "demo": dict(widths=(8, 8, 16, 16, 32, 32), hidden=64),
-    "smoke": dict(widths=(2,) * 6, hidden=4),
-}
-FILTERS = {"paper": 32, "demo": 16, "smoke": 2}
-DCSCN_WIDTHS = {
-    "paper": (32, 26, 22, 18, 14, 11, 8),
-    "demo": (32, 26, 22, 18, 14, 11, 8),
-    "smoke": (4, 2),
-}
-# Of the plain rows, of WGAN-VGG, and of DCSWGAN.
-LENGTHS = {
-    "paper": (dict(epochs=20),) * 3,
-    "demo": (dict(steps=1000), dict(steps=200), dict(steps=400)),
-    "smoke": (dict(steps=4), dict(steps=2), dict(steps=2)),
-}
-# VGG-19's 16th convolution in the paper of WGAN-VGG; VGG-16 has a 13th.
-LAYERS = {"paper": DEEPEST[16], "demo": DEEPEST[16], "smoke": ("block1_conv2",)}
-
-# RMSE in units of 600 HU.
+# PSNR, SSIM, and RMSE in units of 600 HU.
 FIG_2 = {
     "undenoised": (22.818, 0.761, 0.0723),
     "CNN-L1": (27.791, 0.822, 0.0408),
@@ -99,119 +45,139 @@ FIG_4 = {
     "DCSCN": (26.943, 0.730, 0.0530),
     "DCSWGAN": (25.721, 0.808, 0.0517),
 }
-SCORES = {"PSNR [dB]": "psnr_db", "SSIM": "ssim", "RMSE": "rmse"}
+SCALES = scales(
+    DEMO.but(
+        words="CNN-L1 with 16 filters instead of 32 and without its last ReLU, DCSCN at its full "
+        "size, 1,000 steps of 16 patches of 48x48; WGAN-VGG is CNN-L1's network trained on for 200 "
+        "steps and DCSWGAN is DCSCN's for 400, against critics of 8 to 32 channels instead of 64 "
+        "to 256",
+    ),
+    PAPER.but(
+        words="the paper's protocol: half a million 80x80 patches of seven training patients, "
+        "leave-one-out, [-300, 300] HU; the paper names neither optimiser, batch, epochs nor slice "
+        "thickness: Adam 1e-4, batch 128, 20 epochs, whatever one reconstruction DATA holds; "
+        "WGAN-VGG with its own Adam 1e-5",
+        training_patients=7,
+        leave_one_out=True,
+        slices=91,
+    ),
+)
+# Not in the paper. The penalty bounds the critic's gradient to 1 over a whole patch, where L1's
+# is λ₁ divided by the patch's side: with 100 both pull alike at 80x80.
+LAMBDA_1 = 100.0
+# The original's perceptual loss takes VGG-19's 16th convolution; VGG-16 has a 13th. Lengths: of the
+# plain rows, of WGAN-VGG and of DCSWGAN. The critic's steps multiply the adversarial rows' batch.
+SIZES = {
+    "paper": dict(
+        patches=Patches(size=80, stride=16, batch=128, slices_per_patient=91),
+        filters=32,
+        dcscn=DCSCN(),
+        layers=DEEPEST[16],
+        lengths=(dict(epochs=20),) * 3,
+        gan_batch=128,
+        n_critic=4,
+        critic=dict(),
+    ),
+    "demo": dict(
+        patches=Patches(size=48, stride=16, batch=16, slices_per_patient=4),
+        filters=16,
+        dcscn=DCSCN(initialization="zero_last"),
+        layers=DEEPEST[16],
+        lengths=(dict(steps=1000), dict(steps=200), dict(steps=400)),
+        gan_batch=8,
+        n_critic=2,
+        critic=dict(widths=(8, 8, 16, 16, 32, 32), hidden=64),
+    ),
+    "smoke": dict(
+        patches=Patches(size=24, stride=24, batch=4, slices_per_patient=1),
+        filters=2,
+        dcscn=DCSCN((4, 2), initialization="zero_last"),
+        layers=("block1_conv2",),
+        lengths=(dict(steps=4), dict(steps=2), dict(steps=2)),
+        gan_batch=4,
+        n_critic=2,
+        critic=dict(widths=(2,) * 6, hidden=4),
+    ),
+}
 
 
 def variants(scale: str) -> dict[str, Experiment]:
     """Table 1's trained rows; at the smaller scales the adversarial ones start from plain ones."""
-    patches, small = PATCHES[scale], scale != "paper"
-    plain, wgan_length, dcswgan_length = LENGTHS[scale]
-    start = "zero_last" if small else "lecun"
-    rate = Cosine(1e-3, to=2e-5, warmup=0.05) if small else Constant(1e-4)
-    base = Experiment(
-        model=DCSCN(DCSCN_WIDTHS[scale], initialization=start),
+    sizes, small = SIZES[scale], scale != "paper"
+    patches, (plain, wgan_length, dcswgan_length) = sizes["patches"], sizes["lengths"]
+    dcscn = Experiment(
+        model=sizes["dcscn"],
         loss=l1,
-        optimizer=Adam(rate),
+        optimizer=Adam(Cosine(1e-3, to=2e-5, warmup=0.05) if small else Constant(1e-4)),
         patches=patches,
         window=DCSWGAN,
         **plain,
     )
-    few = dataclasses.replace(patches, batch=GAN_BATCH[scale])
-    # WGAN-VGG's own Adam; DCSWGAN's isn't stated. Tuning a trained network asks for a low rate.
-    adam = Adam(Constant(1e-4 if small else 1e-5), b1=0.5, b2=0.9)
-    critic_adam = Adam(Constant(5e-4), b1=0.5, b2=0.9) if small else adam
+    cnn = dcscn.but(model=CNNL1(sizes["filters"], final_relu=not small))
 
-    def gan(size: int, optimizer: Adam) -> WassersteinGAN:
-        critic = Critic(size=size, **CRITIC[scale])
-        return WassersteinGAN(critic, n_critic=CRITIC_STEPS[scale], optimizer=optimizer)
-
-    features = Weighted((Perceptual(VGGFeatures(WEIGHTS, layers=LAYERS[scale])),), (0.1,))
-    cnn = base.but(model=CNNL1(FILTERS[scale], final_relu=not small))
-    if small:
-        wgan = cnn.but(loss=features, gan=gan(patches.size, critic_adam), starts_from="CNN-L1")
-    else:
-        # Without padding the generator makes 64x64 of 80x80 pixels, as the original does.
-        wgan = cnn.but(
-            model=WGANVGG(FILTERS[scale]), loss=Central(features), gan=gan(patches.size - 16, adam)
+    def gan(row: Experiment, rate: float, side: int = patches.size, **changes) -> Experiment:
+        # Tuning a trained network asks for a lower rate than its new critic's.
+        rates = (rate, 5e-4 if small else rate)
+        adam, critic_adam = (Adam(Constant(r), b1=0.5, b2=0.9) for r in rates)
+        adversary = WassersteinGAN(
+            Critic(side, **sizes["critic"]), n_critic=sizes["n_critic"], optimizer=critic_adam
         )
-    dcswgan_adam = adam if small else Adam(Constant(1e-4), b1=0.5, b2=0.9)
-    return {
-        "CNN-L1": cnn,
-        "WGAN-VGG": wgan.but(optimizer=adam, patches=few, **wgan_length),
-        "DCSCN": base,
-        "DCSWGAN": base.but(
-            loss=Weighted((l1,), (LAMBDA_1,)),
-            optimizer=dcswgan_adam,
-            gan=gan(patches.size, critic_adam if small else dcswgan_adam),
-            patches=few,
-            starts_from="DCSCN" if small else None,
-            **dcswgan_length,
-        ),
-    }
+        few = dataclasses.replace(patches, batch=sizes["gan_batch"])
+        return row.but(optimizer=adam, patches=few, gan=adversary, **changes)
+
+    features = VGGFeatures(WEIGHTS, layers=sizes["layers"])
+    loss = Weighted((Perceptual(features),), (0.1,))
+    if small:
+        wgan = gan(cnn, 1e-4, loss=loss, starts_from="CNN-L1", **wgan_length)
+    else:
+        # WGAN-VGG's own Adam. Without padding its generator makes 64x64 of 80x80 pixels.
+        wgan = cnn.but(model=WGANVGG(sizes["filters"]), loss=Central(loss))
+        wgan = gan(wgan, 1e-5, patches.size - 16, **wgan_length)
+    l1_part, start = Weighted((l1,), (LAMBDA_1,)), "DCSCN" if small else None
+    dcswgan = gan(dcscn, 1e-4, loss=l1_part, starts_from=start, **dcswgan_length)
+    return {"CNN-L1": cnn, "WGAN-VGG": wgan, "DCSCN": dcscn, "DCSWGAN": dcswgan}
 
 
-def measure(tested: study.Tested) -> study.Measured:
-    """Scores of the table's own two slices of patient L506, where they are tested: those whose low
-    dose has the PSNR and the SSIM that the paper prints for it."""
-    full, score, numbers = tested.pairs.full_hu, tested.protocol.score, {}
-    low = score(tested.pairs.low_hu, full)
-    for figure, table in (("fig_2", FIG_2), ("fig_4", FIG_4)):
-        psnr_db, ssim, _ = table["undenoised"]
-        same = (np.abs(low.psnr_db - psnr_db) < 6e-4) & (np.abs(low.ssim - ssim) < 4e-3)
-        if same.sum() == 1:
-            own = score(tested.denoised[same], full[same])
-            for name in ("psnr_db", "ssim", "rmse"):
-                numbers[f"{figure}_{name}"] = float(getattr(own, name)[0])
-    return study.Measured(numbers)
-
-
-STUDY = study.Study(
+OWN_SLICES = {
+    figure: PrintedSlice(figure.lower().replace(" ", "_"), rows["undenoised"])
+    for figure, rows in (("Fig 2", FIG_2), ("Fig 4", FIG_4))
+}
+OTHERS = ["CNN-L1", "WGAN-VGG", "DCSWGAN"]
+STUDY = Study(
     name="dcswgan",
     title="DCSCN and DCSWGAN",
     reproduces="dcswgan Table 1, Fig 2-5",
     scales=SCALES,
     variants=variants,
     protocol=lambda window: protocols.DCSWGAN,
-    measure=measure,
+    measures=tuple(OWN_SLICES.values()),
     report=[
         blocks.Table("Table 1: beside the paper's slice of Fig 2", FIG_2),
         blocks.Table("Table 1, Fig 4: beside the paper's slice of Fig 4", FIG_4),
         *(
             blocks.Numbers(
-                f"Table 1, {figure.replace('_', ' ')}, L506: the paper's own slice",
-                {name: f"{figure}_{key}" for name, key in SCORES.items()},
-                paper,
+                f"Table 1, {figure.lower()}, L506: the paper's own slice",
+                OWN_SLICES[figure],
+                rows,
                 digits=4,
             )
-            for figure, paper in (("fig_2", FIG_2), ("fig_4", FIG_4))
+            for figure, rows in (("Fig 2", FIG_2), ("Fig 4", FIG_4))
         ),
         blocks.PairedTests("DCSCN"),
         blocks.Panel("Fig 2 and 3: a test slice and a zoomed region", at=0),
         blocks.Panel("Fig 4 and 5: another test slice and a zoomed region", at=-1),
         blocks.Convergence("Training RMSE: all rows"),
         blocks.Convergence("Critic: estimate of the Wasserstein distance", metric="wasserstein"),
-        blocks.Best(
-            "DCSCN", ["CNN-L1", "WGAN-VGG", "DCSWGAN"], "DCSCN has the best PSNR (Table 1)"
-        ),
-        blocks.Best(
-            "DCSCN",
-            ["CNN-L1", "WGAN-VGG", "DCSWGAN"],
-            "DCSCN has the best SSIM (Table 1, Fig 2; the text)",
-            metric="ssim",
-        ),
+        blocks.Best("DCSCN", OTHERS, "DCSCN has the best PSNR (Table 1)"),
+        blocks.Best("DCSCN", OTHERS, "DCSCN has the best SSIM (Table 1, Fig 2; the text)", "ssim"),
         blocks.Second(
             "DCSWGAN",
             "DCSCN",
-            ["CNN-L1", "WGAN-VGG"],
+            OTHERS[:2],
             "DCSWGAN has the second-best SSIM (Table 1, Fig 2; the text)",
         ),
         blocks.Better("DCSWGAN", "WGAN-VGG", "DCSWGAN beats WGAN in PSNR (Table 1)"),
-        blocks.Best(
-            "DCSCN",
-            ["CNN-L1", "WGAN-VGG", "DCSWGAN"],
-            "DCSCN has the lowest RMSE (Table 1, Fig 2)",
-            metric="rmse",
-        ),
+        blocks.Best("DCSCN", OTHERS, "DCSCN has the lowest RMSE (Table 1, Fig 2)", "rmse"),
         blocks.LessSmooth("DCSWGAN", "DCSCN", "DCSWGAN keeps more texture than DCSCN (Fig 3, 5)"),
         blocks.Note(
             "The paper's table contradicts itself for the slice of Fig 4: DCSCN's PSNR of 26.943 "

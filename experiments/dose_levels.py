@@ -28,166 +28,164 @@ from ldct_jax.data.natural import NaturalImages
 from ldct_jax.denoise.filters import Gaussian, Identity, Median, Wiener
 from ldct_jax.losses import mse
 from ldct_jax.metrics import protocols
-from ldct_jax.metrics.contrast import hu_bias
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Constant, Cosine
 from ldct_jax.report import blocks
-from ldct_jax.study import study
 from ldct_jax.study.experiment import DEMO, PAPER, SMOKE, Experiment, scales
+from ldct_jax.study.measures import TissueBias
+from ldct_jax.study.study import Study
 
 DOSES = (0.75, 0.5, 0.1, 0.05)
-# Ten equal steps from the original dose to 1/100.
-TRAINING_DOSES = tuple(round(float(d), 2) for d in np.linspace(1.0, 0.01, 10))
 FILTERS = {"median": Median(3), "gaussian": Gaussian(1.0), "wiener": Wiener(5)}
 PLAIN, LAST, ALL = "DnCNN (photographs)", "DnCNN, last layer tuned", "DnCNN, all layers tuned"
-
 # The paper names no window. Here σ = 25 of 255 grey levels is 39 HU, between the noise at 75 % and
 # at 10 % of the dose; in the full range it would be 402 HU, which no dose has.
 WINDOW = hu.ABDOMEN
-# The protocol scores the central 350x250 pixels, so the slices must hold them. A normal dose with
-# 12 HU of noise.
-SIZES = dict(doses=DOSES, training_doses=TRAINING_DOSES, dose_rule="paper", noise_spectrum="mtf")
-NOISE = dict(dose=0.5, added_sd_hu=12.0, slice_mm=3.0, training_crop=(250, 350))
-DEMO_SCALE = DEMO.but(
-    words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 2,500 steps on eleven "
-    "photographs (the paper: 400), then 600 (last layer) or 1,200 (all layers) on three patients "
-    "at ten doses; noise grows as 1/dose, as in the paper",
-    **SIZES,
-    **NOISE,
-    patients=7,
-    slices=4,
-    size=352,
-    pixel_mm=1.1,
-    max_slices=8,
-    test_patients=3,
-    test_slices=1,
-)
-PAPER_SCALE = PAPER.but(
-    words="the paper's protocol: DnCNN of 20 layers, Adam 1e-3, 150 epochs, 50x50 patches, 15 at "
-    "random places of the central 350x250 pixels of each of 100 slices at ten doses, random "
-    "rotation and flip; 10 test slices. Here the slices come from five training and five test "
-    "patients; the photographs are eleven in place of 400; noise grows as 1/dose",
-    **SIZES,
-    **NOISE,
-    slices=20,
-    max_slices=20,
-    test_patients=5,
-    thickness_mm=3.0,
-    one_reconstruction=True,
-    validation_patients=0,
-    test_slices=2,
-)
-SMOKE_SCALE = SMOKE.but(
-    doses=(0.5, 0.05),
-    training_doses=(1.0, 0.1),
+TESTED = dict(doses=DOSES, training_crop=(250, 350))
+# Phantoms that hold the central 350x250 pixels, which alone are scored.
+MATRIX = dict(size=352, pixel_mm=1.1)
+SCALES = scales(
+    DEMO.but(
+        words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 2,000 steps on eleven "
+        "photographs (the paper: 400), then 600 (last layer) or 1,200 (all layers) on three "
+        "patients at ten doses; noise grows as 1/dose, as in the paper",
+        training_doses=tuple(np.linspace(1.0, 0.01, 10).round(2).tolist()),
+        max_slices=8,
+        test_patients=3,
+        test_slices=1,
+        **TESTED,
+        **MATRIX,
+    ),
+    PAPER.but(
+        words="the paper's protocol: DnCNN of 20 layers, Adam 1e-3, 150 epochs, 50x50 patches, 15 "
+        "at random places of the central 350x250 pixels of each of 100 slices at ten doses, random "
+        "rotation and flip; 10 test slices. Here the slices come from five training and five test "
+        "patients; the photographs are eleven in place of 400; noise grows as 1/dose",
+        # Ten equal steps from the original dose to 1/100.
+        training_doses=tuple(np.linspace(1.0, 0.01, 10).round(2).tolist()),
+        max_slices=20,
+        **TESTED,
+        test_patients=5,
+        thickness_mm=3.0,
+        test_slices=2,
+    ),
+    SMOKE.but(
+        doses=(0.5, 0.05),
+        training_doses=(1.0, 0.1),
+        training_crop=(64, 64),
+        patients=4,
+        max_slices=2,
+        test_patients=2,
+        **MATRIX,
+    ),
     dose_rule="paper",
-    training_crop=(64, 64),
-    size=352,
-    pixel_mm=1.1,
-    patients=4,
-    max_slices=2,
-    test_patients=2,
+    noise_spectrum="mtf",
+    slice_mm=3.0,
+    # A normal dose with 12 HU of noise.
+    dose=0.5,
+    added_sd_hu=12.0,
 )
-
-
-MODEL = {
-    "paper": DnCNN(20),
-    "demo": DnCNN(10, 24, initialization="zero_last"),
-    "smoke": DnCNN(3, 2, initialization="zero_last"),
-}
-BATCH = {"paper": 128, "demo": 16, "smoke": 8}
-# On photographs; the last layer; all layers.
-LENGTHS = {
-    "paper": (dict(epochs=150),) * 3,
-    "demo": (dict(steps=2500), dict(steps=600), dict(steps=1200)),
-    "smoke": (dict(steps=4), dict(steps=2), dict(steps=2)),
+# DnCNN's own code cuts 204,800 patches an epoch of its photographs; the tiles here are 31. Lengths:
+# on photographs, of the last layer, of all layers.
+TEACHING = Cosine(1e-3, to=2e-5, warmup=0.05)
+SIZES = {
+    "paper": dict(
+        model=DnCNN(20),
+        rate=Constant(1e-3),
+        batch=128,
+        patches_a_tile=6600,
+        lengths=(dict(epochs=150),) * 3,
+    ),
+    "demo": dict(
+        model=DnCNN(10, 24, initialization="zero_last"),
+        rate=TEACHING,
+        batch=16,
+        patches_a_tile=15,
+        lengths=(dict(steps=2000), dict(steps=600), dict(steps=1200)),
+    ),
+    "smoke": dict(
+        model=DnCNN(3, 2, initialization="zero_last"),
+        rate=TEACHING,
+        batch=8,
+        patches_a_tile=15,
+        lengths=(dict(steps=4), dict(steps=2), dict(steps=2)),
+    ),
 }
 
 
 def variants(scale: str) -> dict[str, Experiment]:
     """DnCNN on photographs with σ = 25, and that network tuned on CT: last layer, all layers."""
-    rate = Constant(1e-3) if scale == "paper" else Cosine(1e-3, to=2e-5, warmup=0.05)
-    pieces = Patches(50, batch=BATCH[scale], slices_per_patient=None, per_slice=15)
-    # DnCNN's own code cuts 204,800 patches an epoch of its photographs; the tiles here are 31.
-    many = 6600 if scale == "paper" else 15
-    natural, last, all_layers = LENGTHS[scale]
-    plain = Experiment(
-        model=MODEL[scale],
+    sizes = SIZES[scale]
+    photographs, last, every = sizes["lengths"]
+    ct = Patches(
+        50, batch=sizes["batch"], slices_per_patient=None, per_slice=15, augment="rotate_flip"
+    )
+    tuned = Experiment(
+        model=sizes["model"],
         loss=mse,
-        optimizer=Adam(rate),
-        patches=dataclasses.replace(pieces, per_slice=many, augment="noise_25"),
+        optimizer=Adam(sizes["rate"]),
+        patches=ct,
         window=WINDOW,
-        images=NaturalImages(sigma=25.0),
-        **natural,
+        starts_from=PLAIN,
     )
-    tuned = plain.but(
-        patches=dataclasses.replace(pieces, augment="rotate_flip"), images=None, starts_from=PLAIN
-    )
+    tiles = dataclasses.replace(ct, per_slice=sizes["patches_a_tile"], augment="noise_25")
+    plain = tuned.but(patches=tiles, images=NaturalImages(sigma=25.0), starts_from=None)
     return {
-        PLAIN: plain,
-        LAST: tuned.but(optimizer=Adam(rate, trainable="last_conv"), **last),
-        ALL: tuned.but(**all_layers),
+        PLAIN: plain.but(**photographs),
+        LAST: tuned.but(optimizer=Adam(sizes["rate"], trainable="last_conv"), **last),
+        ALL: tuned.but(**every),
     }
 
 
-def measure(tested: study.Tested) -> study.Measured:
-    """The bias of CT numbers in soft tissue, HU, at each dose."""
-    bias = {}
-    for dose in tested.pairs.dose_levels:
-        own = tested.pairs.doses == dose
-        # Where it is flat must not depend on the reference's own noise.
-        reference = Gaussian(2.0)(tested.pairs.full_hu[own][..., None])[..., 0]
-        bias[f"{dose:g}"] = hu_bias(tested.denoised[own], reference)["soft tissue"]
-    return study.Measured({"bias_hu": bias})
+def at(dose: float) -> list:
+    """Tables and images of a dose, and what the paper says of it."""
+
+    def better(row: str, than: str, claim: str, metric: str) -> blocks.Better:
+        return blocks.Better(row, than, f"{claim} at {dose:.0%}", metrics=[metric], dose=dose)
+
+    if dose > 0.1:
+        claims = [
+            better(PLAIN, LAST, "tuning loses SSIM (Fig 6)", "ssim"),
+            better(PLAIN, LAST, "tuning loses PSNR (Fig 7)", "psnr_db"),
+            better(PLAIN, "gaussian", "photographs beat the Gaussian in PSNR (Fig 7)", "psnr_db"),
+        ]
+    else:
+        gain = f"tuning the last layer gains about 10 % SSIM (Fig 6) at {dose:.0%}"
+        claims = [
+            blocks.Gain(LAST, PLAIN, gain, "ssim", 0.05, 0.15, dose),
+            *(
+                better(LAST, f, f"tuning beats the {f} filter in SSIM (Fig 6)", "ssim")
+                for f in FILTERS
+            ),
+        ]
+    return [
+        blocks.Table(f"{dose:.0%} of the dose", dose=dose),
+        blocks.PairedTests(PLAIN, dose),
+        blocks.Panel(f"Fig 3, 5, {dose:.0%}: a test slice", dose=dose, filters=FILTERS),
+        *claims,
+    ]
 
 
-def claims() -> list:
-    """What the paper says of each dose, asked there."""
-    made = []
-    for dose in (0.05, 0.1):
-        at = f"{dose:.0%} (Fig 6)"
-        gain = f"tuning the last layer gains about 10 % SSIM at {at}"
-        made.append(blocks.Gain(LAST, PLAIN, gain, "ssim", 0.05, 0.15, dose))
-        for label in FILTERS:
-            beats = f"the tuned network beats the {label} filter in SSIM at {at}"
-            made.append(blocks.Better(LAST, label, beats, metrics=["ssim"], dose=dose))
-    for dose in (0.5, 0.75):
-        for name, metric in (("SSIM", "ssim"), ("PSNR", "psnr_db")):
-            loses = f"tuning loses {name} at {dose:.0%} (Fig 6, 7)"
-            made.append(blocks.Better(PLAIN, LAST, loses, metrics=[metric], dose=dose))
-        beats = f"before tuning it beats the Gaussian filter in PSNR at {dose:.0%} (Fig 7)"
-        made.append(blocks.Better(PLAIN, "gaussian", beats, dose=dose))
-    return made
-
-
-STUDY = study.Study(
+STUDY = Study(
     name="dose_levels",
     title="DnCNN at several doses, before and after fine-tuning",
     reproduces="dncnn_dose Fig 2-7",
-    scales=scales(DEMO_SCALE, PAPER_SCALE, SMOKE_SCALE),
+    scales=SCALES,
     variants=variants,
     protocol=lambda window: dataclasses.replace(
         protocols.DNCNN_DOSE, name=f"dncnn_dose {window}", window=window
     ),
     filters={"undenoised": Identity(), **FILTERS},
-    measure=measure,
+    measures=(TissueBias("soft tissue"),),
     report=[
-        *(blocks.Table(f"{dose:.0%} of the dose", dose=dose) for dose in DOSES),
-        *(blocks.PairedTests(PLAIN, dose) for dose in DOSES),
+        *(block for dose in DOSES for block in at(dose)),
         blocks.MTF("Fig 2: the MTF that shapes the simulated noise"),
         blocks.ByDose("Fig 6: SSIM by dose", "ssim", against=PLAIN),
         blocks.ByDose("Fig 7: PSNR by dose", "psnr_db", against=PLAIN),
         blocks.BiasByDose("Bias of CT numbers in flat soft tissue"),
-        *(
-            blocks.Panel(f"Fig 3, 5, {dose:.0%}: a test slice", dose=dose, filters=FILTERS)
-            for dose in DOSES
-        ),
-        *(
-            blocks.Profile(f"Fig 4, {dose:.0%}: vertical profiles", filters=FILTERS, dose=dose)
-            for dose in (0.5, 0.1)
-        ),
+        blocks.Profile("Fig 4, 50%: vertical profiles", filters=FILTERS, dose=0.5),
+        blocks.Profile("Fig 4, 10%: vertical profiles", filters=FILTERS, dose=0.1),
         blocks.Convergence("Training RMSE: photographs, then CT at ten doses"),
-        *claims(),
         blocks.Measured(
             [PLAIN],
             lambda n: n["bias_hu"].get("0.1"),

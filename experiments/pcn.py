@@ -7,6 +7,7 @@ Not an experiment of its own: `pcn_ablation`, `pcn_layers`, `pcn_clones`, `pcn_b
 
 from ldct_jax.data.feed.patches import Patches
 from ldct_jax.losses import every_clone, mse
+from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.optim import Adam, Cosine, Exponential
 from ldct_jax.report import blocks
@@ -61,6 +62,16 @@ def pcn_scales(demo: str = "16 filters instead of 48, 500 steps a row") -> dict:
         ),
         SMOKE,
     )
+
+
+def paper_rows(rows: dict[str, str]) -> dict[str, tuple[MeanSD, ...]]:
+    """PSNR, SSIM and RMSE as Tables I to III print them, mean±SD over three test patients."""
+
+    def cell(text: str) -> MeanSD:
+        mean, sd = map(float, text.split("±"))
+        return MeanSD(mean, sd, 3)
+
+    return {row: tuple(map(cell, text.split())) for row, text in rows.items()}
 
 
 ONE_RANGE = blocks.Note(

@@ -15,10 +15,9 @@ The paper's Table I (PSNR, SSIM, RMSE): SCN 43.58/0.9624/0.0069, PO 44.02/0.9705
 PI 44.03/0.9718/0.0060, full PCN 45.42/0.9846/0.0054.
 """
 
-from pcn import ONE_RANGE, PCN, pcn_scales
+from pcn import ONE_RANGE, PCN, paper_rows, pcn_scales
 
 from ldct_jax.losses import last_clone, mse
-from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
@@ -27,13 +26,14 @@ IMAGE = ("SCN", "SCN+PO", "SCN+PO+CI", "PCN (image)")
 FEATURE = ("SCN", "SCN+FT", "FT+PO", "FT+PI", "full PCN")
 FIG_6 = {"SCN": "SCN", "FT+PO": "PCN, PO only", "FT+PI": "PCN, PI only", "full PCN": "full PCN"}
 
-# mean, SD and n (test patients' repeats) as Table I prints them.
-PAPER = {
-    "SCN": (MeanSD(43.5824, 1.1476, 3), MeanSD(0.9624, 0.0054, 3), MeanSD(0.0069, 0.0011, 3)),
-    "FT+PO": (MeanSD(44.0179, 1.2873, 3), MeanSD(0.9705, 0.0052, 3), MeanSD(0.0061, 0.0007, 3)),
-    "FT+PI": (MeanSD(44.0268, 1.3675, 3), MeanSD(0.9718, 0.0056, 3), MeanSD(0.0060, 0.0008, 3)),
-    "full PCN": (MeanSD(45.4235, 1.1394, 3), MeanSD(0.9846, 0.0047, 3), MeanSD(0.0054, 0.0006, 3)),
-}
+PAPER = paper_rows(
+    {
+        "SCN": "43.5824±1.1476 0.9624±0.0054 0.0069±0.0011",
+        "FT+PO": "44.0179±1.2873 0.9705±0.0052 0.0061±0.0007",
+        "FT+PI": "44.0268±1.3675 0.9718±0.0056 0.0060±0.0008",
+        "full PCN": "45.4235±1.1394 0.9846±0.0047 0.0054±0.0006",
+    }
+)
 # The paper: 5 of 60 epochs, "a speed-up factor of about ten".
 ABOUT_A_TENTH = 0.15
 

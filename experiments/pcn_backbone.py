@@ -12,17 +12,18 @@ The paper's Table II (PSNR, SSIM, RMSE): CPCE 44.6365/0.9782/0.0056, RED-CNN 45.
 (four clones, ten layers).
 """
 
-from pcn import ONE_RANGE, PCN, pcn_scales
+from pcn import ONE_RANGE, PCN, paper_rows, pcn_scales
 
-from ldct_jax.metrics.statistics import MeanSD
 from ldct_jax.report import blocks
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.study import Study
 
-PAPER = {
-    "CPCE": (MeanSD(44.6365, 1.1332, 3), MeanSD(0.9782, 0.0050, 3), MeanSD(0.0056, 0.0007, 3)),
-    "RED-CNN": (MeanSD(45.4235, 1.1394, 3), MeanSD(0.9846, 0.0047, 3), MeanSD(0.0054, 0.0006, 3)),
-}
+PAPER = paper_rows(
+    {
+        "CPCE": "44.6365±1.1332 0.9782±0.0050 0.0056±0.0007",
+        "RED-CNN": "45.4235±1.1394 0.9846±0.0047 0.0054±0.0006",
+    }
+)
 
 
 def variants(scale: str) -> dict[str, Experiment]:

@@ -109,13 +109,15 @@ def separation(with_lesion: np.ndarray, without: np.ndarray) -> tuple[float, flo
 
 @dataclasses.dataclass(frozen=True)
 class Detectability:
-    """d′ and AUC with their 95 % intervals; n: images with a lesion (and as many without)."""
+    """d′ and AUC with their 95 % intervals; n: images with a lesion (and as many without);
+    n_channels: of the observer, 0 for NPWE."""
 
     d_prime: float
     d_prime_interval: tuple[float, float]
     auc: float
     auc_interval: tuple[float, float]
     n: int
+    n_channels: int = 0
 
 
 def detect(
@@ -133,7 +135,8 @@ def detect(
         raise DataError("regions with and without the lesion must have one size")
     size = round(present.shape[1] ** 0.5)
     channels = channels_of(observer, size, diameter)
-    needed = 4 * (1 if channels is None else channels.shape[1])
+    n_channels = 0 if channels is None else channels.shape[1]
+    needed = 4 * max(1, n_channels)
     if min(len(present), len(absent)) < needed:
         raise DataError(
             f"{observer} needs at least {needed} regions with and without the lesion, not "
@@ -161,6 +164,7 @@ def detect(
         float(auc),
         (float(low[1]), float(high[1])),
         min(len(present), len(absent)),
+        n_channels,
     )
 
 

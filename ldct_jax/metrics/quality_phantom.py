@@ -115,7 +115,8 @@ class Quality:
     noise_hu: SD; nps: noise power spectrum (HU² mm²) at ``nps_per_mm`` (cycles/mm), and its mean
     frequency ``nps_mean_per_mm``. ttf: by contrast, ``per_mm``, ``ttf`` and ``f50_per_mm``.
     cnr: of a lesion, mean over lesions and realisations. d_prime, auc: of the channelised
-    Hotelling observer, with 95 % intervals. bias_hu: mean of result - truth, by material.
+    Hotelling observer with ``n_channels`` Laguerre-Gauss channels, with 95 % intervals. bias_hu:
+    mean of result - truth, by material.
     """
 
     noise_hu: float
@@ -129,6 +130,7 @@ class Quality:
     bias_hu: dict[str, float]
     d_prime_interval: tuple[float, float] | None = None
     auc_interval: tuple[float, float] | None = None
+    n_channels: int | None = None
 
 
 def measure(phantom: QualityPhantom, denoise: Callable[[np.ndarray], np.ndarray]) -> Quality:
@@ -157,6 +159,7 @@ def measure(phantom: QualityPhantom, denoise: Callable[[np.ndarray], np.ndarray]
         bias_hu=_bias(phantom, absent),
         d_prime_interval=None if observed is None else observed.d_prime_interval,
         auc_interval=None if observed is None else observed.auc_interval,
+        n_channels=None if observed is None else observed.n_channels,
     )
 
 

@@ -143,7 +143,8 @@ def lines(
     if not curves:
         raise UsageError(f"figure {name!r} has no curves")
     with style():
-        fig = canvas(7.2 if len(curves) > 4 else 6.0, 3.8)
+        outside = len(curves) > 3
+        fig = canvas(7.2 if outside else 6.0, 3.8)
         axes = fig.add_subplot()
         for i, curve in enumerate(curves):
             colour, x, y = COLOURS[i % len(COLOURS)], np.asarray(curve.x), np.asarray(curve.y)
@@ -180,7 +181,7 @@ def lines(
             axes.set_ylim(*y_range)
         if not log_x and all(float(v).is_integer() for c in curves for v in c.x):
             axes.xaxis.get_major_locator().set_params(integer=True)
-        if len(curves) > 4:
+        if outside:
             axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         elif len(curves) > 1:
             axes.legend()

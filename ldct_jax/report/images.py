@@ -76,17 +76,19 @@ def panels(
 
 
 def landmarks(
-    reference_hu: np.ndarray, zoom: tuple[int, int, int, int], count: int = 2
+    reference_hu: np.ndarray,
+    zoom: tuple[int, int, int, int],
+    window: hu.Window = hu.ABDOMEN,
+    count: int = 2,
 ) -> list[tuple[int, int]]:
     """Where arrows shall point: the small structures that stand out most, (row, column) each.
 
     The largest differences between a blur of 1.5 and one of 4 pixels of the (H, W) reference in
-    the abdominal window, so that noise doesn't decide; none nearer to another, or to the edge of
-    the region, than an eighth of it. Fewer than ``count`` where the region holds no structure.
+    ``window``, so that noise doesn't decide; none nearer to another, or to the edge of the region,
+    than an eighth of it. Fewer than ``count`` where the region holds no structure.
     """
     from scipy.ndimage import gaussian_filter
 
-    window = hu.ABDOMEN
     seen = np.clip(np.asarray(reference_hu, np.float32), window.low, window.high)
     contrast = np.abs(gaussian_filter(seen, 1.5) - gaussian_filter(seen, 4.0))
     top, left, height, width = zoom
@@ -148,8 +150,10 @@ def profiles(
         raise UsageError(
             f"figure {name!r}: column {column} lies outside the image of {reference.shape[1]}"
         )
-    columns = min(3, len(images) + 1)
-    rows = math.ceil((len(images) + 1) / columns)
+    count = len(images) + 1
+    # Rows of four where that leaves fewer places empty.
+    columns = min(4 if count in (4, 7, 8) else 3, count)
+    rows = math.ceil(count / columns)
     with style():
         fig = canvas(3.1 * columns, 2.4 * rows + 0.4)
         fig.suptitle(title, fontsize=10)

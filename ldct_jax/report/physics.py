@@ -80,12 +80,21 @@ def _table(results: Results, found: dict[str, list[dict]], words: str) -> tables
         ],
         rows=rows,
         protocol="AAPM TG-233 for spectrum and transfer function; channelised Hotelling observer "
-        "with five Laguerre-Gauss channels, trained and tested on different images",
+        f"with {_channels(found)}, trained and tested on different images",
         data=words,
         note="TTF 50 %: where the edge of a disc falls to half its contrast; a dash where it "
         "doesn't below the Nyquist frequency, or where the noise hides the edge. Bias: result "
         "minus truth.",
     )
+
+
+def _channels(found: dict[str, list[dict]]) -> str:
+    """The observer's channels as the runs recorded them; older ones didn't say how many."""
+    records = [m for measured in found.values() for m in measured]
+    seen = [m.get("n_channels") for m in records if m["d_prime"] is not None]
+    if not seen or None in seen:
+        return "Laguerre-Gauss channels"
+    return f"{' or '.join(str(n) for n in sorted(set(seen)))} Laguerre-Gauss channels"
 
 
 def _spectra(found, labels: Sequence[str], words: str) -> list[figures.Figure]:

@@ -209,6 +209,10 @@ SMOKE = Scale(
 )
 
 
-def scales(*several: Scale) -> dict[str, Scale]:
-    """Scales by name: those given, and :data:`SMOKE` where none of them is called so."""
-    return {scale.name: scale for scale in (*several, SMOKE)} | {s.name: s for s in several}
+def scales(*several: Scale, **shared: Any) -> dict[str, Scale]:
+    """Scales by name: those given, and :data:`SMOKE` where none of them is called so.
+
+    shared: changes of all of them, as :meth:`Scale.but` takes them.
+    """
+    by_name = {s.name: s for s in (*several, SMOKE)} | {s.name: s for s in several}
+    return {name: s.but(**shared) for name, s in by_name.items()}

@@ -50,7 +50,7 @@ class Run:
 
         With several doses (D, T, H, W) and (D, H, W), in the order of the study's doses; test
         slices to scroll through, (S, H, W): ``scrolled``, ``scrolled_low``, ``scrolled_full``; and
-        what the study's ``measure`` kept.
+        what the study's ``measures`` kept.
         """
         with np.load(self.folder / SAMPLES, allow_pickle=False) as arrays:
             return {k: arrays[k] for k in arrays.files}
@@ -138,7 +138,7 @@ class Results:
         return _summary(self.rows(label, **which), protocol)
 
     def numbers(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:
-        """What the study's ``measure`` found, one record a repeat."""
+        """What the study's ``measures`` found, one record a repeat."""
         return self._part("numbers", label, repeats)
 
     def quality(self, label: str, repeats: Collection[int] | None = None) -> list[dict]:

@@ -55,15 +55,13 @@ class Scorer:
 
     def key(self, split: Split, protocol: Protocol) -> str:
         """A digest of all that decides the scores of a row on a split beside the row itself."""
-        measure = self.study.measure
         what = {
             "data": self.data_digest,
             "test": split.test,
             "slices": self.scale.test_slices,
             "doses": self.scale.doses,
             "protocol": to_record(protocol),
-            # The whole file: a measure may call what stands beside it.
-            "measure": measure and sha256(Path(inspect.getfile(measure))),
+            "measure": [_digest(measure) for measure in self.study.measures] or None,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
@@ -100,15 +98,19 @@ class Scorer:
             return run(filtered, hu)
 
         denoised = denoise(test.low_hu)
-        numbers: dict = {}
-        if self.study.measure is not None:
-            numbers = dict(self.study.measure(Tested(test, denoised, denoise, protocol)).numbers)
+        measured = self._measured(Tested(test, denoised, denoise, protocol))
         return [
             results.score_rows(_score(protocol, denoised, test), test),
-            numbers,
+            measured.numbers,
             self._quality(denoise, test),
             self._tissue_noise(denoised, test),
         ]
+
+    def _measured(self, tested: Tested) -> Measured:
+        """What all measures found; of two that use one name the later one's stays."""
+        found = [measure(tested) for measure in self.study.measures]
+        parts = ("numbers", "scores", "images")
+        return Measured(*({k: v for m in found for k, v in getattr(m, p).items()} for p in parts))
 
     def _tissue_noise(self, images: np.ndarray, test: PairedSlices) -> dict[str, float | None]:
         """Noise left in flat tissue by dose, HU; one without a name where there is one dose."""
@@ -126,17 +128,15 @@ class Scorer:
         """A trained network's part of ``result.json``, and the arrays that figures need."""
         test = self.test(split)
         images = slices.clones(variables, test.low_hu)
-        measured = Measured()
-        if self.study.measure is not None:
-            measured = self.study.measure(
-                Tested(test, images[-1], lambda hu: slices(variables, hu), protocol)
-            )
+        measured = self._measured(
+            Tested(test, images[-1], lambda hu: slices(variables, hu), protocol)
+        )
         found = {
             "protocol": protocol.name,
             "scored_by": self.key(split, protocol),
             "test": [results.score_rows(_score(protocol, clone, test), test) for clone in images],
             "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
-            "numbers": dict(measured.numbers),
+            "numbers": measured.numbers,
             "quality": self._quality(lambda hu: slices(variables, hu), test),
             "tissue_noise_hu": self._tissue_noise(images[-1], test),
         }
@@ -196,6 +196,14 @@ class Scorer:
     def _tested(self, pairs: PairedSlices) -> PairedSlices:
         """The slices at the doses that are tested."""
         return concatenate([pairs.at(d) for d in self.scale.doses or pairs.dose_levels])
+
+
+def _digest(measure: Callable[[Tested], Measured]) -> str:
+    """What decides a measure's numbers: its arguments, and all of its file, for it may call what
+    stands beside it."""
+    plain = inspect.isroutine(measure)
+    arguments = measure.__qualname__ if plain else repr(measure)
+    return f"{arguments} {sha256(Path(inspect.getfile(measure if plain else type(measure))))}"
 
 
 def _score(protocol: Protocol, images: np.ndarray, test: PairedSlices):

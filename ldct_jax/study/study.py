@@ -34,7 +34,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """What an experiment's ``measure`` looks at.
+    """What each of an experiment's ``measures`` looks at.
 
     pairs: the test slices. denoised: (N, H, W) HU, the results. denoise: the denoiser itself,
     (N, H, W) HU → the same. protocol: the study's.
@@ -58,10 +58,10 @@ class Study:
     :data:`ldct_jax.study.experiment.SIZES`. ``report``: the blocks of the page
     (:mod:`ldct_jax.report.blocks`); without any it shows a table, curves and images.
     ``protocol`` gives the evaluation protocol for the window of an experiment. ``filters``: the
-    rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measure``: what the
-    test slices' scores don't say; it is called for every run and every filter. ``data``: (scale,
-    DATA or None) → the pairs, where the study's data aren't simply phantoms or DATA. ``split``: the
-    one split by named patients, in place of random ones.
+    rows that aren't trained (filters of :mod:`ldct_jax.denoise.filters`). ``measures``: what the
+    test slices' scores don't say (:mod:`ldct_jax.study.measures`). ``data``: (scale, DATA or None)
+    → the pairs, where the study's data aren't simply phantoms or DATA. ``split``: the one split by
+    named patients, in place of random ones.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Study:
     report: Sequence[Any] = ()
     protocol: Callable[[Any], Protocol] = pcn
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: FILTERS)
-    measure: Callable[[Tested], Measured] | None = None
+    measures: Sequence[Callable[[Tested], Measured]] = ()
     data: Callable[[Scale, str | None], PairedSlices] | None = None
     split: Callable[[PairedSlices], Split] | None = None
 

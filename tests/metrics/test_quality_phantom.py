@@ -83,6 +83,7 @@ def test_a_blur_loses_resolution_and_texture(untouched, blurred):
     assert blurred.noise_hu < untouched.noise_hu
     assert blurred.cnr > untouched.cnr  # what fools a reader of CNR alone
     # But nothing was won, and there was something to lose.
+    assert blurred.n_channels == untouched.n_channels == 5
     assert blurred.d_prime_interval[0] < untouched.d_prime
     assert 0.55 < untouched.auc_interval[0] < untouched.auc_interval[1] < 0.99
 

@@ -7,6 +7,7 @@ from scipy import stats
 from ldct_jax.models.catalogue import parameter_count
 from ldct_jax.report import answer, blocks
 from ldct_jax.study.claims import HELD, NOT_HELD, SIGN_ONLY, UNDECIDED, UNTESTED
+from ldct_jax.study.measures import Measure
 from ldct_jax.study.scripts import load_study
 from tests.report.made_up import found, steady
 
@@ -187,10 +188,13 @@ def test_a_measured_number_decides_or_is_undefined():
     def difference(a, b):
         return None if None in (a["cnr"], b["cnr"]) else a["cnr"] - b["cnr"]
 
-    block = blocks.Measured(["A", "B"], difference, "c", "CNR", above=0.0)
+    by_key = blocks.Measured(["A", "B"], "cnr", "c", "CNR", above=0.0)
+    block = blocks.Measured(["A", "B"], difference, "c", "CNR, A minus B", above=0.0)
+    assert block.render(found(GOOD, numbers=numbers)) == by_key.render(found(GOOD, numbers=numbers))
     assert verdict(block, found(GOOD, numbers=numbers)) == HELD
     numbers["B"] = [{"cnr": None}] * 3
-    assert verdict(block, found(GOOD, numbers=numbers)) == UNTESTED
+    for either in (block, by_key):
+        assert verdict(either, found(GOOD, numbers=numbers)) == UNTESTED
 
 
 def quality(f50, noise):
@@ -314,17 +318,20 @@ def test_measured_numbers_and_the_papers_stand_row_by_row():
     given.results.study["reference_numbers"] = {
         str(r): {"undenoised": {"cnr_normal": 0.5}, "gaussian": {}} for r in (0, 1)
     }
-    block = blocks.Numbers(
-        "CNR", {"CNR": "cnr"}, {"A": (2.7,)}, further={"normal dose": ("undenoised", "_normal")}
-    )
-    (table,) = block.render(given)
+    measure = Measure()
+    measure.heads = {"CNR": "cnr"}
+    measure.further = {"normal dose": ("undenoised", "_normal")}
+    measure.words = "Of a lesion."
+    (table,) = blocks.Numbers("CNR", measure, {"A": (2.7,)}, note="A note.").render(given)
+    assert table.note == "Of a lesion. A note."
     assert table.rows == [
         ["A", 2.0],
         ["A, the paper", 2.7],
         ["B", 1.0],  # the repeat that has it
         ["normal dose", 0.5],
     ]
-    assert blocks.Numbers("CNR", {"CNR": "other"}, {"A": (2.7,)}).render(given) == []
+    measure.heads = {"CNR": "other"}
+    assert blocks.Numbers("CNR", measure, {"A": (2.7,)}).render(given) == []
 
 
 def test_a_training_curve_is_a_mean_over_runs_and_over_steps(monkeypatch):
@@ -366,6 +373,18 @@ def test_bars_by_dose_mark_what_differs(monkeypatch):
     assert drawn["B"][0].y == pytest.approx(36.0, abs=0.05)
 
 
+def test_the_mtf_says_which_noise_it_shaped(monkeypatch):
+    captions = []
+    monkeypatch.setattr(
+        "ldct_jax.report.figures.lines", lambda *a, caption, **k: captions.append(caption)
+    )
+    given = found({"A": [35.0]})
+    for spectrum in ("mtf", "sqrt_f_mtf"):
+        given.results.study["scale"] = {"noise_spectrum": spectrum}
+        blocks.MTF("Fig 2").render(given)
+    assert captions[0].endswith("the spectrum MTF².") and "f · MTF², as filtered" in captions[1]
+
+
 def test_a_panel_shows_what_measure_kept_around_its_regions(monkeypatch):
     given = found({"A": [35.0], "B": [34.0]})
     regions = np.zeros((64, 64), np.int8)
@@ -381,5 +400,11 @@ def test_a_panel_shows_what_measure_kept_around_its_regions(monkeypatch):
         "A, tuned",
         "B, tuned",
     ]
+    names = {"other_full": np.zeros((64, 64)), "other_result": np.ones((64, 64))}
+    monkeypatch.setattr("ldct_jax.study.results.Run.samples", names)
+    short = {}
+    monkeypatch.setattr("ldct_jax.report.images.panels", lambda n, t, i, **k: short.update(i))
+    blocks.Panel("Fig 7", kept="other").render(given)
+    assert list(short) == ["normal dose", "A", "B"]
     top, left, height, width = drawn["zoom"]
     assert top <= 40 and left <= 20 and top + height >= 44 and left + width >= 24 and height < 32

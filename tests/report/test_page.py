@@ -146,6 +146,13 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_page(tmp_path, monkeypatch):
     assert "<title>old</title>" in path.read_text()
 
 
+def test_the_observers_channels_are_those_that_were_recorded():
+    new, old = {"d_prime": 1.4, "n_channels": 5}, {"d_prime": 1.4}
+    blind = {"d_prime": None, "n_channels": None}
+    assert physics._channels({"a": [new], "b": [blind]}) == "5 Laguerre-Gauss channels"
+    assert physics._channels({"a": [new], "b": [old]}) == "Laguerre-Gauss channels"
+
+
 WIDTHS = """[...document.querySelectorAll(".table")].map((d) => [d.scrollWidth, d.clientWidth])"""
 
 

@@ -177,7 +177,7 @@ def test_reference_rows_and_scores_follow_filters_and_measure(ran, monkeypatch, 
     assert after.rows("undenoised") == before.rows("undenoised")
     assert after.rows("gaussian") != before.rows("gaussian")
     capfd.readouterr()
-    run_study(study(filters=filters, measure=measure), request)
+    run_study(study(filters=filters, measures=(measure,)), request)
     assert "scored again" in capfd.readouterr().err
     after = results.load(ran)
     assert after.numbers("one") == [{"slices": 1}] == after.numbers("undenoised")

@@ -276,13 +276,14 @@ class SliceBySlice:
 class Measured:
     """A number made of what was measured of ``rows`` lies within the limits.
 
-    number: takes each row's record, one argument a row, and gives the number, or None where it
-    isn't defined. of: ``numbers`` (the study's own ``measure``) or ``quality`` (the quality
-    phantom). dose: of a claim that is about one.
+    number: a key of the records, of the first row minus the second; or what takes each row's
+    record, one argument a row, and gives the number, or None where it isn't defined. of:
+    ``numbers`` (the study's ``measures``) or ``quality`` (the quality phantom). dose: of a claim
+    that is about one.
     """
 
     rows: Sequence[str]
-    number: Callable[..., float | None]
+    number: str | Callable[..., float | None]
     claim: str
     measured: str
     unit: str = ""
@@ -296,12 +297,17 @@ class Measured:
             return [untested(self.claim, reason)]
         shared = found.results.shared_repeats(*self.rows)
         records = [getattr(found.results, self.of)(row, shared) for row in self.rows]
-        values = [self.number(*each) for each in zip(*records, strict=True)]
+        measured, number = self.measured, self.number
+        if isinstance(number, str):
+            measured, number = f"{measured}, {' minus '.join(self.rows)}", self._difference
+        values = [number(*each) for each in zip(*records, strict=True)]
         if None in values:
-            return [untested(self.claim, f"{self.measured}: not defined on these images")]
-        return [
-            judge(self.claim, self.measured, values, self.unit, above=self.above, below=self.below)
-        ]
+            return [untested(self.claim, f"{measured}: not defined on these images")]
+        return [judge(self.claim, measured, values, self.unit, above=self.above, below=self.below)]
+
+    def _difference(self, first: dict, second: dict) -> float | None:
+        a, b = first[self.number], second[self.number]
+        return None if None in (a, b) else a - b
 
 
 @dataclasses.dataclass(frozen=True)

@@ -248,6 +248,9 @@ class MTF:
 
     def render(self, found: Found) -> list[Figure]:
         frequencies = np.linspace(0, 1, 101)
+        spectrum = "f · MTF², as filtered back projection leaves it"
+        if found.results.study["scale"].get("noise_spectrum") == "mtf":
+            spectrum = "MTF²"
         return [
             figures.lines(
                 tables.stem(self.title),
@@ -255,8 +258,7 @@ class MTF:
                 [Curve("MTF", frequencies.tolist(), SMOOTH.window(frequencies).tolist())],
                 "spatial frequency [1/mm]",
                 "MTF",
-                caption="The simulated noise has the spectrum f · MTF², as filtered back "
-                "projection leaves it.",
+                caption=f"The simulated noise has the spectrum {spectrum}.",
             )
         ]
 

@@ -29,7 +29,8 @@ class Panel:
     comparison, None for the middle test slice. dose: of the tested doses, this one. kept: label →
     name of an array in the run's samples, in place of those; a label with ``{row}`` stands for one
     image a row. regions: name of an array (H, W) in the samples whose 1 and 2 are outlined in the
-    magnified region, which lies around them. window: HU.
+    magnified region, which lies around them. window: HU. ``kept="NAME"`` stands for the arrays
+    that a measure kept as ``NAME_full``, ``NAME_low`` and ``NAME_result``.
     """
 
     title: str = "A test slice"
@@ -38,7 +39,7 @@ class Panel:
     dose: float | None = None
     window: hu.Window = hu.ABDOMEN
     filters: Mapping[str, Any] = dataclasses.field(default_factory=lambda: BLUR)
-    kept: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    kept: Mapping[str, str] | str = dataclasses.field(default_factory=dict)
     zoom: tuple[float, float, float, float] = ZOOM
     regions: str | None = None
 
@@ -62,7 +63,7 @@ class Panel:
         if self.regions in samples:
             outlined = samples[self.regions]
             zoom = _around(outlined)
-        arrows = images.landmarks(reference, zoom) if outlined is None else ()
+        arrows = images.landmarks(reference, zoom, self.window) if outlined is None else ()
         what = "Arrows: the small structures that stand out most in the first image"
         if outlined is not None:
             what = "Outlined: foreground and background of the contrast-to-noise ratio"
@@ -80,8 +81,11 @@ class Panel:
         ]
 
     def _kept(self, found: Found, rows: Sequence[str]) -> dict[str, np.ndarray]:
-        shown = {}
-        for label, name in self.kept.items():
+        shown, kept = {}, self.kept
+        if isinstance(kept, str):
+            labels = {"normal dose": "full", "low dose": "low", "{row}": "result"}
+            kept = {label: f"{self.kept}_{which}" for label, which in labels.items()}
+        for label, name in kept.items():
             for row in rows if "{row}" in label else rows[:1]:
                 run = found.results.shown.get(row)
                 if run is not None and name in (samples := run.samples):

@@ -13,6 +13,7 @@ from ldct_jax.report import tables
 from ldct_jax.report.found import Found
 from ldct_jax.report.provenance import begun, scored_steps
 from ldct_jax.report.tables import Column
+from ldct_jax.study.measures import Measure
 
 PaperRow = Sequence[MeanSD | float | None]
 """PSNR, SSIM and RMSE as a paper prints them; None where it doesn't."""
@@ -35,7 +36,7 @@ class Table:
     """PSNR, SSIM and RMSE of every row on the test patients, beside the paper's.
 
     paper: row → :data:`PaperRow`. dose: of the tested doses, this one. further: text → (row, name
-    of the images that the study's ``measure`` scored beside its result). The first table of a
+    of the images that the study's ``measures`` scored beside its result). The first table of a
     report is the one that its first sentences are about.
     """
 
@@ -103,27 +104,24 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A table of what the study's ``measure`` found: numbers of every row, mean over the repeats
-    that have them; nothing where no row has any.
+    """A table of what one of the study's measures found: numbers of every row, mean over the
+    repeats that have them; nothing where no row has any.
 
-    columns: head → key of the number. paper: row → what the paper prints, column by column; it
-    stands in a row of its own. further: name → (row, suffix of its keys), for what a record holds
-    beside its own row (``cnr_normal`` of the undenoised one).
+    paper: row → what the paper prints, column by column; it stands in a row of its own.
     """
 
     title: str
-    columns: Mapping[str, str]
+    measure: Measure
     paper: Mapping[str, Sequence[float | None]] = dataclasses.field(default_factory=dict)
-    further: Mapping[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     digits: int = 2
     note: str = ""
 
     def render(self, found: Found) -> list[tables.Table]:
-        rows, measured = [], False
-        named = {row: (row, "") for row in found.rows} | dict(self.further)
+        rows, measured, heads = [], False, self.measure.heads
+        named = {row: (row, "") for row in found.rows} | dict(self.measure.further)
         for name, (row, suffix) in named.items():
             records = found.results.numbers(row)
-            means = [_mean([r.get(k + suffix) for r in records]) for k in self.columns.values()]
+            means = [_mean([r.get(k + suffix) for r in records]) for k in heads.values()]
             if any(x is not None for x in means):
                 rows.append([found.name(name), *means])
                 measured = True
@@ -135,11 +133,11 @@ class Numbers:
             tables.Table(
                 name=tables.stem(self.title),
                 title=self.title,
-                columns=[Column("row"), *(Column(h, digits=self.digits) for h in self.columns)],
+                columns=[Column("row"), *(Column(h, digits=self.digits) for h in heads)],
                 rows=rows,
                 protocol=str(found.protocol),
                 data=f"mean over the repeats that have them; {found.data}",
-                note=self.note,
+                note=" ".join(filter(None, (self.measure.words, self.note))),
             )
         ]
 
