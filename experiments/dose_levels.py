@@ -41,16 +41,16 @@ PLAIN, LAST, ALL = "DnCNN (photographs)", "DnCNN, last layer tuned", "DnCNN, all
 # The paper names no window. Here σ = 25 of 255 grey levels is 39 HU, between the noise at 75 % and
 # at 10 % of the dose; in the full range it would be 402 HU, which no dose has.
 WINDOW = hu.ABDOMEN
-TESTED = dict(doses=DOSES, training_crop=(250, 350))
+# Ten equal steps from the original dose to 1/100.
+TRAINING_DOSES = tuple(np.linspace(1.0, 0.01, 10).round(2).tolist())
+TESTED = dict(doses=DOSES, training_doses=TRAINING_DOSES, training_crop=(250, 350))
 # Phantoms that hold the central 350x250 pixels, which alone are scored.
 MATRIX = dict(size=352, pixel_mm=1.1)
 SCALES = scales(
     DEMO.but(
         words="DnCNN with 10 layers of 24 filters instead of 20 of 64, 2,000 steps on eleven "
-        "photographs (the paper: 400), then 600 (last layer) or 1,000 (all layers) on three "
-        "patients at ten doses in equal ratios (in equal steps none lies between 12 % and 1 %, "
-        "where 10 % and 5 % are tested); noise grows as 1/dose, as in the paper",
-        training_doses=tuple(np.geomspace(1.0, 0.01, 10).round(3).tolist()),
+        "photographs (the paper: 400), then 600 (last layer) or 800 (all layers) on three "
+        "patients at ten doses; noise grows as 1/dose, as in the paper",
         max_slices=8,
         test_patients=3,
         test_slices=1,
@@ -62,8 +62,6 @@ SCALES = scales(
         "at random places of the central 350x250 pixels of each of 100 slices at ten doses, random "
         "rotation and flip; 10 test slices. Here the slices come from five training and five test "
         "patients; the photographs are eleven in place of 400; noise grows as 1/dose",
-        # Ten equal steps from the original dose to 1/100.
-        training_doses=tuple(np.linspace(1.0, 0.01, 10).round(2).tolist()),
         max_slices=20,
         **TESTED,
         test_patients=5,
@@ -102,7 +100,7 @@ SIZES = {
         rate=TEACHING,
         batch=16,
         patches_a_tile=15,
-        lengths=(dict(steps=2000), dict(steps=600), dict(steps=1000)),
+        lengths=(dict(steps=2000), dict(steps=600), dict(steps=800)),
     ),
     "smoke": dict(
         model=DnCNN(3, 2, initialization="zero_last"),
