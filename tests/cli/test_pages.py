@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import pytest
 
 from ldct_jax import cli, record
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.study.scripts import load_study
 from tests.cli.pages import (
     DOCS,
     PAGES,
@@ -236,6 +238,25 @@ def test_the_quick_commands_of_a_page_run(page, tmp_path, monkeypatch, capfd):
     printed = run_page(page, tmp_path, capfd, slow=False)
     if examine := SHOWN.get(page.name):
         examine(page, printed)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("name", ["least.py", "own.py"])
+def test_a_network_of_the_page_on_them_can_be_recorded_and_trained(tmp_path, name):
+    """What a run needs of a script, without the run; the long test trains it."""
+    arrays(tmp_path)
+    (tmp_path / name).write_text(scripts(Path("docs/own_network.md"))[name])
+    study = load_study(str(tmp_path / name))
+    for experiment in study.rows("demo").values():
+        assert record.from_record(json.loads(json.dumps(experiment.record()))) == experiment
+        images = np.zeros((2, 8, 8, 1), np.float32)
+        assert experiment.loss(images, images).shape == (2,)
+        weights = {"kernel": np.ones(3, np.float32)}
+        optimizer = experiment.optimizer.build(100, 10)
+        optimizer.update(weights, optimizer.init(weights), weights)
+    if study.data is not None:
+        pairs = study.data(study.scales["demo"], str(tmp_path / "arrays"))
+        assert pairs.patient_names == phantoms().patient_names
 
 
 def doses_are_as_stated(page: Path, printed: str) -> None:
