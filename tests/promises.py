@@ -6,6 +6,7 @@ A test says so with ``@pytest.mark.promise(KEY)``; a promise is a piece of the R
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,7 @@ def sections() -> dict[str, str]:
     return {head: " ".join(text.split()) for head, text in found.items()}
 
 
+@functools.cache
 def held() -> dict[str, list[str]]:
     """Promise → the tests that say that they hold it, as pytest names them."""
     found: dict[str, list[str]] = {}

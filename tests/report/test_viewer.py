@@ -211,7 +211,7 @@ def test_every_key(shown):
         ("ArrowRight", {"wipe": 0.52}),
         ("ArrowLeft", {"wipe": 0.5}),
         ("d", {"mode": "difference"}),
-        ("d", {"mode": "split"}),
+        ("D", {"mode": "split"}),
         ("w", {"tool": "window"}),
         ("s", {"tool": "square"}),
         ("m", {"tool": "move"}),

@@ -307,9 +307,10 @@ function startViewer(root, data) {
   };
   presets.forEach(([, [low, high]], i) => { keys[i + 1] = () => set({ low, high, mode: "split" }); });
   canvas.addEventListener("keydown", (event) => {
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = keys[event.key] || keys[event.key.toLowerCase()]; // caps lock
+    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    keys[event.key]();
+    action();
   });
 
   function resize() {
