@@ -101,7 +101,7 @@ class Protocol:
                 "prediction and reference must be equal stacks of slices (N, H, W), not "
                 f"{shape} and {reference_hu.shape}"
             )
-        program = compiled(*self._region(shape[1:]), self.window, self.ssim_window, self.data_range)
+        program = self.compiled(shape[1:])
         batch = 1 if jax.default_backend() == "cpu" else BATCH
         counts = np.ones((batch, *shape[1:]), bool)
         rows = []
@@ -111,8 +111,14 @@ class Protocol:
             if no_data is not None:
                 counts = ~np.asarray(no_data[at])
             rows.append(program(prediction_hu[at], reference_hu[at], counts))
-        found = {k: np.concatenate([np.asarray(row[k]) for row in rows])[:n] for k in rows[0]}
-        return self._scores({k: v.astype(np.float64) for k, v in found.items()})
+        return self.scores({k: np.concatenate([row[k] for row in rows])[:n] for k in rows[0]})
+
+    def compiled(self, shape: tuple[int, int]):
+        """:func:`ldct_jax.metrics.image.compiled` for images of ``shape``.
+
+        For images that lie on the device; :meth:`scores` makes scores of its numbers.
+        """
+        return compiled(*self._region(shape), self.window, self.ssim_window, self.data_range)
 
     def _region(self, shape: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Size and upper left corner of what is scored of images of ``shape``."""
@@ -130,8 +136,9 @@ class Protocol:
             )
         return (height, width), ((shape[0] - height) // 2, (shape[1] - width) // 2)
 
-    def _scores(self, found: dict[str, np.ndarray]) -> Scores:
-        """From the numbers of :func:`ldct_jax.metrics.image.compiled`, (N,) each."""
+    def scores(self, found: dict[str, np.ndarray]) -> Scores:
+        """From the numbers of :meth:`compiled`, (N,) each; raises as :meth:`score` does."""
+        found = {k: np.asarray(v, np.float64) for k, v in found.items()}
         for what, name in (("prediction", "image"), ("reference", "reference")):
             for i in np.flatnonzero(found[name] == 0):
                 raise DataError(f"{what} slice {i} holds NaN or infinite values")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -71,9 +71,21 @@ class WholeSlices:
         outs = [(self._result(variables, part), n) for part, n in self._parts(hu)]
         return lambda: np.concatenate([_finite(out)[:n] for out, n in outs])
 
-    def clones(self, variables: dict, hu: np.ndarray) -> np.ndarray:
-        """Every clone's image: (N, H, W) HU → (T, N, H, W) float32 HU; T = 1 for plain networks."""
-        return np.moveaxis(self._stream(self._clones, variables, hu), 1, 0)
+    def clones(self, variables: dict, hu: np.ndarray) -> Iterator[tuple[np.ndarray, jax.Array]]:
+        """Every clone's image, batch by batch: (N, H, W) HU → (indices (B,), (T, B, H, W) HU).
+
+        The images, float32, stay on the device; T = 1 for plain networks. The last batch is filled
+        up: its last indices are N - 1 again. Raises NumericsError on NaN, a batch later.
+        """
+        checks, starts = [], range(0, len(hu), self.batch)
+        for start, (part, _) in zip(starts, self._parts(hu), strict=True):
+            images, is_finite = self._clones(variables, part)
+            checks.append(is_finite)
+            yield np.minimum(np.arange(start, start + self.batch), len(hu) - 1), images
+            # The device has its next batch while this waits for the one before.
+            if len(checks) > 1:
+                _check(checks.pop(0))
+        _check(*checks)
 
     def _run(self, variables, hu_bhw):
         x = self.window.to_unit(hu_bhw)[..., None]
@@ -84,7 +96,8 @@ class WholeSlices:
         out = self.model.apply(variables, x)
         if out.ndim == 4:
             out = denoise(self.model, variables, x)[None]
-        return self.window.to_hu(jnp.moveaxis(out[..., 0], 0, 1))
+        images = self.window.to_hu(out[..., 0])
+        return images, jnp.isfinite(images).all()
 
     def _parts(self, hu: np.ndarray):
         """Batches of one size, the last one filled up, and how many slices of each count."""
@@ -103,6 +116,10 @@ class WholeSlices:
 
 def _finite(images) -> np.ndarray:
     images = np.asarray(images)
-    if not np.isfinite(images).all():
-        raise NumericsError("the network's output holds NaN or infinite values")
+    _check(np.isfinite(images).all())
     return images
+
+
+def _check(*are_finite) -> None:
+    if not all(are_finite):
+        raise NumericsError("the network's output holds NaN or infinite values")

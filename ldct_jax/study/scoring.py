@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from ldct_jax.ct.plausible import no_data
-from ldct_jax.data.flat_noise import tissue_noise
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.denoise.filters import run
@@ -24,6 +24,7 @@ from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import to_record
 from ldct_jax.study import results
 from ldct_jax.study.experiment import Scale
+from ldct_jax.study.one_pass import Reference, Scoring
 from ldct_jax.study.study import Measured, Study, Tested
 from ldct_jax.system.files import sha256
 from ldct_jax.train.run import Monitor
@@ -47,6 +48,7 @@ class Scorer:
     study: Study
     scale: Scale
     pairs: PairedSlices
+    _references: dict = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def data_digest(self) -> str:
@@ -76,7 +78,7 @@ class Scorer:
             found["reference_keys"][str(repeat)] = keys
             for name, filtered in self.study.filters.items():
                 row = self._known(old, keys[name]) or self._known(found, keys[name])
-                row = row or self._reference(filtered, self.test(split), protocol)
+                row = row or self._filtered(filtered, split, protocol)
                 for part, value in zip(REFERENCES, row, strict=True):
                     found[part].setdefault(str(repeat), {})[name] = value
         return found
@@ -91,20 +93,21 @@ class Scorer:
                     return [row[name] for row in rows]
         return None
 
-    def _reference(self, filtered, test: PairedSlices, protocol: Protocol) -> list:
+    def _filtered(self, filtered, split: Split, protocol: Protocol) -> list:
         """One filter's part of each of :data:`REFERENCES`."""
+        test = self.reference(split)
 
         def denoise(hu):
             return run(filtered, hu)
 
-        denoised = denoise(test.low_hu)
-        measured = self._measured(Tested(test, denoised, denoise, protocol))
-        return [
-            results.score_rows(_score(protocol, denoised, test), test),
-            measured.numbers,
-            self._quality(denoise, test),
-            self._tissue_noise(denoised, test),
-        ]
+        denoised = denoise(test.pairs.low_hu)
+        measured = self._measured(Tested(test.pairs, denoised, denoise, protocol))
+        scoring = Scoring(test, protocol)
+        for i in range(len(denoised)):
+            scoring.add(np.array([i]), denoised[None, i : i + 1])
+        (scores,), noise = scoring.done()
+        rows = results.score_rows(scores, test.pairs)
+        return [rows, measured.numbers, self._quality(denoise, test.pairs), noise]
 
     def _measured(self, tested: Tested) -> Measured:
         """What all measures found; of two that use one name the later one's stays."""
@@ -112,35 +115,40 @@ class Scorer:
         parts = ("numbers", "scores", "images")
         return Measured(*({k: v for m in found for k, v in getattr(m, p).items()} for p in parts))
 
-    def _tissue_noise(self, images: np.ndarray, test: PairedSlices) -> dict[str, float | None]:
-        """Noise left in flat tissue by dose, HU; one without a name where there is one dose."""
-        found = {}
-        for dose in self.scale.doses or (None,):
-            at = np.ones(len(test), bool) if dose is None else test.doses == dose
-            key = "" if dose is None else f"{dose:g}"
-            pixel = float(np.median(test.pixel_mm[at]))
-            found[key] = tissue_noise(images[at], np.asarray(test.full_hu[at]), pixel)
-        return found
-
     def result(
         self, variables: dict, slices: WholeSlices, split: Split, protocol: Protocol
     ) -> tuple[dict, dict[str, np.ndarray]]:
-        """A trained network's part of ``result.json``, and the arrays that figures need."""
-        test = self.test(split)
-        images = slices.clones(variables, test.low_hu)
-        measured = self._measured(
-            Tested(test, images[-1], lambda hu: slices(variables, hu), protocol)
-        )
+        """A trained network's part of ``result.json``, and the arrays that figures need.
+
+        The test slices go through the network once and are scored on the device. To the host come
+        the images that a figure shows, and the last clone's where the study measures on its own.
+        """
+        test, measures = self.reference(split), bool(self.study.measures)
+        scoring, shown, last = Scoring(test, protocol), {}, []
+        places, scrolled = _shown(test.pairs)
+        for at, images in slices.clones(variables, test.pairs.low_hu):
+            scoring.add(at, images)
+            for i in {*places, *scrolled}.intersection(at.tolist()):
+                shown[i] = images[:, i - at[0]] if i in places else images[-1:, i - at[0]]
+            if measures:
+                last.append(np.asarray(images[-1]))
+        scores, noise = scoring.done()
+        measured = Measured()
+        if measures:
+            denoised = np.concatenate(last)[: len(test.pairs)]
+            measured = self._measured(
+                Tested(test.pairs, denoised, lambda hu: slices(variables, hu), protocol)
+            )
         found = {
             "protocol": protocol.name,
             "scored_by": self.key(split, protocol),
-            "test": [results.score_rows(_score(protocol, clone, test), test) for clone in images],
-            "further": {k: results.score_rows(s, test) for k, s in measured.scores.items()},
+            "test": [results.score_rows(clone, test.pairs) for clone in scores],
+            "further": {k: results.score_rows(s, test.pairs) for k, s in measured.scores.items()},
             "numbers": measured.numbers,
-            "quality": self._quality(lambda hu: slices(variables, hu), test),
-            "tissue_noise_hu": self._tissue_noise(images[-1], test),
+            "quality": self._quality(lambda hu: slices(variables, hu), test.pairs),
+            "tissue_noise_hu": noise,
         }
-        return found, {**_samples(images, test), **measured.images}
+        return found, {**_samples(shown, test.pairs), **measured.images}
 
     def monitor(self, slices: WholeSlices, split: Split) -> Monitor:
         """PSNR and RMSE of a few validation and test slices; only the former may select."""
@@ -189,9 +197,14 @@ class Scorer:
             **dataclasses.asdict(measure(phantom, denoise)),
         }
 
-    def test(self, split: Split) -> PairedSlices:
-        """The test patients' slices that are scored."""
-        return _spread(self._tested(self.pairs.of(split.test)), self.scale.test_slices)
+    def reference(self, split: Split) -> Reference:
+        """The test patients' slices that are scored; those of the last split are kept."""
+        key = tuple(split.test)
+        if key not in self._references:
+            tested = _spread(self._tested(self.pairs.of(split.test)), self.scale.test_slices)
+            self._references.clear()
+            self._references[key] = Reference(tested)
+        return self._references[key]
 
     def _tested(self, pairs: PairedSlices) -> PairedSlices:
         """The slices at the doses that are tested."""
@@ -233,27 +246,35 @@ def _added_noise(pairs: PairedSlices) -> float:
     return max(1.0, float(added.std())) if added.size else 1.0
 
 
-def _samples(images: np.ndarray, test: PairedSlices) -> dict[str, np.ndarray]:
+def _shown(test: PairedSlices) -> tuple[list[int], list[int]]:
+    """The slices of which figures show all clones, one of each dose, and those to scroll through.
+
+    The stacks of the doses stand one after the other and hold the same slices.
+    """
+    doses = len(test.dose_levels)
+    per_dose = len(test) // doses
+    steps = np.linspace(0, per_dose - 1, min(per_dose, SCROLLED)).round().astype(int)
+    places = [k * per_dose + per_dose // 2 for k in range(doses)]
+    return places, ((doses - 1) * per_dose + steps).tolist()
+
+
+def _samples(shown: dict[int, jax.Array], test: PairedSlices) -> dict[str, np.ndarray]:
     """One test slice for figures: ``clones`` (T, H, W), ``low``, ``full`` (H, W), HU.
 
     Where there are several doses, (D, …) with one entry for each. And (S, H, W) of up to
     :data:`SCROLLED` test slices at the last dose: ``scrolled``, ``scrolled_low``,
-    ``scrolled_full``.
+    ``scrolled_full``. ``shown``: clones, the last at least, of the slices of :func:`_shown`.
     """
-    levels = test.dose_levels
-    per_dose = len(test) // len(levels)
-    # The stacks of the doses stand one after the other and hold the same slices.
-    places = [k * per_dose + per_dose // 2 for k in range(len(levels))]
+    images = {i: np.rint(clones).astype(np.int16) for i, clones in jax.device_get(shown).items()}
+    places, scrolled = _shown(test)
     samples = {
-        "clones": np.rint(images[:, places]).astype(np.int16).swapaxes(0, 1),
+        "clones": np.stack([images[i] for i in places]),
         "low": np.stack([test.low_hu[i] for i in places]),
         "full": np.stack([test.full_hu[i] for i in places]),
     }
-    if len(levels) == 1:
+    if len(places) == 1:
         samples = {k: v[0] for k, v in samples.items()}
-    steps = np.linspace(0, per_dose - 1, min(per_dose, SCROLLED)).round().astype(int)
-    scrolled = (len(levels) - 1) * per_dose + steps
-    samples["scrolled"] = np.rint(images[-1, scrolled]).astype(np.int16)
+    samples["scrolled"] = np.stack([images[i][-1] for i in scrolled])
     samples["scrolled_low"] = np.asarray(test.low_hu[scrolled])
     samples["scrolled_full"] = np.asarray(test.full_hu[scrolled])
     return samples

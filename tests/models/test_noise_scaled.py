@@ -169,7 +169,7 @@ def test_slices_of_a_series_keep_one_share(params):
 def test_all_clones_and_the_result_alone_agree(params):
     model = NoiseScaled(BASE)
     hu = noisy(40.0, size=48)
-    clones = WholeSlices(model, HU).clones({"params": {"base": params}}, hu)
+    ((_, clones),) = WholeSlices(model, HU).clones({"params": {"base": params}}, hu)
     assert clones.shape == (2, 1, 48, 48)
     np.testing.assert_allclose(clones[-1], run(model, params, hu), rtol=1e-5, atol=1e-3)
 

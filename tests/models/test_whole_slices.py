@@ -41,3 +41,19 @@ def test_numbers_that_are_not_finite_are_told_where_they_are_waited_for(variable
     waiting = WholeSlices(tiny.MODEL, FULL).begin(broken, np.zeros((1, 24, 24), np.int16))
     with pytest.raises(NumericsError, match="NaN"):
         waiting()
+
+
+def test_clones_come_batch_by_batch_and_their_last_one_is_the_result(variables):
+    hu = np.random.default_rng(0).integers(-1000, 1000, (3, 24, 24)).astype(np.int16)
+    slices = WholeSlices(tiny.MODEL, FULL, batch=2)
+    indices, images = zip(*slices.clones(variables, hu), strict=True)
+    assert [at.tolist() for at in indices] == [[0, 1], [2, 2]]
+    assert {i.shape for i in images} == {(tiny.MODEL.n_clones, 2, 24, 24)}
+    last = np.concatenate([i[-1] for i in images])[:3]
+    np.testing.assert_allclose(last, slices(variables, hu), rtol=1e-5, atol=1e-2)
+
+
+def test_clones_that_are_not_finite_are_told(variables):
+    broken = jax.tree.map(lambda x: x * jnp.nan, variables)
+    with pytest.raises(NumericsError, match="NaN"):
+        list(WholeSlices(tiny.MODEL, FULL).clones(broken, np.zeros((1, 24, 24), np.int16)))
