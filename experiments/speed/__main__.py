@@ -57,6 +57,8 @@ class Child:
             environment["PYTHONPATH"] = os.pathsep.join(paths)
             # Several processes share the device: none may take most of its memory at the start.
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+            if not row.how.get("onednn", True):
+                environment["LDCT_ONEDNN"] = "0"
             if row.flags:
                 given = environment.get(xla_flags.FLAGS, "").split()
                 others = [w for w in given if w.split("=")[0] != row.flags.split("=")[0]]
@@ -67,6 +69,7 @@ class Child:
             # Compiled kernels are kept nowhere, so that every compile time is a cold one.
             environment["TORCHINDUCTOR_CACHE_DIR"] = str(file.with_suffix(".inductor"))
             environment["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+        self._left_s = row.limit_s
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
@@ -87,11 +90,16 @@ class Child:
         self._errors.close()
 
     def read(self, limit_s: float) -> dict:
-        """The next line of the process. Raises RowFailed at its end or after ``limit_s``."""
+        """The next line of the process.
+
+        Raises RowFailed at its end, after ``limit_s``, and when the row has used its own time.
+        """
+        limit_s, began = min(limit_s, self._left_s), time.monotonic()
         late = threading.Timer(limit_s, self._kill)
         late.start()
         line = self._process.stdout.readline()
         late.cancel()
+        self._left_s = max(0.0, self._left_s - (time.monotonic() - began))
         if line:
             return json.loads(line)
         if (
@@ -140,7 +148,7 @@ def run(plan: Plan, out: Path, torch_python: str, only: list[str]) -> dict:
 
 def prepare(plan: Plan, rows: list[Row], folder: Path) -> dict[str, int]:
     """What the rows share, in ``folder``: written here, on the CPU; the GPU stays with the rows."""
-    works = {row.work for row in rows if row.work.task != "matrix"}
+    works = {row.work for row in rows if row.work.model}
     if not works:
         return {}
     import jax
@@ -219,7 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", default=[], help="only this group (repeatable)")
     parser.add_argument("--minutes", type=float, help="time limit")
     asked = parser.parse_args(arguments)
-    plan = {"gpu": gpu, "cpu": cpu, "tiny": tiny}[asked.plan or by_device()]()
+    name = asked.plan or by_device()
+    plan = cpu(uses_onednn()) if name == "cpu" else {"gpu": gpu, "tiny": tiny}[name]()
     if asked.minutes:
         plan = dataclasses.replace(plan, minutes=asked.minutes)
     if unknown := [name for name in asked.only if name not in plan.groups]:
@@ -235,9 +244,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def by_device() -> str:
     """``gpu`` or ``cpu``, asked in a process that gives the device back."""
-    code = "import jax; print(jax.default_backend())"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-    return "gpu" if "gpu" in said.split() else "cpu"
+    return "gpu" if "gpu" in said_by("import jax; print(jax.default_backend())") else "cpu"
+
+
+def uses_onednn() -> bool:
+    code = "from ldct_jax.models import onednn; print(onednn.library() is not None)"
+    return "True" in said_by(code)
+
+
+def said_by(code: str) -> list[str]:
+    """What a process of its own prints, by words."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    return done.stdout.split()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from experiments.speed.shared import (
     RATE,
     STRIDE,
     Shared,
+    about,
     flat_gradient,
     same,
 )
@@ -36,11 +37,12 @@ from ldct_jax.models.flops import flops
 from ldct_jax.models.whole_slices import denoise
 from ldct_jax.optim import Adam, Constant
 from ldct_jax.record import to_record
-from ldct_jax.system import provenance
 from ldct_jax.train import state as train_state
 from ldct_jax.train import steps
 from ldct_jax.train.mesh import DataParallel, synchronised
 
+# Of the full PCN's layers; a chain's outputs may differ by a bit of a bfloat16 for each layer.
+CHANNELS, CHAIN_TOLERANCE = 48, 4 * 2.0**-8
 # The first epoch pays for what comes once, the last has no next one beside its evaluation.
 EPOCHS = 4
 
@@ -145,8 +147,7 @@ def matrix(request: dict) -> tuple:
     a = jax.random.normal(jax.random.key(0), (n, n), jnp.dtype(request["dtype"]))
     began = time.perf_counter()
     program = jax.jit(jnp.matmul).lower(a, a).compile()
-    facts = {"compile_s": time.perf_counter() - began, "device": provenance.device()}
-    facts["versions"] = provenance.versions()
+    facts = {"compile_s": time.perf_counter() - began, **about()}
 
     def run(k):
         jax.block_until_ready([program(a, a) for _ in range(k)])
@@ -165,6 +166,38 @@ def gradient(request: dict) -> tuple:
         found = flat_gradient(model, shared.variables, shared.input, shared.target)
     error = same(found, wanted, GRADIENT_TOLERANCE, "gradient")
     return {**shared.facts, "gradient_error": error}, None, 0, 1
+
+
+def chain(request: dict) -> tuple:
+    """Layers one after the other, forward: one kernel (``pallas``) or XLA's convolutions."""
+    from experiments.speed.pallas_chain import pallas_chain, xla_chain
+
+    how, side, dtype = request["how"], request["size"], jnp.dtype(request["dtype"])
+    layers, shape = how["layers"], (request["batch"], side, side, CHANNELS)
+    keys = jax.random.split(jax.random.key(0), 1 + layers)
+    x = jax.random.normal(keys[0], shape, dtype)
+    # As large a signal after each layer as before it.
+    scale = (2 / 9 / CHANNELS) ** 0.5
+    kernels = [scale * jax.random.normal(k, (3, 3, CHANNELS, CHANNELS)) for k in keys[1:]]
+    kernels = [kernel.astype(dtype) for kernel in kernels]
+    arguments = x, kernels, [jnp.full(CHANNELS, 0.1, dtype)] * layers
+    by_xla = jax.jit(xla_chain)
+    program, facts = by_xla, about()
+    if how["pallas"]:
+        program = jax.jit(functools.partial(pallas_chain, interpret=how.get("interpret", False)))
+    began = time.perf_counter()
+    program = program.lower(*arguments).compile()
+    facts["compile_s"] = time.perf_counter() - began
+    found, wanted = (np.asarray(f(*arguments), np.float32) for f in (program, by_xla))
+    facts["output_error"] = same(found, wanted, CHAIN_TOLERANCE, "output")
+
+    def run(n):
+        # Only the last result is kept: they come one after the other.
+        for _ in range(n):
+            out = program(*arguments)
+        jax.block_until_ready(out)
+
+    return facts, run, request["batch"], 1
 
 
 def epoch(request: dict) -> tuple:
@@ -253,6 +286,7 @@ def main(path: str) -> None:
         "matrix": matrix,
         "gradient": gradient,
         "epoch": epoch,
+        "chain": chain,
     }
     facts, run, units, step = tasks[request["task"]](request)
     once = run

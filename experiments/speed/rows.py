@@ -1,7 +1,7 @@
 """What is measured: groups of rows, each row a way to do a piece of work, in a process of its own.
 
 The rows of a group take turns, and a row's ratio is that to the fastest PyTorch row of its group
-with the same work. ``gpu()`` takes under ten minutes, ``cpu()`` about fifteen on two cores.
+with the same work. ``gpu()`` takes under ten minutes, ``cpu()`` about twenty on two cores.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import dataclasses
 from typing import Any
 
 OURS, THEIRS = "jax", "torch"
+# A row's own limit, where it has none but the plan's.
+NO_LIMIT_S = 3600.0
 
 # Name → (class, fields): what both sides build.
 MODELS: dict[str, tuple[str, dict]] = {
@@ -19,6 +21,7 @@ MODELS: dict[str, tuple[str, dict]] = {
     "redcnn": ("REDCNN", {}),
     "dncnn": ("DnCNN", {"depth": 17}),
     "mapnn": ("MAPNN", {}),
+    "drl": ("DRL", {}),
 }
 
 
@@ -29,7 +32,8 @@ class Work:
     Args:
       task: ``matrix`` (a square matrix product: the machine's limit), ``gradient`` (of two
         patches, compared with the reference and not timed), ``train`` (steps on patches, Adam),
-        ``infer`` (whole slices), ``epoch`` (whole epochs as ``ldct train`` runs them).
+        ``infer`` (whole slices), ``epoch`` (whole epochs as ``ldct train`` runs them), ``chain``
+        (layers one after the other, forward, without a model: pallas_chain.py).
       model: a name in :data:`MODELS`. batch: patches or slices at once.
       size: their side, pixels (of a matrix: its rows).
       dtype: ``float32`` or ``bfloat16``, what the layers compute in; parameters are float32.
@@ -48,6 +52,8 @@ class Work:
     def __str__(self) -> str:
         if self.task == "matrix":
             return f"matrix product, {self.size} rows, {self.dtype}"
+        if self.task == "chain":
+            return f"chain, batch {self.batch}, {self.size}x{self.size}, {self.dtype}"
         return (
             f"{self.model} {self.task}, batch {self.batch}, {self.size}x{self.size}, {self.dtype}"
         )
@@ -58,13 +64,18 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """``how``: options of that side's program; ``flags``: added to ``XLA_FLAGS`` of the process."""
+    """``how``: options of that side's program; ``flags``: added to ``XLA_FLAGS`` of the process.
+
+    ``limit_s``: of its own work, where it may be many times as slow as the others of its group. It
+    then fails alone, and the other rows keep their time.
+    """
 
     side: str
     name: str
     work: Work
     how: dict[str, Any] = dataclasses.field(default_factory=dict)
     flags: str = ""
+    limit_s: float = NO_LIMIT_S
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +101,8 @@ class Plan:
     setup_s: float = 100.0
 
 
+CHAINS = (2, 4)
+"""Layers of the chains that are one kernel, or so many convolutions."""
 # Groups with ``more`` repeats.
 CLOSE = ("convolutions", "input", "epoch", "flag")
 
@@ -103,11 +116,15 @@ USUAL = {"workers": 2}
 STEPS = {"steps_per_call": 32}
 # As XLA:CPU does it where nobody says otherwise.
 WITH_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type=+dot"
+# Beside rows that use oneDNN, where it is installed.
+WITHOUT_ONEDNN = "without oneDNN"
 CONVOLUTION_BUFFERS = "--xla_gpu_enable_command_buffer=+CONVOLUTION"
 
 
-def ours(work: Work, name: str = "ours", flags: str = "", **how) -> Row:
-    return Row(OURS, name, work, how, flags)
+def ours(
+    work: Work, name: str = "ours", flags: str = "", limit_s: float = NO_LIMIT_S, **how
+) -> Row:
+    return Row(OURS, name, work, how, flags, limit_s)
 
 
 def theirs(work: Work, name: str, how: dict) -> Row:
@@ -124,8 +141,8 @@ def close(train: Work, small: Work, **how) -> dict[str, list[Row]]:
     epoch = small.change(task="epoch")
     return {
         "convolutions": [
-            ours(train, **how),
-            ours(train, "its convolutions alone", convolutions=True),
+            ours(train, **how, onednn=False),
+            ours(train, "its convolutions alone", convolutions=True, onednn=False),
         ],
         "input": [
             ours(small, "patches cut in the step", **how),
@@ -139,14 +156,28 @@ def close(train: Work, small: Work, **how) -> dict[str, list[Row]]:
     }
 
 
+def chains(work: Work, **how) -> list[Row]:
+    """A chain of layers as one Pallas kernel beside the same layers as XLA's convolutions."""
+    kinds = {"": False, ", Pallas": True}
+    return [
+        ours(work, f"{n} layers{kind}", layers=n, pallas=pallas, **how)
+        for n in CHAINS
+        for kind, pallas in kinds.items()
+    ]
+
+
 def gpu() -> Plan:
     train, infer = (
         Work("train", "pcn", 128, 55, "bfloat16"),
         Work("infer", "pcn", 8, 512, "bfloat16"),
     )
+    tuned = {"compiled (max-autotune)": TUNED, "eager, channels_last": EAGER}
 
     def pair(work, how=GRAPH):
         return [ours(work, **STEPS), theirs(work, "compiled, one CUDA graph a step", how)]
+
+    def others(work):
+        return [theirs(work, name, how) for name, how in tuned.items()]
 
     levers = {
         "scan over clones": {"loop": "scan"},
@@ -157,58 +188,70 @@ def gpu() -> Plan:
         "clones computed again": {"remat": True},
         "one step a call": {"steps_per_call": 1},
     }
+
+    def lever(work, name, **how):
+        # Windows as large as the image took cuDNN up to 100 times as long.
+        limit_s = NO_LIMIT_S if levers[name].get("maps", True) else 60.0
+        return ours(work, name, limit_s=limit_s, **how, **levers[name])
+
     check = Work("gradient", "pcn", 2)
-    checked = {k: levers[k] for k in list(levers)[:4]}
+    other_nets = [ours(check.change(model=name)) for name in ("redcnn", "drl")]
     groups = {
-        "gradients": [ours(check), *(ours(check, name, **how) for name, how in checked.items())],
+        "gradients": [
+            ours(check),
+            *other_nets,
+            *(lever(check, name) for name in list(levers)[:4]),
+        ],
         "matrix": matrices(8192, "bfloat16", "float32"),
-        "train": [
-            *pair(train),
-            theirs(train, "compiled (max-autotune)", TUNED),
-            theirs(train, "eager, channels_last", EAGER),
-            theirs(train, "usual: eager, DataLoader", USUAL),
-        ],
-        "infer": [
-            ours(infer),
-            theirs(infer, "compiled (max-autotune)", TUNED),
-            theirs(infer, "eager, channels_last", EAGER),
-        ],
+        "train": [*pair(train), *others(train), theirs(train, "usual: eager, DataLoader", USUAL)],
+        "infer": [ours(infer), *others(infer)],
         "levers": [
             ours(train, "default", **STEPS),
-            *(ours(train, name, **{**STEPS, **how}) for name, how in levers.items()),
+            *(
+                lever(train, name, **{k: v for k, v in STEPS.items() if k not in levers[name]})
+                for name in levers
+            ),
             ours(train, "convolutions in command buffers", CONVOLUTION_BUFFERS, **STEPS),
             ours(train, "warm start", warm=True, **STEPS),
         ],
-        "float32": pair(train.change(dtype="float32")),
-        **{f"batch-{n}": pair(train.change(batch=n)) for n in (32, 512, 1024)},
+        "float32": [*pair(f32 := train.change(dtype="float32")), *others(f32)],
+        "chain": chains(Work("chain", "", 1024, 55, "bfloat16")),
+        **{f"batch-{n}": pair(train.change(batch=n)) for n in (32, 256, 512, 1024)},
         **close(train, train, **STEPS),
         **{name: pair(train.change(model=name)) for name in ("redcnn", "dncnn", "mapnn")},
     }
     return Plan(groups, slices=8, slice_size=256, loss_steps=20, minutes=9.0, setup_s=150.0)
 
 
-def cpu() -> Plan:
-    train, infer = Work("train", "pcn", 16), Work("infer", "pcn", 1, 512)
+def cpu(onednn: bool = True) -> Plan:
+    """``onednn``: whether our side uses it, so that XLA's own convolutions need rows of their own.
 
-    def pair(work):
-        return [
-            ours(work),
-            theirs(work, "channels_last", EAGER),
-            theirs(work, "plain form, channels_last", {**EAGER, "shortcuts": False}),
-        ]
+    oneDNN takes all float32 convolutions: what compares forms of XLA's is measured without it.
+    """
+    train, infer = Work("train", "pcn", 16), Work("infer", "pcn", 1, 512)
+    xla = {"onednn": False}
+
+    def rows(work, *more):
+        both = [ours(work), *([ours(work, WITHOUT_ONEDNN, **xla)] if onednn else [])]
+        eager = theirs(work, "channels_last", EAGER)
+        return [*both, eager, *more, theirs(work, "compiled, channels_last", COMPILED)]
+
+    plain = theirs(train, "plain form, channels_last", {**EAGER, "shortcuts": False})
 
     def flag(work):
-        return [ours(work), ours(work, "convolutions by YNNPACK", WITH_YNNPACK)]
+        return [ours(work, **xla), ours(work, "convolutions by YNNPACK", WITH_YNNPACK, **xla)]
 
     small = train.change(batch=4)
     groups = {
         "matrix": matrices(1536, "float32"),
-        "train": [*pair(train), theirs(train, "compiled, channels_last", COMPILED)],
-        "infer": [*pair(infer), theirs(infer, "compiled, channels_last", COMPILED)],
+        "train": rows(train, plain),
+        "batch-4": rows(small),
+        "redcnn": rows(small.change(model="redcnn")),
+        "infer": rows(infer),
+        "dncnn": rows(small.change(model="dncnn")),
+        "size-33": rows(train.change(size=33)),
+        "mapnn": rows(small.change(model="mapnn")),
         "flag": [*flag(train), *flag(infer)],
-        "batch-4": pair(small),
-        "size-33": pair(train.change(size=33)),
-        **{name: pair(small.change(model=name)) for name in ("redcnn", "dncnn", "mapnn")},
         **close(train, train.change(model="pcn_small", size=33)),
         "levers": [
             ours(small, "default"),
@@ -234,11 +277,13 @@ def tiny() -> Plan:
         "matrix": matrices(64, "float32"),
         "train": [
             ours(train, steps_per_call=2),
+            ours(train, WITHOUT_ONEDNN, steps_per_call=2, onednn=False),
             theirs(train, "channels_last", EAGER),
             theirs(train, "usual: eager, DataLoader", {"workers": 1}),
         ],
         "infer": [ours(infer), theirs(infer, "channels_last", EAGER)],
         "levers": [ours(train, "default"), ours(train, "computed again", remat=True, warm=True)],
+        "chain": chains(Work("chain", "", 1, 11), interpret=True),
         **close(train, train),
     }
     return Plan(

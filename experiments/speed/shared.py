@@ -21,7 +21,7 @@ from ldct_jax.data.feed.patches import Patches
 from ldct_jax.data.feed.resident import Resident
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.hu import FULL
-from ldct_jax.models import clones, layers
+from ldct_jax.models import clones, layers, onednn
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.flops import flops
 from ldct_jax.models.whole_slices import denoise
@@ -89,9 +89,14 @@ def nominal_flops(model, variables, task: str, size: int) -> int:
 def write(folder: Path, low_hu, full_hu, works: list) -> dict[str, int]:
     """Data, weights, reference outputs, gradients and orders in plain numpy files, for both sides.
 
-    ``works``: (model's name, class, fields, task, batch, size). On the CPU, where float32 is exact.
-    Returns :func:`nominal_flops` by "model task size".
+    ``works``: (model's name, class, fields, task, batch, size). On the CPU, where float32 is exact,
+    and by XLA alone. Returns :func:`nominal_flops` by "model task size".
     """
+    with onednn.disabled():
+        return _write(folder, low_hu, full_hu, works)
+
+
+def _write(folder: Path, low_hu, full_hu, works: list) -> dict[str, int]:
     np.savez(folder / "data.npz", low=low_hu, full=full_hu, window=[FULL.low, FULL.high])
     made, counts = {}, {}
     for name, kind, fields, task, batch, size in works:
@@ -147,6 +152,14 @@ def flat_gradient(model, variables, low, full) -> np.ndarray:
     return np.concatenate([np.ravel(g) for _, g in sorted(flatten_dict(grad, sep="/").items())])
 
 
+def about() -> dict:
+    """Versions and device of this process, and what its convolutions are taken with."""
+    versions, device = provenance.versions(), provenance.device()
+    used = device["backend"] == "cpu" and onednn.library() is not None
+    device["onednn"] = versions[provenance.ONEDNN] if used else "not used"
+    return {"versions": versions, "device": device}
+
+
 class Shared:
     """What all rows of a run share: the network with its weights, data, window."""
 
@@ -167,7 +180,7 @@ class Shared:
             arrays.pop(k) for k in ("input", "target", "output")
         )
         self.variables = jax.device_put(unflatten_dict(arrays, sep="/"))
-        self.facts = {"versions": provenance.versions(), "device": provenance.device()}
+        self.facts = about()
         exact = self.model.clone(dtype=jnp.float32)
         with jax.default_matmul_precision("highest"):
             output = jax.jit(exact.apply)(self.variables, self.input)

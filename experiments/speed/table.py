@@ -10,7 +10,7 @@ import os
 import statistics
 from pathlib import Path
 
-from experiments.speed.rows import OURS, THEIRS, Plan, Row, Work
+from experiments.speed.rows import CHAINS, OURS, THEIRS, WITHOUT_ONEDNN, Plan, Row, Work
 from ldct_jax.system import provenance, xla_flags
 from ldct_jax.system.files import write_bytes
 
@@ -19,6 +19,27 @@ FLAG_OFF = "convolutions by YNNPACK"
 # Two rows of ours and what the rate of the first over that of the second is: (group, first, second,
 # task).
 PAIRS = {
+    **{
+        f"{what} with oneDNN over without": (group, "ours", WITHOUT_ONEDNN, task)
+        for group, task, what in (
+            ("train", "train", "training step"),
+            ("infer", "infer", "whole slices"),
+            ("batch-4", "train", "batch 4"),
+            ("redcnn", "train", "RED-CNN"),
+            ("dncnn", "train", "DnCNN"),
+            ("size-33", "train", "33x33"),
+            ("mapnn", "train", "MAP-NN"),
+        )
+    },
+    **{
+        f"{n} layers by Pallas over cuDNN's": (
+            "chain",
+            f"{n} layers, Pallas",
+            f"{n} layers",
+            "chain",
+        )
+        for n in CHAINS
+    },
     "step time over that of its convolutions alone": (
         "convolutions",
         "its convolutions alone",
@@ -238,19 +259,22 @@ PROTOCOL = (
     "patches of phantoms, Adam; float32 outputs equal to 1e-5 before anything is timed. Ratio: to "
     "the fastest PyTorch row for the same work. MFU: operations of the network as its paper writes "
     "it, over time, over the rate of a large matrix product in the same precision, the faster of "
-    "both sides; executed: the operations that the program does. Compile: PyTorch's is its first "
+    "both sides; executed: the operations that the program does (with oneDNN: those of XLA's "
+    "forms). Compile: PyTorch's is its first "
     "step's. Memory: the peak of the device, or of the process. Loss: after {loss_steps} steps "
     "from the same weights. Idle: the share of time in which no call was with the device."
 )
 
 
 def provenance_line(record: dict) -> str:
-    facts = {r["side"]: r["facts"] for r in record["rows"] if "versions" in r["facts"]}
+    # The first row of each side: later ones try other settings.
+    facts = {r["side"]: r["facts"] for r in record["rows"][::-1] if "versions" in r["facts"]}
     words = [record["date"], f"revision {record['revision']}"]
     if ours := facts.get(OURS):
         device, versions = ours["device"], ours["versions"]
         words += [f"{device['kind']}; {device['cpu']}, {device['cores']} cores"]
         words += [f"jax {versions['jax']}, Python {versions['python']}", device["xla_flags"]]
+        words += [f"oneDNN {device['onednn']}"]
     if theirs := facts.get(THEIRS):
         words.append("PyTorch {torch}, Python {python}".format(**theirs["versions"]))
         words.append(f"{theirs['device']['threads']} threads")

@@ -285,19 +285,16 @@ def _handler(name: str):
             buffers.append(frame.results.values[0].contents)
             shapes = [tuple(b.dims[: b.rank]) for b in buffers]
             array = frame.attributes.values[0].contents
-            order = {
-                "forward": (0, 1, 2),
-                "input_gradient": (2, 1, 0),
-                "weight_gradient": (0, 2, 1),
-            }
-            roles = (shapes[i] for i in order[name])
+            roles = (shapes[i] for i in _ROLES[name])
             with _one_call:
                 _convolution(name, *roles, tuple(array.data[: array.size])).run(
                     [b.data for b in buffers]
                 )
-        except Exception as error:
-            size = c.sizeof(_Failure)
-            failure = _Failure(size, None, str(error).encode(), _FFI_INTERNAL)
+        # Whatever is raised: Ctrl-C may reach the main thread here, and what is raised past ctypes
+        # is printed and forgotten, the output left as it was.
+        except BaseException as error:
+            message = f"{type(error).__name__}: {error}".encode()
+            failure = _Failure(c.sizeof(_Failure), None, message, _FFI_INTERNAL)
             return frame.api.contents.error(c.byref(failure))
         return None
 

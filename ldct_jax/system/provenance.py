@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "not installed"
-    if os.environ.get("LDCT_ONEDNN") == "0":
+    if os.environ.get("LDCT_ONEDNN") == "0" and found[ONEDNN] != "not installed":
         found[ONEDNN] = "turned off"
     return found
 

@@ -96,15 +96,17 @@ def test_other_precisions_stay_with_xla(dtype):
     assert "ldct_onednn" not in text(lambda x, k: convolve(x, k, geometry), x, kernel)
 
 
-def test_what_onednn_refuses_is_an_error(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError("no such convolution"), KeyboardInterrupt()])
+def test_what_goes_wrong_in_a_convolution_is_an_error(error, monkeypatch):
+    """Ctrl-C, too: it may reach the thread that convolves."""
     x, kernel = arrays(*GEOMETRIES[0])
     geometry = GEOMETRIES[0][2]
 
     def refuse(*args):
-        raise RuntimeError("no such convolution")
+        raise error
 
     monkeypatch.setattr(onednn, "_convolution", refuse)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="no such convolution"):
+    with pytest.raises(jax.errors.JaxRuntimeError, match=f"{type(error).__name__}: {error}"):
         jax.block_until_ready(jax.jit(lambda x, k: convolve(x, k, geometry))(x, kernel))
 
 

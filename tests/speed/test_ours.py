@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.speed import ours, shared
+from experiments.speed import ours, pallas_chain, shared
 from experiments.speed.device_time import convolutions
 from experiments.speed.rows import MODELS
 from ldct_jax.errors import UsageError
-from ldct_jax.models import clones, layers
+from ldct_jax.models import clones, layers, onednn
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.convolution import conv
 from ldct_jax.models.flops import flops
@@ -101,6 +101,26 @@ def test_levers_put_other_forms_in_place(folder, monkeypatch):
     assert "custom_vjp" in plain and "custom_vjp" not in program(maps=False)
     facts, *_ = ours.gradient(request(folder, "gradient", 2, maps=False, relu=False))
     assert facts["gradient_error"] <= 1e-4
+
+
+@pytest.mark.long
+def test_a_chain_that_is_wrong_is_not_timed(monkeypatch):
+    work = {"batch": 1, "size": 11, "dtype": "float32"}
+    work["how"] = {"layers": 2, "pallas": True, "interpret": True}
+    facts, run, units, _ = ours.chain(work)
+    run(2)
+    assert facts["output_error"] < 1e-5 and units == 1
+    kernel = pallas_chain.pallas_chain
+    monkeypatch.setattr(pallas_chain, "pallas_chain", lambda *a, **k: 1.02 * kernel(*a, **k))
+    with pytest.raises(SystemExit, match=r"the output differs by 2\.0e-02"):
+        ours.chain(work)
+
+
+def test_what_takes_the_convolutions_is_recorded(monkeypatch):
+    used = shared.about()["device"]["onednn"]
+    assert (used == "not used") == (onednn.library() is None)
+    monkeypatch.setattr(onednn, "library", lambda: None)
+    assert shared.about()["device"]["onednn"] == "not used"
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(make):
     for name, group in plan.groups.items():
         labels = [(r.work, r.name) for r in group]
         assert len(set(labels)) == len(labels), name
-        if name not in ("levers", "flag", "gradients", *rows.CLOSE):
+        if name not in ("levers", "flag", "gradients", "chain", *rows.CLOSE):
             of_side = [{r.work for r in group if r.side == side} for side in (OURS, THEIRS)]
             assert of_side[0] == of_side[1], name
     # The strongest PyTorch row uses the shortcuts that ours uses, and there is the usual one.
@@ -29,7 +29,7 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(make):
     timed = {r.work.dtype for g in plan.groups.values() for r in g if r.work.task == "train"}
     assert timed <= limits
     for what, (group, first, second, task) in table.PAIRS.items():
-        if group in plan.groups:
+        if group in plan.groups and (second != rows.WITHOUT_ONEDNN or make is rows.cpu):
             names = {r.name for r in plan.groups[group] if r.work.task == task}
             assert {first, second} <= names, what
 
@@ -37,8 +37,39 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(make):
 def test_a_gpu_checks_its_gradients_first_and_is_done_in_ten_minutes():
     plan = rows.gpu()
     assert next(iter(plan.groups)) == "gradients" and plan.minutes < 10 and plan.repeats >= 5
-    forms = [r.how for r in plan.groups["gradients"]]
+    checked = plan.groups["gradients"]
+    forms = [r.how for r in checked]
     assert {"maps": False} in forms and {"relu": False} in forms and {"loop": "scan"} in forms
+    assert {"pcn", "redcnn", "drl"} == {r.work.model for r in checked}
+    # cuDNN may take a hundred times as long without our maps: such a row can't take the others'
+    # time.
+    slow = [r for g in plan.groups.values() for r in g if not r.how.get("maps", True)]
+    assert len(slow) == 4 and all(r.limit_s <= 60 for r in slow)
+
+
+def test_a_gpus_precisions_and_batches_meet_the_same_pytorch_rows():
+    groups = rows.gpu().groups
+    names = {r.name for r in groups["train"]} - {"PyTorch, usual: eager, DataLoader"}
+    assert names == {r.name for r in groups["float32"]} and len(names) == 4
+    assert {f"batch-{n}" for n in (32, 256, 512, 1024)} <= groups.keys()
+    chain = {(r.how["layers"], r.how["pallas"]) for r in groups["chain"]}
+    assert chain == {(2, False), (2, True), (4, False), (4, True)}
+
+
+def test_xlas_convolutions_have_rows_of_their_own_where_onednn_is_the_default():
+    def without(plan, *groups):
+        return [r for n in groups for r in plan.groups[n] if not r.how.get("onednn", True)]
+
+    compared = "train", "infer", "batch-4", "redcnn", "dncnn", "size-33", "mapnn"
+    with_it, not_there = rows.cpu(), rows.cpu(onednn=False)
+    assert len(without(with_it, *compared)) == len(compared)
+    assert not without(not_there, *compared)
+    for plan in (with_it, not_there):
+        for name in compared:
+            names = [r.name for r in plan.groups[name]]
+            assert names[0] == "ours" and "PyTorch, compiled, channels_last" in names
+        # Forms of XLA's convolutions: with oneDNN none of these would run.
+        assert len(without(plan, "flag", "convolutions")) == 6
 
 
 def record_of(groups: dict, rates: dict) -> dict:
@@ -53,6 +84,7 @@ def record_of(groups: dict, rates: dict) -> dict:
                 continue
             row["status"] = "measured"
             device = {"kind": "cpu", "cpu": "some CPU", "cores": 2, "threads": 2, "xla_flags": ""}
+            device["onednn"] = "2023.2.0" if i == 0 else "not used"
             versions = {"jax": "0", "python": "3", "torch": "2"}
             row["facts"] = {"compile_s": 1.0, "executed_flops": 2_000_000}
             row["facts"] |= {"device": device, "versions": versions}
@@ -109,6 +141,13 @@ def test_what_differs_by_a_few_per_cent_is_a_ratio_of_rows_of_one_run():
     assert record["summary"]["idle"] == 0.02 and record["summary"]["warm_start_s"] == 1.0
     nothing = record_of(GROUPS, RATES)
     assert nothing["pairs"] == {} and nothing["summary"]["idle"] is None
+
+
+def test_the_page_says_with_which_convolutions_a_row_is_that_is_called_ours():
+    assert "oneDNN 2023.2.0" in table.markdown(record_of(GROUPS, RATES))
+    beside = {**GROUPS, "train": [*GROUPS["train"], ours(TRAIN, rows.WITHOUT_ONEDNN)]}
+    record = record_of(beside, RATES | {("train", 3): 400.0})
+    assert record["pairs"]["training step with oneDNN over without"]["median"] == 2.5
 
 
 def row_of(*rates: float) -> dict:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,27 @@ def test_a_row_that_fails_is_ended_and_its_last_words_have_no_paths(text, said, 
         child.read(1.0)
 
 
+def test_a_row_has_a_limit_of_its_own(tmp_path):
+    """Turns of other rows don't count, and what was used before does."""
+    text = "import time; print('{}', flush=True); input(); time.sleep(60)"
+    python, request = program(tmp_path, text), {"folder": str(tmp_path)}
+    row = dataclasses.replace(theirs(TRAIN, "x", {}), limit_s=3.0)
+    with speed.Child(row, request, python) as child:
+        assert child.read(10.0) == {}
+        time.sleep(2.0)
+        with pytest.raises(speed.RowFailed, match=r"took longer than the [23] s"):
+            child.measure(10.0)
+
+
+@pytest.mark.parametrize(("how", "said"), [({}, None), ({"onednn": False}, "0")])
+def test_a_row_without_onednn_is_a_process_without_it(how, said, tmp_path, monkeypatch):
+    monkeypatch.delenv("LDCT_ONEDNN", raising=False)
+    text = "import json, os; print(json.dumps(os.environ.get('LDCT_ONEDNN')))"
+    monkeypatch.setattr(sys, "executable", program(tmp_path, text))
+    with speed.Child(ours(TRAIN, "x", **how), {"folder": str(tmp_path)}, "") as child:
+        assert child.read(10.0) == said
+
+
 def test_a_rows_flags_replace_those_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=1 --xla_cpu_experimental_ynn_fusion_type=-reduce")
     text = "import json, os; print(json.dumps(os.environ['XLA_FLAGS']))"
@@ -162,5 +184,5 @@ def test_the_tiny_plan_measures_every_row(tmp_path):
     plan = dataclasses.replace(rows.tiny(), minutes=8)
     record = speed.run(plan, tmp_path, sys.executable, [])
     assert [r["reason"] for r in record["rows"]] == [""] * len(record["rows"])
-    assert len(record["pairs"]) == 4 and record["summary"]["warm_start_s"] > 0
+    assert len(record["pairs"]) == 7 and record["summary"]["warm_start_s"] > 0
     assert 0 <= record["summary"]["idle"] < 1
