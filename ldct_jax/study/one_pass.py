@@ -51,7 +51,7 @@ class Reference:
         return float(np.median(self.pairs.pixel_mm))
 
 
-class Scoring:
+class OnePass:
     """Scores, under one protocol, of images that come batch by batch and stay where they are."""
 
     def __init__(self, reference: Reference, protocol: Protocol):

@@ -24,7 +24,7 @@ from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import to_record
 from ldct_jax.study import results
 from ldct_jax.study.experiment import Scale
-from ldct_jax.study.one_pass import Reference, Scoring
+from ldct_jax.study.one_pass import OnePass, Reference
 from ldct_jax.study.study import Measured, Study, Tested
 from ldct_jax.system.files import sha256
 from ldct_jax.train.run import Monitor
@@ -102,10 +102,10 @@ class Scorer:
 
         denoised = denoise(test.pairs.low_hu)
         measured = self._measured(Tested(test.pairs, denoised, denoise, protocol))
-        scoring = Scoring(test, protocol)
+        one_pass = OnePass(test, protocol)
         for i in range(len(denoised)):
-            scoring.add(np.array([i]), denoised[None, i : i + 1])
-        (scores,), noise = scoring.done()
+            one_pass.add(np.array([i]), denoised[None, i : i + 1])
+        (scores,), noise = one_pass.done()
         rows = results.score_rows(scores, test.pairs)
         return [rows, measured.numbers, self._quality(denoise, test.pairs), noise]
 
@@ -124,15 +124,15 @@ class Scorer:
         the images that a figure shows, and the last clone's where the study measures on its own.
         """
         test, measures = self.reference(split), bool(self.study.measures)
-        scoring, shown, last = Scoring(test, protocol), {}, []
+        one_pass, shown, last = OnePass(test, protocol), {}, []
         places, scrolled = _shown(test.pairs)
         for at, images in slices.clones(variables, test.pairs.low_hu):
-            scoring.add(at, images)
+            one_pass.add(at, images)
             for i in {*places, *scrolled}.intersection(at.tolist()):
                 shown[i] = images[:, i - at[0]] if i in places else images[-1:, i - at[0]]
             if measures:
                 last.append(np.asarray(images[-1]))
-        scores, noise = scoring.done()
+        scores, noise = one_pass.done()
         measured = Measured()
         if measures:
             denoised = np.concatenate(last)[: len(test.pairs)]

@@ -17,8 +17,8 @@ from ldct_jax.hu import FULL
 from ldct_jax.metrics.protocols import PCN
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.study import one_pass
-from ldct_jax.study.examine import SCROLLED, Examiner
 from ldct_jax.study.experiment import Scale
+from ldct_jax.study.scoring import SCROLLED, Scorer
 from ldct_jax.study.study import Measured, Study
 from tests import tiny
 
@@ -35,7 +35,7 @@ def pairs():
 
 def examined(pairs, **fields):
     study = Study("tiny", {}, **fields)
-    return Examiner(study, Scale("tiny", "tiny"), pairs)
+    return Scorer(study, Scale("tiny", "tiny"), pairs)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,13 @@ def test_predictions_stay_on_the_device_but_for_what_figures_show(
     measures, pairs, variables, monkeypatch
 ):
     taken: list = []
-    clones, add = WholeSlices.clones, one_pass.Scoring.add
+    clones, add = WholeSlices.clones, one_pass.OnePass.add
     monkeypatch.setattr(
         WholeSlices, "clones", lambda *a: ((at, OnDevice(x, taken)) for at, x in clones(*a))
     )
-    monkeypatch.setattr(one_pass.Scoring, "add", lambda self, at, x: add(self, at, x.images))
-    examiner = examined(pairs, measure=(lambda tested: Measured()) if measures else None)
-    examiner.result(variables, WholeSlices(tiny.MODEL, FULL, batch=3), SPLIT, PCN)
+    monkeypatch.setattr(one_pass.OnePass, "add", lambda self, at, x: add(self, at, x.images))
+    scorer = examined(pairs, measures=(lambda tested: Measured(),) if measures else ())
+    scorer.result(variables, WholeSlices(tiny.MODEL, FULL, batch=3), SPLIT, PCN)
     shapes = Counter(len(part) for part in taken)
     # All clones of one slice, the last clone of those to scroll through; batches for a measure.
     assert shapes == {tiny.MODEL.n_clones: 1, 1: SCROLLED} | ({3: SLICES // 3} if measures else {})
@@ -104,7 +104,7 @@ def test_the_noise_is_the_variance_of_the_flat_windows(pairs):
     variance = np.stack([square - mean * mean for mean, square in moments])
     variance *= side**2 / (side**2 - 1)
     wanted = float(np.sqrt(variance[test.flat].mean()))
-    done = one_pass.Scoring(test, PCN)
+    done = one_pass.OnePass(test, PCN)
     for i in range(0, SLICES):
         done.add(np.array([i]), test.pairs.low_hu[None, i : i + 1])
     assert done.done()[1] == {"": pytest.approx(wanted, rel=1e-4)}
@@ -117,7 +117,7 @@ def test_each_dose_has_its_own_noise(pairs):
     )
     both = concatenate([dataclasses.replace(test, dose=test.dose or 0.5), noisier])
     known = one_pass.Reference(both)
-    done = one_pass.Scoring(known, PCN)
+    done = one_pass.OnePass(known, PCN)
     for i in range(len(both)):
         done.add(np.array([i]), both.low_hu[None, i : i + 1])
     first, second = done.done()[1].values()
@@ -129,8 +129,8 @@ def test_flat_tissue_is_looked_for_once_for_all_rows(pairs, variables, monkeypat
     monkeypatch.setattr(
         one_pass, "flat_tissue", lambda *a: looked.append(len(a[0])) or flat_tissue(*a)
     )
-    examiner, slices = examined(pairs), WholeSlices(tiny.MODEL, FULL)
+    scorer, slices = examined(pairs), WholeSlices(tiny.MODEL, FULL)
     for _ in range(2):
-        examiner.result(variables, slices, SPLIT, PCN)
-    examiner.references([SPLIT], PCN, {})
+        scorer.result(variables, slices, SPLIT, PCN)
+    scorer.references([SPLIT], PCN, {})
     assert looked == [SLICES]
