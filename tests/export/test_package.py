@@ -28,6 +28,7 @@ from tests.export.networks import FACTS, SCALED
 pytestmark = pytest.mark.core
 
 
+@pytest.mark.promise("package")
 @pytest.mark.parametrize("jax_there", [True, False])
 def test_a_package_is_a_model_that_equals_the_network(package, jax_there, monkeypatch):
     if not jax_there:
@@ -41,6 +42,7 @@ def test_a_package_is_a_model_that_equals_the_network(package, jax_there, monkey
     assert np.abs(found.open()(hu) - native).max() < 0.05
 
 
+@pytest.mark.promise("package")
 def test_the_card_is_one_that_hubs_read(package):
     card = ModelCard((package / "README.md").read_text())
     assert card.data.license == "apache-2.0" and card.data.library_name == "ldct_jax"
