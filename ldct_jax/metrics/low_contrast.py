@@ -99,8 +99,6 @@ def detectability(
     phantom: LowContrastPhantom,
     denoise: Callable[[np.ndarray], np.ndarray],
     doses: Sequence[float],
-    *,
-    observer: str = "LG-CHO",
 ) -> dict[float, list[Detectability]]:
     """By dose, d′ and AUC of each of :data:`INSERTS` in denoised images.
 
@@ -115,7 +113,6 @@ def detectability(
                 phantom.region(present, i),
                 phantom.region(absent, i),
                 diameter=diameter_mm / phantom.pixel_mm,
-                observer=observer,
                 seed=phantom.seed + i,
             )
             for i, (diameter_mm, _) in enumerate(INSERTS)

@@ -34,32 +34,32 @@ def laguerre_gauss(size: int, width: float, n_channels: int = 5) -> np.ndarray:
     return _columns([envelope * eval_laguerre(j, 2 * scaled) for j in range(n_channels)])
 
 
-def difference_of_gaussians(
-    size: int, n_channels: int = 10, first: float = 0.005, ratio: float = 1.4, q: float = 1.67
-) -> np.ndarray:
-    """Channels with the spectrum exp(-½(f/(Q σ_j))²) - exp(-½(f/σ_j)²), σ_j = a₀ a^j, (size², n).
+def difference_of_gaussians(size: int) -> np.ndarray:
+    """Ten channels with the spectrum exp(-½(f/(Q σ_j))²) - exp(-½(f/σ_j)²), (size², 10).
 
-    f, a₀ in cycles/pixel (the dense set of Abbey & Barrett, JOSA A 18, 2001).
+    f in cycles/pixel; Q = 1.67, σ_j = 0.005·1.4^j (the dense set of Abbey & Barrett, JOSA A 18,
+    2001).
     """
     along = np.fft.fftfreq(size)
     f = np.hypot(along[:, None], along)
-    sigmas = first * ratio ** np.arange(n_channels)
-    spectra = (np.exp(-0.5 * (f / (q * s)) ** 2) - np.exp(-0.5 * (f / s) ** 2) for s in sigmas)
+    sigmas = 0.005 * 1.4 ** np.arange(10)
+    spectra = (np.exp(-0.5 * (f / (1.67 * s)) ** 2) - np.exp(-0.5 * (f / s) ** 2) for s in sigmas)
     return _columns([np.fft.fftshift(np.fft.ifft2(s).real) for s in spectra])
 
 
-def gabor(size: int, n_bands: int = 4, n_angles: int = 4) -> np.ndarray:
-    """Gabor channels of phase 0 in octave bands below 1/8 cycle/pixel, (size², bands · angles).
+def gabor(size: int) -> np.ndarray:
+    """Gabor channels of phase 0 in four octave bands below 1/8 cycle/pixel and four directions,
+    (size², 16).
 
     A band from f/2 to f has its centre at 3f/4 and the envelope exp(-4 ln2 r²/w²),
     w = 4 ln2 / (π · f/2) pixels (Wunderlich & Noo).
     """
     x = np.arange(size) - (size - 1) / 2
     channels = []
-    for high in 0.125 * 0.5 ** np.arange(n_bands):
+    for high in 0.125 * 0.5 ** np.arange(4):
         width = 4 * np.log(2) / (np.pi * high / 2)
         envelope = np.exp(-4 * np.log(2) * (_radius(size) / width) ** 2)
-        for angle in np.pi * np.arange(n_angles) / n_angles:
+        for angle in np.pi * np.arange(4) / 4:
             along = x * np.cos(angle) + x[:, None] * np.sin(angle)
             channels.append(envelope * np.cos(2 * np.pi * 0.75 * high * along))
     return _columns(channels)

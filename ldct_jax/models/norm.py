@@ -28,15 +28,15 @@ def batch_norm(momentum: float, epsilon: float, axis_name: str | None, dtype: An
     )
 
 
-def instance_norm(x_bhwc, epsilon: float = 1e-5):
-    """(x - mean) / sqrt(var + ε) over the pixels of each image and channel, no parameters.
+def instance_norm(x_bhwc):
+    """(x - mean) / sqrt(var + 1e-5) over the pixels of each image and channel, no parameters.
 
     Statistics in float32 (biased variance, as torch's InstanceNorm2d); the type of x stays.
     """
     x = x_bhwc.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=(1, 2), keepdims=True)
     variance = jnp.mean(jnp.square(centred), axis=(1, 2), keepdims=True)
-    return (centred * lax.rsqrt(variance + epsilon)).astype(x_bhwc.dtype)
+    return (centred * lax.rsqrt(variance + 1e-5)).astype(x_bhwc.dtype)
 
 
 class PReLU(nn.Module):
