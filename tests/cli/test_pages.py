@@ -125,6 +125,9 @@ TRIALS = {
         prepared, slow=("ldct train", "ldct evaluate", "ldct data simulate stores/own")
     ),
     "why_psnrs_differ.md": Trial(),
+    "adapt.md": Trial(
+        never={"ldct adapt": "tests/study/test_adapt.py", "ldct denoise": "needs its result"}
+    ),
     "own_network.md": Trial(arrays, slow=("",)),
     "denoise_walkthrough.md": Trial(archive, slow=("",)),
     "training.md": Trial(slow=("",)),
