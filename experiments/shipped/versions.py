@@ -26,7 +26,6 @@ from experiments.shipped.train import (
     VALIDATION,
     patients,
 )
-from ldct_jax.data.simulate import OWN
 from ldct_jax.denoise.models import for_series
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN
@@ -34,7 +33,7 @@ from ldct_jax.report import tables
 from ldct_jax.system import accelerator
 from ldct_jax.system.progress import track
 
-CASES = tuple(Case(f"{share:.0%}", share, kernel=OWN) for share in (0.1, 0.25, 0.5))
+CASES = tuple(Case(f"{share:.0%}", share) for share in (0.1, 0.25, 0.5))
 SLICES = 2  # of each series
 GROUPS = {
     "validation": VALIDATION,
