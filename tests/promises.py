@@ -44,6 +44,7 @@ PROMISES = {
     "mercure": "a mercure module",
     "view": "| `view BEFORE [AFTER …]` | one self-contained page to scroll, compare and measure |",
     "export": "verified while they are written",
+    "adapt": "held-out slices decide",
     "package": "`--format package`: all of them, with a card, for others",
     "data": "phantoms, public CT, DICOM → store, low dose, VGG-16 weights",
     "report": "rebuilds reports from run folders",

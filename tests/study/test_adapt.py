@@ -75,6 +75,7 @@ def adapted(scans, model, tmp_path_factory):
     return out, lines
 
 
+@pytest.mark.promise("adapt")
 def test_a_better_model_is_written_and_used(scans, model, adapted):
     out, lines = adapted
     assert "B30f, 1 mm: 28 slices, noise" in lines[0]
@@ -97,6 +98,7 @@ def test_a_better_model_is_written_and_used(scans, model, adapted):
     assert np.abs(denoise(image) - image).mean() > 1
 
 
+@pytest.mark.promise("adapt")
 def test_a_model_that_is_not_better_leaves_nothing(scans, model, tmp_path, monkeypatch, capsys):
     words = ["adapt", str(scans), "--out", str(tmp_path / "m.npz"), "--model", str(model)]
     worse = jax.tree.map(lambda p: p + 0.1, inside(find(model)).params)
