@@ -29,7 +29,9 @@ def test_every_plan_compares_equal_work_and_names_its_rows_apart(make):
     timed = {r.work.dtype for g in plan.groups.values() for r in g if r.work.task == "train"}
     assert timed <= limits
     for what, (group, first, second, task) in table.PAIRS.items():
-        if group in plan.groups and (second != rows.WITHOUT_ONEDNN or make is rows.cpu):
+        left_out = second == rows.WITHOUT_ONEDNN and make is not rows.cpu
+        left_out |= group == "chain" and make is rows.tiny
+        if group in plan.groups and not left_out:
             names = {r.name for r in plan.groups[group] if r.work.task == task}
             assert {first, second} <= names, what
 

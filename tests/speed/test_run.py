@@ -184,5 +184,5 @@ def test_the_tiny_plan_measures_every_row(tmp_path):
     plan = dataclasses.replace(rows.tiny(), minutes=8)
     record = speed.run(plan, tmp_path, sys.executable, [])
     assert [r["reason"] for r in record["rows"]] == [""] * len(record["rows"])
-    assert len(record["pairs"]) == 7 and record["summary"]["warm_start_s"] > 0
+    assert len(record["pairs"]) == 6 and record["summary"]["warm_start_s"] > 0
     assert 0 <= record["summary"]["idle"] < 1
