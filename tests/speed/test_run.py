@@ -155,6 +155,7 @@ def test_an_unknown_group_is_a_wrong_use(capsys):
     assert ended.value.code == 2 and "'trane': use gradients, matrix" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_gpu_benchmark_needs_no_more_than_its_libraries(tmp_path):
     """jax, flax, optax, orbax-checkpoint, numpy (scipy, rich come with them): others are barred."""
     code = """

@@ -98,6 +98,7 @@ def test_a_better_model_is_written_and_used(scans, model, adapted):
     assert np.abs(denoise(image) - image).mean() > 1
 
 
+@pytest.mark.long
 @pytest.mark.promise("adapt")
 def test_a_model_that_is_not_better_leaves_nothing(scans, model, tmp_path, monkeypatch, capsys):
     words = ["adapt", str(scans), "--out", str(tmp_path / "m.npz"), "--model", str(model)]
@@ -118,6 +119,7 @@ def test_a_model_that_is_not_better_leaves_nothing(scans, model, tmp_path, monke
     assert capsys.readouterr().out == f"better: {tmp_path / 'm.npz'}\n"
 
 
+@pytest.mark.long
 def test_an_interrupted_command_goes_on_to_the_same_bits(
     scans, model, adapted, tmp_path, monkeypatch, capsys
 ):

@@ -204,6 +204,7 @@ def test_last_conv_trains_on_frozen_statistics(tmp_path):
     assert changed == {"conv4"}
 
 
+@pytest.mark.long
 def test_batch_statistics_are_those_of_the_whole_batch(tmp_path):
     found = []
     for devices in (1, 2):
