@@ -8,8 +8,6 @@ training of the model that ships does. Slices that are held out decide whether t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +35,7 @@ from ldct_jax.study.held_out import JUDGED_AT, judged, sides, usable
 from ldct_jax.system.files import locked
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
+from ldct_jax.train.digests import of_json
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
@@ -177,7 +176,7 @@ def _adapted(source, work: Path, found: Found, base: Inside, steps: int, say, st
     outcome = train(
         experiment,
         Resident(pairs.central(*cut), PATCHES, experiment.seed),
-        work / f"run-{_digest(record)}",
+        work / f"run-{of_json(record)[:16]}",
         record=record,
         parallel=DataParallel(jax.local_devices()[:1]),
         init_from=work / "base.npz",
@@ -215,9 +214,5 @@ def _adapted(source, work: Path, found: Found, base: Inside, steps: int, say, st
 
 
 def _noisier(store: Store, work: Path, how: MixedDose, only: list[list[int]]) -> PairedSlices:
-    key = _digest({"how": to_record(how), "only": only, "store": store.digest})
+    key = of_json({"how": to_record(how), "only": only, "store": store.digest})[:16]
     return add_mixed_dose(store, work / f"noisier-{key}", how, only).pairs()
-
-
-def _digest(what: dict) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,7 @@ from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.denoise.filters import run
 from ldct_jax.errors import NumericsError
-from ldct_jax.metrics.protocols import Protocol
+from ldct_jax.metrics.protocols import Protocol, Scores
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import to_record
@@ -27,6 +25,7 @@ from ldct_jax.study.experiment import Scale
 from ldct_jax.study.one_pass import OnePass, Reference
 from ldct_jax.study.study import Measured, Study, Tested
 from ldct_jax.system.files import sha256
+from ldct_jax.train.digests import of_json
 from ldct_jax.train.run import Monitor
 
 REFERENCES = (
@@ -65,7 +64,7 @@ class Scorer:
             "protocol": to_record(protocol),
             "measure": [_digest(measure) for measure in self.study.measures] or None,
         }
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+        return of_json(what)
 
     def references(self, splits: Sequence[Split], protocol: Protocol, old: dict) -> dict:
         """Scores and measurements of the filters, by repeat and name.
@@ -158,11 +157,15 @@ class Scorer:
             for name, patients in (("validation", split.validation), ("test", split.test))
             if patients
         }
+        # Pixels without data have no share in the scores; found once, not at every evaluation.
+        empty = {name: no_data(np.asarray(pairs.full_hu)) for name, pairs in parts.items()}
+
+        def score(images: np.ndarray, name: str) -> Scores:
+            return protocol.score(images, parts[name].full_hu, no_data=empty[name])
 
         undenoised = None
         if "validation" in parts:
-            seen = parts["validation"]
-            undenoised = float(_score(protocol, seen.low_hu, seen).psnr_db.mean())
+            undenoised = float(score(parts["validation"].low_hu, "validation").psnr_db.mean())
 
         def monitor(variables: dict) -> Callable[[], dict]:
             begun = {name: slices.begin(variables, pairs.low_hu) for name, pairs in parts.items()}
@@ -171,7 +174,7 @@ class Scorer:
                 found = {}
                 for name, denoised in begun.items():
                     try:
-                        scores = _score(protocol, denoised(), parts[name])
+                        scores = score(denoised(), name)
                     except NumericsError:
                         continue  # the training itself counts and stops; nothing to score
                     found[f"{name}_psnr"] = float(scores.psnr_db.mean())
@@ -217,11 +220,6 @@ def _digest(measure: Callable[[Tested], Measured]) -> str:
     plain = inspect.isroutine(measure)
     arguments = measure.__qualname__ if plain else repr(measure)
     return f"{arguments} {sha256(Path(inspect.getfile(measure if plain else type(measure))))}"
-
-
-def _score(protocol: Protocol, images: np.ndarray, test: PairedSlices):
-    """Scores of each slice; pixels without data have no share in them."""
-    return protocol.score(images, test.full_hu, no_data=no_data(np.asarray(test.full_hu)))
 
 
 def _spread(pairs: PairedSlices, per_patient: int | None) -> PairedSlices:
