@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +19,7 @@ from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, put_together, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
+from ldct_jax.system.files import json_sha256
 from ldct_jax.system.progress import Progress
 from ldct_jax.system.shard import WHOLE, Shard
 
@@ -31,7 +30,7 @@ Make = Callable[[int, Path, str, Callable[[int], None]], SeriesRecord]
 def derived_digest(store: Store, **how) -> str:
     """SHA-256 of the normal-dose pixels, the patients, and how another store is made of them."""
     what = {**how, "series": [(s.patient, s.full.sha256) for s in store.series]}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return json_sha256(what)
 
 
 def derive(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +19,7 @@ from ldct_jax.data.own_noise import ONE_PHOTON, OwnNoise, measure_own_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.hu import whole_hu
 from ldct_jax.record import to_record
+from ldct_jax.system.files import json_sha256
 
 DOMAINS = ("image", "projection")
 OWN = "own"
@@ -137,7 +137,7 @@ def simulate(
 def noise_seed(full_hu: np.ndarray, seed: int, recipe: dict) -> int:
     """A seed that depends on ``seed``, the pixels and everything in ``recipe`` (for JSON)."""
     pixels = hashlib.sha256(np.ascontiguousarray(full_hu).tobytes()).digest()
-    how = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).digest()
+    how = bytes.fromhex(json_sha256(recipe))
     entropy = [seed, *np.frombuffer(pixels + how, "<u4").tolist()]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 

@@ -9,7 +9,6 @@ series of a patient share it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -22,7 +21,7 @@ from ldct_jax.data.acquisition import Acquisition, joined
 from ldct_jax.data.feed.mapped import MappedStack
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import DataError
-from ldct_jax.system.files import DAMAGED_ARRAY, sha256
+from ldct_jax.system.files import DAMAGED_ARRAY, json_sha256, sha256
 from ldct_jax.system.progress import track
 
 FORMAT, VERSION = "ldct-store", 1
@@ -238,8 +237,7 @@ def is_store(folder: Path) -> bool:
 
 def manifest_sha256(manifest: dict) -> str:
     """Of everything else in the manifest."""
-    rest = {k: v for k, v in manifest.items() if k != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return json_sha256({k: v for k, v in manifest.items() if k != "sha256"})
 
 
 def series_from_json(values: dict) -> SeriesRecord:

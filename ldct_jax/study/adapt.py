@@ -32,10 +32,9 @@ from ldct_jax.optim import Adam, Cosine
 from ldct_jax.record import to_record
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.held_out import JUDGED_AT, judged, sides, usable
-from ldct_jax.system.files import locked
+from ldct_jax.system.files import json_sha256, locked
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
-from ldct_jax.train.digests import of_json
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
@@ -176,7 +175,7 @@ def _adapted(source, work: Path, found: Found, base: Inside, steps: int, say, st
     outcome = train(
         experiment,
         Resident(pairs.central(*cut), PATCHES, experiment.seed),
-        work / f"run-{of_json(record)[:16]}",
+        work / f"run-{json_sha256(record)[:16]}",
         record=record,
         parallel=DataParallel(jax.local_devices()[:1]),
         init_from=work / "base.npz",
@@ -214,5 +213,5 @@ def _adapted(source, work: Path, found: Found, base: Inside, steps: int, say, st
 
 
 def _noisier(store: Store, work: Path, how: MixedDose, only: list[list[int]]) -> PairedSlices:
-    key = of_json({"how": to_record(how), "only": only, "store": store.digest})[:16]
+    key = json_sha256({"how": to_record(how), "only": only, "store": store.digest})[:16]
     return add_mixed_dose(store, work / f"noisier-{key}", how, only).pairs()

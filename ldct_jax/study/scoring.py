@@ -24,8 +24,7 @@ from ldct_jax.study import results
 from ldct_jax.study.experiment import Scale
 from ldct_jax.study.one_pass import OnePass, Reference
 from ldct_jax.study.study import Measured, Study, Tested
-from ldct_jax.system.files import sha256
-from ldct_jax.train.digests import of_json
+from ldct_jax.system.files import json_sha256, sha256
 from ldct_jax.train.run import Monitor
 
 REFERENCES = (
@@ -64,7 +63,7 @@ class Scorer:
             "protocol": to_record(protocol),
             "measure": [_digest(measure) for measure in self.study.measures] or None,
         }
-        return of_json(what)
+        return json_sha256(what)
 
     def references(self, splits: Sequence[Split], protocol: Protocol, old: dict) -> dict:
         """Scores and measurements of the filters, by repeat and name.

@@ -20,8 +20,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
 from ldct_jax.record import check_code, difference, from_record
+from ldct_jax.system.files import json_sha256
 from ldct_jax.train import released
-from ldct_jax.train.digests import combined, digests, of_json
+from ldct_jax.train.digests import combined, digests
 from ldct_jax.train.state import TrainState
 
 FORMAT = 1
@@ -77,7 +78,7 @@ class Checkpoints:
         }
         # A copy: it is written in the background while the caller changes its own.
         meta = json.loads(json.dumps(meta))
-        meta["digest"] = of_json(meta)
+        meta["digest"] = json_sha256(meta)
         self._guard(
             lambda: self._manager.save(
                 step,
@@ -207,7 +208,7 @@ def read_meta(folder: Path) -> dict:
         raise DamagedCheckpoint(
             f"{folder.name}: its record can't be read ({_brief(error)})"
         ) from error
-    if own != of_json(meta):
+    if own != json_sha256(meta):
         raise DamagedCheckpoint(f"{folder.name}: its record is not what was saved")
     if meta["format"] != FORMAT:
         raise CheckpointError(

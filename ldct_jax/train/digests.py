@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from typing import Any
 
 import jax
@@ -25,8 +24,3 @@ def combined(parts: dict[str, str]) -> str:
     """One digest of many, in a fixed order: what is printed as *the* digest of a checkpoint."""
     joined = "\n".join(f"{name} {digest}" for name, digest in sorted(parts.items()))
     return hashlib.sha256(joined.encode()).hexdigest()
-
-
-def of_json(value: Any) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
