@@ -32,10 +32,9 @@ FORMATS = {"stablehlo": ".stablehlo", "onnx": ".onnx", "safetensors": ".safetens
     "--licence", type=click.Path(path_type=Path), help="Text for a package's weights [Apache-2.0]."
 )
 @click.option("--overwrite", is_flag=True, help="Replace files in OUT.")
-@click.option("--latency", is_flag=True, help="Time a slice in JAX, StableHLO and onnxruntime.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 @code_option
-def export(run, out, formats, size, check, licence, overwrite, latency, as_json):
+def export(run, out, formats, size, check, licence, overwrite, as_json):
     """Write the checkpoint RUN as artefacts into the folder OUT, each verified while it is made.
 
     RUN may also be the name of the model that ships.
@@ -92,13 +91,6 @@ def export(run, out, formats, size, check, licence, overwrite, latency, as_json)
                 f"{target}: {target.stat().st_size:,} bytes, verified on "
                 f"{', '.join(verified)}: largest difference {worst:.2g} HU"
             )
-    if latency:
-        from ldct_jax.export.latency import measure, table
-
-        measured = measure(source, sides or (512, 512))
-        done["latency"] = measured
-        if not as_json:
-            click.echo(table(measured))
     if as_json:
         click.echo(json.dumps(done, indent=1))
 

@@ -52,15 +52,13 @@ def test_denoising_with_onnx_needs_no_jax(exported, tmp_path):
 
 
 @pytest.mark.core
-def test_the_command_exports_times_and_does_not_overwrite(checkpoint, tmp_path, capsys):
+def test_the_command_exports_and_does_not_overwrite(checkpoint, tmp_path, capsys):
     run, out = str(checkpoint), tmp_path / "out"
     export = ["export", run, str(out), "--size", "64x64"]
-    assert cli([*export, "--latency", "--json"]) == 0
+    assert cli([*export, "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
-    assert set(done) == {"stablehlo", "onnx", "safetensors", "latency"}
+    assert set(done) == {"stablehlo", "onnx", "safetensors"}
     assert done["stablehlo"]["largest_hu"] == 0
-    assert [r["form"] for r in done["latency"]["rows"]] == ["JAX", "StableHLO", "onnxruntime"]
-    assert all(r["median_ms"] > 0 for r in done["latency"]["rows"])
     hu = noisy(anatomy(0, n=2), 20, 0)
     expected = load(checkpoint)(hu)
     np.testing.assert_allclose(load(out / "model.stablehlo")(hu), expected, atol=1e-3)
@@ -73,11 +71,3 @@ def test_the_command_exports_times_and_does_not_overwrite(checkpoint, tmp_path, 
     assert f"checkpoint sha256 {load(checkpoint).digest[:16]}" in said
     assert cli(["export", str(tmp_path / "no"), str(tmp_path / "o")]) == 2
     assert cli(["export", run, str(out), "--size", "64"]) == 2
-
-
-def test_the_latency_table_names_what_was_measured(small, monkeypatch):
-    from ldct_jax.export import latency
-
-    monkeypatch.setattr(latency, "REPEATS", 3)
-    text = latency.table(latency.measure(small, (64, 64)))
-    assert "64x64" in text and "onnxruntime" in text and "median of 3" in text
