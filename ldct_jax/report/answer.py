@@ -84,7 +84,7 @@ def _picture(found: Found) -> str:
         return _at_lowest_dose(found, learnt, dose)
     order = sorted(learnt, key=lambda t: -t.psnr_db)
     best = order[0]
-    undenoised = found.results.summary(INPUT, found.protocol).psnr_db.mean
+    undenoised = found.undenoised.psnr_db.mean
     text = (
         f"{best.row} has the highest PSNR, {best.psnr_db:.2f} dB: {best.gain_db:.2f} dB above the "
         f"low dose ({undenoised:.2f} dB)"

@@ -1,4 +1,4 @@
-"""Curves and points as PNG: convergence, clone-wise PSNR, sweeps, per-slice curves, spectra.
+"""Curves, bars and points as PNG.
 
 Every figure has a title, labelled axes with units, colours that colour-blind readers can tell
 apart (Okabe & Ito) and a second cue beside colour. Bytes are a function of the numbers alone for
@@ -232,37 +232,6 @@ def bars(
         return finish(fig, name, title, caption)
 
 
-def by_clone(
-    name: str,
-    title: str,
-    values: Mapping[str, Sequence[float]],
-    y_label: str = "PSNR [dB]",
-    *,
-    caption: str = "",
-    references: Mapping[str, float] | None = None,
-) -> Figure:
-    """A metric of every clone's image, label → values of clones 1 … T (pcn Fig 7 and 8)."""
-    curves = [Curve(label, range(1, len(v) + 1), v) for label, v in values.items()]
-    return lines(
-        name,
-        title,
-        curves,
-        "clone index",
-        y_label,
-        caption=caption,
-        references=references,
-        markers=True,
-    )
-
-
-def per_slice(
-    name: str, title: str, values: Mapping[str, Sequence[float]], y_label: str, *, caption: str = ""
-) -> Figure:
-    """A metric over the slices of a patient, label → value of slices 1 … N (hrnet Fig 6)."""
-    curves = [Curve(label, range(1, len(v) + 1), v) for label, v in values.items()]
-    return lines(name, title, curves, "slice", y_label, caption=caption)
-
-
 def points(
     name: str,
     title: str,
@@ -272,9 +241,8 @@ def points(
     *,
     caption: str = "",
     references: Mapping[str, float] | None = None,
-    log_x: bool = False,
 ) -> Figure:
-    """Labelled points, such as PSNR against the number of parameters (pcn Fig 10)."""
+    """Labelled points over a logarithmic axis, such as PSNR against the number of parameters."""
     if not marks:
         raise UsageError(f"figure {name!r} has no points")
     with style():
@@ -294,11 +262,7 @@ def points(
             )
         for label, level in (references or {}).items():
             axes.axhline(level, color="#555555", linewidth=1.1, linestyle=":", label=label)
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        if log_x:
-            axes.set_xscale("log")
-        else:
-            axes.ticklabel_format(axis="x", style="plain")
+        axes.set(title=title, xlabel=x_label, ylabel=y_label, xscale="log")
         axes.margins(0.08)
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
         return finish(fig, name, title, caption)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ldct_jax.metrics.protocols import Protocol
+from ldct_jax.metrics.protocols import Protocol, Summary
 from ldct_jax.report.trained import INPUT, Training, training_of
 from ldct_jax.study.results import Results, Run
 
@@ -42,6 +42,11 @@ class Found:
     def doses(self) -> list[float]:
         """The tested doses, where there are several; empty otherwise."""
         return self.results.study["data"]["doses"]
+
+    @property
+    def undenoised(self) -> Summary:
+        """The scores of the input itself."""
+        return self.results.summary(INPUT, self.protocol)
 
     @property
     def rows(self) -> list[str]:

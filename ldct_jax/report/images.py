@@ -26,16 +26,14 @@ def panels(
     zoom: tuple[int, int, int, int] | None = None,
     arrows: Sequence[tuple[float, float]] = (),
     regions: np.ndarray | None = None,
-    notes: Mapping[str, str] | None = None,
     caption: str = "",
 ) -> Figure:
     """Images of one slice beside each other at one window, with a magnified region below each.
 
     images: label → (H, W) in HU, all of one shape. zoom: (top, left, height, width) in pixels.
     arrows: (row, column) of points in the image at which arrows in the magnified region point.
-    regions: (H, W) integers; the borders of 1 and of 2 are drawn in the magnified region.
-    notes: label → a line below the label, such as its PSNR with the protocol. The window is added
-    to the title.
+    regions: (H, W) integers; the borders of 1 and of 2 are drawn in the magnified region. The
+    window is added to the title.
     """
     _check(name, images)
     if arrows and zoom is None:
@@ -62,8 +60,7 @@ def panels(
             group, column = divmod(i, columns)
             axes = fig.add_subplot(grid[group * len(ratios), column])
             _show(axes, image, window)
-            note = (notes or {}).get(label, "")
-            axes.set_title(label + (f"\n{note}" if note else ""), fontsize=8.5)
+            axes.set_title(label, fontsize=8.5)
             if zoom:
                 detail = fig.add_subplot(grid[group * len(ratios) + 1, column])
                 _magnify(axes, detail, image, window, zoom, arrows)
@@ -189,15 +186,13 @@ def noise_analysis(
     analysis: NoiseAnalysis,
     mask: np.ndarray,
     *,
-    slice_index: int = 0,
-    window: hu.Window = hu.ABDOMEN,
     caption: str = "",
 ) -> Figure:
-    """The six parts of hrnet's Fig 8 for one slice of the stacks (N, H, W) that were analysed.
+    """The six parts of hrnet's Fig 8 for the first slice of the analysed stacks (N, H, W).
 
     mask: the band, from :func:`ldct_jax.metrics.noise.band_mask`.
     """
-    low, removed = low_hu[slice_index], (low_hu - denoised_hu)[slice_index]
+    low, removed = low_hu[0], (low_hu - denoised_hu)[0]
     spectrum = np.fft.fftshift(np.abs(np.fft.fft2(removed)))
     kept = np.where(np.fft.fftshift(mask), spectrum, 0)
     decades = np.log10(np.maximum(spectrum, 1e-12))
@@ -212,20 +207,15 @@ def noise_analysis(
         parts = fig.subplots(2, 3)
         fig.suptitle(title, fontsize=10)
         shown = (
-            (parts[0, 0], low, window, "(a) low dose"),
+            (parts[0, 0], low, hu.ABDOMEN, "(a) low dose"),
             (parts[0, 1], removed, NOISE_WINDOW, "(b) removed noise"),
             (parts[0, 2], decades, scale, "(c) its Fourier domain, log10 |F|"),
-            (
-                parts[1, 1],
-                analysis.removed_band[slice_index],
-                NOISE_WINDOW,
-                "(e) its part in the band",
-            ),
+            (parts[1, 1], analysis.removed_band[0], NOISE_WINDOW, "(e) its part in the band"),
             (parts[1, 2], np.log10(np.maximum(kept, 1e-12)), scale, "(f) masked Fourier domain"),
         )
         for axes, image, at, label in shown:
             # Averaging to the figure's size would erase just the frequencies that are shown here.
-            _show(axes, image, at, interpolation="nearest" if at is not window else None)
+            _show(axes, image, at, interpolation=None if image is low else "nearest")
             unit = "" if "Fourier" in label else f"\n[{at.low:g}, {at.high:g}] HU"
             axes.set_title(label + unit, fontsize=8.5)
         bars = parts[1, 0]

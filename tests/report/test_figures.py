@@ -43,8 +43,7 @@ def every_figure():
             "dose",
             "SSIM",
         ),
-        figures.by_clone("clones", "By clone", {"SCN": [1.0, 2.0], "PCN": [2.0, 2.5]}),
-        figures.per_slice("slices", "RMSE", {"HRNet": [3.0, np.nan, 4.0]}, "RMSE [HU]"),
+        figures.lines("gap", "RMSE", [Curve("HRNet", [1, 2, 3], [3.0, np.nan, 4.0])], "x", "y"),
         figures.points(
             "points", "Size", [Point("a", 1e5, 40.0, 0.2), Point("b", 2e5, 41.0)], "n", "y"
         ),
@@ -87,8 +86,8 @@ def test_panels_show_hu_at_their_window():
 
 
 def test_a_window_or_a_number_changes_the_picture():
-    one = figures.by_clone("c", "t", {"a": [1.0, 2.0]})
-    other = figures.by_clone("c", "t", {"a": [1.0, 2.5]})
+    one = figures.lines("c", "t", [Curve("a", [1, 2], [1.0, 2.0])], "x", "y")
+    other = figures.lines("c", "t", [Curve("a", [1, 2], [1.0, 2.5])], "x", "y")
     assert one.png != other.png
 
 

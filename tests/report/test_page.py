@@ -30,7 +30,8 @@ def stacks(n=4, height=48, width=64):
 
 def report(**changes) -> page.Report:
     table = tables.Table("table_1", "Table I", [tables.Column("m")], [["x < y"]], "pcn", "phantoms")
-    figure = figures.by_clone("fig_7", "PSNR by clone", {"PCN": [1.0, 2.0]}, caption="cap & tion")
+    curve = figures.Curve("PCN", [1, 2], [1.0, 2.0])
+    figure = figures.lines("fig_7", "PSNR by clone", [curve], "clone", "dB", caption="cap & tion")
     values = {
         "title": "PCN <ablation>",
         "intro": "First & foremost.\n\nSecond.",

@@ -6,8 +6,8 @@ Each gives one claim. A claim that needs a row which didn't learn is *untested*.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -19,54 +19,96 @@ METRICS = {"psnr_db": ("PSNR", "dB"), "ssim": ("SSIM", ""), "rmse": ("RMSE", Non
 ALL_METRICS = tuple(METRICS)
 RUNNING_MEAN = 25
 """Training steps that a running mean of the loss curve covers."""
-
-
-def _difference(
-    found: Found,
-    claim: str,
-    a: str,
-    b: str,
-    metric: str,
-    limits: dict[str, float],
-    dose: float | None = None,
-    **which: Any,
-) -> Claim:
-    """``a`` minus ``b`` in a metric, turned so that a positive number is the better image."""
-    shared = found.results.shared_repeats(a, b)
-    values = found.by_repeat(a, metric, shared, dose, **which)
-    values = values - found.by_repeat(b, metric, shared, dose, **which)
-    name, unit = METRICS[metric]
-    what = f"{name} of {a} minus {b}"
-    if metric == "rmse":
-        values, unit, what = -values, found.protocol.unit, f"RMSE of {b} minus {a}"
-    at = "" if dose is None else f" at {dose:.0%} of the dose"
-    at += f", clone {which['clone'] + 1}" if "clone" in which else ""
-    return judge(claim, f"{what}{at} ({found.protocol.name})", values, unit, **limits)
+CONTRAST = "low contrast"
+"""The disc of the quality phantom whose edge says how sharp an image is."""
+NOISE_MARGIN = 0.1
+"""Relative: sharpness is compared where two images differ by less in noise."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Better:
-    """One row beats another in ``metrics`` (all of them), at ``dose`` where there are several.
+class Differences:
+    """The first row of every pair minus the second, in all of ``metrics``, lies within the limits.
 
-    claim: in the paper's words with where it stands. paper: its number.
+    A positive difference is the better image, whatever the metric. claim: in the paper's words with
+    where it stands. paper: its number. dose: of the tested doses, this one. clones: indices of
+    those whose images are compared, or ``all``; None for the last one's.
     """
 
-    better: str
-    than: str
+    pairs: Sequence[tuple[str, str]]
     claim: str
-    paper: str = ""
     metrics: Sequence[str] = ("psnr_db",)
+    above: float | None = 0.0
+    below: float | None = None
+    paper: str = ""
     dose: float | None = None
+    clones: Sequence[int] | str | None = None
 
     def render(self, found: Found) -> list[Claim]:
         claim = self.claim + f"; the paper: {self.paper}" * bool(self.paper)
-        if reason := found.untestable((self.better, self.than), self.dose):
+        rows = list(dict.fromkeys(itertools.chain.from_iterable(self.pairs)))
+        if reason := found.untestable(rows, self.dose):
             return [untested(claim, reason)]
-        pair = (self.better, self.than)
-        parts = [
-            _difference(found, claim, *pair, m, {"above": 0.0}, self.dose) for m in self.metrics
-        ]
-        return [all_of(claim, parts)]
+        clones = self.clones or (None,)
+        if clones == "all":
+            clones = range(len(found.results.of(rows[0])[0].result["test"]))
+        each = itertools.product(self.pairs, self.metrics, clones)
+        return [all_of(claim, [self._part(found, *pair, m, clone) for pair, m, clone in each])]
+
+    def _part(self, found: Found, a: str, b: str, metric: str, clone: int | None) -> Claim:
+        shared = found.results.shared_repeats(a, b)
+        which = {} if clone is None else {"clone": clone}
+        ours, theirs = (found.by_repeat(v, metric, shared, self.dose, **which) for v in (a, b))
+        name, unit = METRICS[metric]
+        values, what = ours - theirs, f"{name} of {a} minus {b}"
+        if metric == "rmse":
+            values, unit, what = -values, found.protocol.unit, f"RMSE of {b} minus {a}"
+        what += "" if self.dose is None else f" at {self.dose:.0%} of the dose"
+        what += "" if clone is None else f", clone {clone + 1}"
+        what += f" ({found.protocol.name})"
+        return judge(self.claim, what, values, unit, above=self.above, below=self.below)
+
+
+def Better(
+    better: str,
+    than: str,
+    claim: str,
+    paper: str = "",
+    metrics: Sequence[str] = ("psnr_db",),
+    dose: float | None = None,
+) -> Differences:
+    """One row beats another in ``metrics`` (all of them), at ``dose`` where there are several."""
+    return Differences([(better, than)], claim, metrics, paper=paper, dose=dose)
+
+
+def Best(row: str, rest: Sequence[str], claim: str, metric: str = "psnr_db") -> Differences:
+    """One row is the best of several in a metric."""
+    return Differences([(row, other) for other in rest], claim, [metric])
+
+
+def Second(row: str, best: str, rest: Sequence[str], claim: str, metric: str = "ssim"):
+    """One row lies below the best one *and* above all the others."""
+    return Differences([(best, row), *((row, other) for other in rest)], claim, [metric])
+
+
+def AddsLittle(row: str, to: str, claim: str, limit_db: float = 0.15) -> Differences:
+    """A larger row gains less than ``limit_db`` over another. Losing also adds nothing."""
+    return Differences([(row, to)], claim, above=None, below=limit_db)
+
+
+def Similar(rows: Sequence[str], claim: str, limit_db: float = 0.15) -> Differences:
+    """Several rows differ by less than ``limit_db`` from one another, in either direction."""
+    pairs = list(itertools.combinations(rows, 2))
+    return Differences(pairs, claim, above=-limit_db, below=limit_db)
+
+
+def BetterByClone(better: str, than: str, claim: str) -> Differences:
+    """One row beats another at every clone index (networks of equally many clones)."""
+    return Differences([(better, than)], claim, clones="all")
+
+
+def MoreWithClones(rows: Sequence[str], claim: str) -> Differences:
+    """The first clone's image improves from each row to the next, which has more clones."""
+    return Differences(list(zip(rows[1:], rows[:-1], strict=True)), claim, clones=[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,122 +130,6 @@ class Gain:
         a, b = (found.by_repeat(v, self.metric, shared, self.dose) for v in (self.row, self.over))
         measured = f"relative gain in {METRICS[self.metric][0]} of {self.row} over {self.over}"
         return [judge(self.claim, measured, a / b - 1, above=self.low, below=self.high)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Best:
-    """One row is the best of several in a metric."""
-
-    row: str
-    rest: Sequence[str]
-    claim: str
-    metric: str = "psnr_db"
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable((self.row, *self.rest)):
-            return [untested(self.claim, reason)]
-        parts = [
-            _difference(found, self.claim, self.row, other, self.metric, {"above": 0.0})
-            for other in self.rest
-        ]
-        return [all_of(self.claim, parts)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Second:
-    """One row lies below the best one *and* above all the others."""
-
-    row: str
-    best: str
-    rest: Sequence[str]
-    claim: str
-    metric: str = "ssim"
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable((self.row, self.best, *self.rest)):
-            return [untested(self.claim, reason)]
-        pairs = [(self.best, self.row), *((self.row, other) for other in self.rest)]
-        return [
-            all_of(
-                self.claim,
-                [_difference(found, self.claim, *p, self.metric, {"above": 0.0}) for p in pairs],
-            )
-        ]
-
-
-@dataclasses.dataclass(frozen=True)
-class AddsLittle:
-    """A larger row gains less than ``limit_db`` over another. Losing also adds nothing."""
-
-    row: str
-    to: str
-    claim: str
-    limit_db: float = 0.15
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable((self.row, self.to)):
-            return [untested(self.claim, reason)]
-        limits = {"below": self.limit_db}
-        return [_difference(found, self.claim, self.row, self.to, "psnr_db", limits)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Similar:
-    """Several rows differ by less than ``limit_db`` from one another, in either direction."""
-
-    rows: Sequence[str]
-    claim: str
-    limit_db: float = 0.15
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable(self.rows):
-            return [untested(self.claim, reason)]
-        limits = {"above": -self.limit_db, "below": self.limit_db}
-        parts = [
-            _difference(found, self.claim, a, b, "psnr_db", limits)
-            for i, a in enumerate(self.rows)
-            for b in self.rows[i + 1 :]
-        ]
-        return [all_of(self.claim, parts)]
-
-
-@dataclasses.dataclass(frozen=True)
-class BetterByClone:
-    """One row beats another at every clone index (networks of equally many clones)."""
-
-    better: str
-    than: str
-    claim: str
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable((self.better, self.than)):
-            return [untested(self.claim, reason)]
-        clones = range(len(found.results.of(self.better)[0].result["test"]))
-        pair = (self.better, self.than)
-        parts = [
-            _difference(found, self.claim, *pair, "psnr_db", {"above": 0.0}, clone=c)
-            for c in clones
-        ]
-        return [all_of(self.claim, parts)]
-
-
-@dataclasses.dataclass(frozen=True)
-class MoreWithClones:
-    """The image of an early clone improves from each row to the next, which has more clones."""
-
-    rows: Sequence[str]
-    claim: str
-    clone: int = 0
-
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable(self.rows):
-            return [untested(self.claim, reason)]
-        steps = zip(self.rows[1:], self.rows[:-1], strict=True)
-        parts = [
-            _difference(found, self.claim, more, fewer, "psnr_db", {"above": 0.0}, clone=self.clone)
-            for more, fewer in steps
-        ]
-        return [all_of(self.claim, parts)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,8 +204,8 @@ class Measured:
 
     number: a key of the records, of the first row minus the second; or what takes each row's
     record, one argument a row, and gives the number, or None where it isn't defined. of:
-    ``numbers`` (the study's ``measures``) or ``quality`` (the quality phantom). dose: of a claim
-    that is about one.
+    ``numbers`` (the study's ``measures``), ``quality`` (the quality phantom) or ``tissue_noise``.
+    dose: of a claim that is about one.
     """
 
     rows: Sequence[str]
@@ -310,27 +236,15 @@ class Measured:
         return None if None in (a, b) else a - b
 
 
-@dataclasses.dataclass(frozen=True)
-class LessSmooth:
+def LessSmooth(row: str, than: str, claim: str) -> Measured:
     """One row leaves more noise in flat tissue than another: what texture needs, and a blur
     removes."""
 
-    row: str
-    than: str
-    claim: str
+    def difference(a: dict, b: dict) -> float | None:
+        return None if None in (a.get(""), b.get("")) else a[""] - b[""]
 
-    def render(self, found: Found) -> list[Claim]:
-        if reason := found.untestable((self.row, self.than)):
-            return [untested(self.claim, reason)]
-        shared = found.results.shared_repeats(self.row, self.than)
-        pairs = zip(
-            *(found.results.tissue_noise(v, shared) for v in (self.row, self.than)), strict=True
-        )
-        values = [(a.get(""), b.get("")) for a, b in pairs]
-        if any(None in pair for pair in values):
-            return [untested(self.claim, "the test slices hold no flat tissue")]
-        measured = f"noise left in flat tissue, {self.row} minus {self.than}"
-        return [judge(self.claim, measured, [a - b for a, b in values], "HU", above=0.0)]
+    measured = f"noise left in flat tissue, {row} minus {than}"
+    return Measured((row, than), difference, claim, measured, "HU", above=0.0, of="tissue_noise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,15 +253,13 @@ class Sharper:
 
     The number is the difference of the frequencies at which the task transfer function of the
     low-contrast disc falls to one half. Between rows whose noise differs by more than
-    ``noise_margin`` it decides only where the sharper one is the less noisy one, too: a blur
+    :data:`NOISE_MARGIN` it decides only where the sharper one is the less noisy one, too: a blur
     trades one for the other.
     """
 
     row: str
     than: str
     claim: str
-    contrast: str = "low contrast"
-    noise_margin: float = 0.1
 
     def render(self, found: Found) -> list[Claim]:
         if reason := found.untestable((self.row, self.than)):
@@ -356,13 +268,13 @@ class Sharper:
         pairs = list(
             zip(*(found.results.quality(v, shared) for v in (self.row, self.than)), strict=True)
         )
-        f50 = [[(q["ttf"][self.contrast] or {}).get("f50_per_mm") for q in pair] for pair in pairs]
+        f50 = [[(q["ttf"][CONTRAST] or {}).get("f50_per_mm") for q in pair] for pair in pairs]
         if any(None in pair for pair in f50):
-            return [untested(self.claim, f"the {self.contrast} edge drowns in noise")]
+            return [untested(self.claim, f"the {CONTRAST} edge drowns in noise")]
         values = [a - b for a, b in f50]
         ratio = float(np.mean([a["noise_hu"] / b["noise_hu"] for a, b in pairs]))
         sharper = np.mean(values) > 0
-        unfair = ratio > 1 + self.noise_margin if sharper else ratio < 1 - self.noise_margin
+        unfair = ratio > 1 + NOISE_MARGIN if sharper else ratio < 1 - NOISE_MARGIN
         if unfair:
             return [
                 untested(
@@ -371,5 +283,5 @@ class Sharper:
                     "only be compared at equal noise",
                 )
             ]
-        measured = f"TTF 50 %, {self.contrast}, {self.row} minus {self.than}, noise × {ratio:.2f}"
+        measured = f"TTF 50 %, {CONTRAST}, {self.row} minus {self.than}, noise × {ratio:.2f}"
         return [judge(self.claim, measured, values, "1/mm", above=0.0)]

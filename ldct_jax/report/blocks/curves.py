@@ -14,7 +14,6 @@ from ldct_jax.report import figures, tables
 from ldct_jax.report.blocks.tables import SIGNIFICANT, compare
 from ldct_jax.report.figures import Curve, Figure, Point
 from ldct_jax.report.found import Found
-from ldct_jax.report.trained import INPUT
 
 BINS = 60
 """Points of a training curve: each is the mean over as many steps."""
@@ -51,8 +50,7 @@ class Convergence:
         if monitored:
             label = f"RMSE [{found.protocol.unit}]"
             caption = "RMSE on whole slices, looked at for this figure only"
-            undenoised = found.results.summary(INPUT, found.protocol).rmse.mean
-            references = {"undenoised": undenoised}
+            references = {"undenoised": found.undenoised.rmse.mean}
         return [
             figures.lines(
                 tables.stem(self.title),
@@ -86,18 +84,21 @@ class ByClone:
 
     def render(self, found: Found) -> list[Figure]:
         results, protocol = found.results, found.protocol
-        values = {}
+        curves = []
         for row in found.ran(self.rows):
             clones = range(len(results.of(row)[0].result["test"]))
-            values[row] = [results.summary(row, protocol, clone=t).psnr_db.mean for t in clones]
-        undenoised = results.summary(INPUT, protocol).psnr_db.mean
+            psnr = [results.summary(row, protocol, clone=t).psnr_db.mean for t in clones]
+            curves.append(Curve(row, [t + 1 for t in clones], psnr))
         return [
-            figures.by_clone(
+            figures.lines(
                 tables.stem(self.title),
                 self.title,
-                values,
+                curves,
+                "clone index",
+                "PSNR [dB]",
+                markers=True,
+                references={"undenoised": found.undenoised.psnr_db.mean},
                 caption=f"Protocol {protocol.name}; {found.data}.",
-                references={"undenoised": undenoised},
             )
         ]
 
@@ -117,7 +118,6 @@ class Sweep:
         curve = Curve(
             "last clone", [self.x[r] for r in rows], [float(v.mean()) for v in by_row], sd
         )
-        undenoised = found.results.summary(INPUT, found.protocol).psnr_db.mean
         seeds = max(v.size for v in by_row)
         return [
             figures.lines(
@@ -127,7 +127,7 @@ class Sweep:
                 self.x_label,
                 "PSNR [dB]",
                 markers=True,
-                references={"undenoised": undenoised},
+                references={"undenoised": found.undenoised.psnr_db.mean},
                 caption=f"Mean over {seeds} seed{'s' * (seeds > 1)}, band: their SD. Protocol "
                 f"{found.protocol.name}; {found.data}.",
             )
@@ -153,7 +153,6 @@ class BySize:
             if row in self.with_critic:
                 label, size = f"{row}, critic included", size + _critic_parameters(result)
             marks.append(Point(label, size, psnr.mean, psnr.sd))
-        undenoised = found.results.summary(INPUT, found.protocol).psnr_db.mean
         return [
             figures.points(
                 tables.stem(self.title),
@@ -161,8 +160,7 @@ class BySize:
                 marks,
                 "parameters",
                 "PSNR [dB]",
-                log_x=True,
-                references={"undenoised": undenoised},
+                references={"undenoised": found.undenoised.psnr_db.mean},
                 caption=f"Protocol {found.protocol.name}; {found.data}.",
             )
         ]
@@ -182,17 +180,19 @@ class BySlice:
     metric: str
 
     def render(self, found: Found) -> list[Figure]:
-        values = {
-            found.name(v): [row[self.metric] for row in found.results.rows(v)[0]]
-            for v in found.rows
-        }
-        patients = [row["patient"] for row in found.results.rows(found.rows[0])[0]]
+        rows = {v: found.results.rows(v)[0] for v in found.rows}
+        patients = [row["patient"] for row in rows[found.rows[0]]]
+        curves = [
+            Curve(found.name(v), range(1, len(of) + 1), [row[self.metric] for row in of])
+            for v, of in rows.items()
+        ]
         label = {"rmse": f"RMSE [{found.protocol.unit}]", "ssim": "SSIM"}.get(self.metric)
         return [
-            figures.per_slice(
+            figures.lines(
                 tables.stem(self.title),
                 self.title,
-                values,
+                curves,
+                "slice",
                 label or "PSNR [dB]",
                 caption=f"First repeat, patients {', '.join(dict.fromkeys(patients))}; "
                 f"{found.data}.",
