@@ -65,73 +65,61 @@ SCALES = scales(
 # Not in the paper. The penalty bounds the critic's gradient to 1 over a whole patch, where L1's
 # is λ₁ divided by the patch's side: with 100 both pull alike at 80x80.
 LAMBDA_1 = 100.0
-# The original's perceptual loss takes VGG-19's 16th convolution; VGG-16 has a 13th. Lengths: of the
-# plain rows, of WGAN-VGG and of DCSWGAN. The critic's steps multiply the adversarial rows' batch.
-SIZES = {
-    "paper": dict(
-        patches=Patches(size=80, stride=16, batch=128, slices_per_patient=91),
-        filters=32,
-        dcscn=DCSCN(),
-        layers=DEEPEST[16],
-        lengths=(dict(epochs=20),) * 3,
-        gan_batch=128,
-        n_critic=4,
-        critic=dict(),
-    ),
-    "demo": dict(
-        patches=Patches(size=48, stride=16, batch=16, slices_per_patient=4),
-        filters=16,
-        dcscn=DCSCN(initialization="zero_last"),
-        layers=DEEPEST[16],
-        lengths=(dict(steps=1000), dict(steps=200), dict(steps=400)),
-        gan_batch=8,
-        n_critic=2,
-        critic=dict(widths=(8, 8, 16, 16, 32, 32), hidden=64),
-    ),
-    "smoke": dict(
-        patches=Patches(size=24, stride=24, batch=4, slices_per_patient=1),
-        filters=2,
-        dcscn=DCSCN((4, 2), initialization="zero_last"),
-        layers=("block1_conv2",),
-        lengths=(dict(steps=4), dict(steps=2), dict(steps=2)),
-        gan_batch=4,
-        n_critic=2,
-        critic=dict(widths=(2,) * 6, hidden=4),
-    ),
+PATCHES = {
+    "paper": Patches(size=80, stride=16, batch=128, slices_per_patient=91),
+    "demo": Patches(size=48, stride=16, batch=16, slices_per_patient=4),
+    "smoke": Patches(size=24, stride=24, batch=4, slices_per_patient=1),
 }
+DCSCNS = {
+    "paper": DCSCN(),
+    "demo": DCSCN(initialization="zero_last"),
+    "smoke": DCSCN((4, 2), initialization="zero_last"),
+}
+FILTERS = {"paper": 32, "demo": 16, "smoke": 2}  # of CNN-L1 and WGAN-VGG
+# The original's perceptual loss takes VGG-19's 16th convolution; VGG-16 has a 13th.
+LAYERS = {"paper": DEEPEST[16], "demo": DEEPEST[16], "smoke": ("block1_conv2",)}
+# Steps of the plain rows, of WGAN-VGG and of DCSWGAN.
+STEPS = {"demo": (1000, 200, 400), "smoke": (4, 2, 2)}
+# The critic, and of the adversarial rows the batch, which the critic's steps multiply.
+CRITICS = {
+    "paper": dict(),
+    "demo": dict(widths=(8, 8, 16, 16, 32, 32), hidden=64),
+    "smoke": dict(widths=(2,) * 6, hidden=4),
+}
+N_CRITIC = {"paper": 4, "demo": 2, "smoke": 2}
+GAN_BATCH = {"paper": 128, "demo": 8, "smoke": 4}
 
 
 def variants(scale: str) -> dict[str, Experiment]:
     """Table 1's trained rows; at the smaller scales the adversarial ones start from plain ones."""
-    sizes, small = SIZES[scale], scale != "paper"
-    patches, (plain, wgan_length, dcswgan_length) = sizes["patches"], sizes["lengths"]
+    small, patches = scale != "paper", PATCHES[scale]
+    lengths = [dict(steps=n) for n in STEPS[scale]] if small else [dict(epochs=20)] * 3
+    plain, wgan_length, dcswgan_length = lengths
     dcscn = Experiment(
-        model=sizes["dcscn"],
+        model=DCSCNS[scale],
         loss=l1,
         optimizer=Adam(Cosine(1e-3, to=2e-5, warmup=0.05) if small else Constant(1e-4)),
         patches=patches,
         window=DCSWGAN,
         **plain,
     )
-    cnn = dcscn.but(model=CNNL1(sizes["filters"], final_relu=not small))
+    cnn = dcscn.but(model=CNNL1(FILTERS[scale], final_relu=not small))
 
     def gan(row: Experiment, rate: float, side: int = patches.size, **changes) -> Experiment:
         # Tuning a trained network asks for a lower rate than its new critic's.
         rates = (rate, 5e-4 if small else rate)
         adam, critic_adam = (Adam(Constant(r), b1=0.5, b2=0.9) for r in rates)
-        adversary = WassersteinGAN(
-            Critic(side, **sizes["critic"]), n_critic=sizes["n_critic"], optimizer=critic_adam
-        )
-        few = dataclasses.replace(patches, batch=sizes["gan_batch"])
+        critic = Critic(side, **CRITICS[scale])
+        adversary = WassersteinGAN(critic, n_critic=N_CRITIC[scale], optimizer=critic_adam)
+        few = dataclasses.replace(patches, batch=GAN_BATCH[scale])
         return row.but(optimizer=adam, patches=few, gan=adversary, **changes)
 
-    features = VGGFeatures(WEIGHTS, layers=sizes["layers"])
-    loss = Weighted((Perceptual(features),), (0.1,))
+    loss = Weighted((Perceptual(VGGFeatures(WEIGHTS, layers=LAYERS[scale])),), (0.1,))
     if small:
         wgan = gan(cnn, 1e-4, loss=loss, starts_from="CNN-L1", **wgan_length)
     else:
         # WGAN-VGG's own Adam. Without padding its generator makes 64x64 of 80x80 pixels.
-        wgan = cnn.but(model=WGANVGG(sizes["filters"]), loss=Central(loss))
+        wgan = cnn.but(model=WGANVGG(FILTERS[scale]), loss=Central(loss))
         wgan = gan(wgan, 1e-5, patches.size - 16, **wgan_length)
     l1_part, start = Weighted((l1,), (LAMBDA_1,)), "DCSCN" if small else None
     dcswgan = gan(dcscn, 1e-4, loss=l1_part, starts_from=start, **dcswgan_length)

@@ -84,54 +84,40 @@ SCALES = scales(
     dose=0.5,
     added_sd_hu=12.0,
 )
-# DnCNN's own code cuts 204,800 patches an epoch of its photographs; the tiles here are 31. Lengths:
-# on photographs, of the last layer, of all layers.
-TEACHING = Cosine(1e-3, to=2e-5, warmup=0.05)
-SIZES = {
-    "paper": dict(
-        model=DnCNN(20),
-        rate=Constant(1e-3),
-        batch=128,
-        patches_a_tile=6600,
-        lengths=(dict(epochs=150),) * 3,
-    ),
-    "demo": dict(
-        model=DnCNN(10, 24, initialization="zero_last"),
-        rate=TEACHING,
-        batch=16,
-        patches_a_tile=15,
-        lengths=(dict(steps=2000), dict(steps=600), dict(steps=800)),
-    ),
-    "smoke": dict(
-        model=DnCNN(3, 2, initialization="zero_last"),
-        rate=TEACHING,
-        batch=8,
-        patches_a_tile=15,
-        lengths=(dict(steps=4), dict(steps=2), dict(steps=2)),
-    ),
+MODELS = {
+    "paper": DnCNN(20),
+    "demo": DnCNN(10, 24, initialization="zero_last"),
+    "smoke": DnCNN(3, 2, initialization="zero_last"),
 }
+BATCH = {"paper": 128, "demo": 16, "smoke": 8}
+# DnCNN's own code cuts 204,800 patches an epoch of its photographs; the tiles here are 31.
+PATCHES_A_TILE = {"paper": 6600, "demo": 15, "smoke": 15}
+# Steps on photographs, of the last layer, of all layers.
+STEPS = {"demo": (2000, 600, 800), "smoke": (4, 2, 2)}
 
 
 def variants(scale: str) -> dict[str, Experiment]:
     """DnCNN on photographs with σ = 25, and that network tuned on CT: last layer, all layers."""
-    sizes = SIZES[scale]
-    photographs, last, every = sizes["lengths"]
+    paper = scale == "paper"
+    rate = Constant(1e-3) if paper else Cosine(1e-3, to=2e-5, warmup=0.05)
+    lengths = [dict(epochs=150)] * 3 if paper else [dict(steps=n) for n in STEPS[scale]]
+    photographs, last, every = lengths
     ct = Patches(
-        50, batch=sizes["batch"], slices_per_patient=None, per_slice=15, augment="rotate_flip"
+        50, batch=BATCH[scale], slices_per_patient=None, per_slice=15, augment="rotate_flip"
     )
     tuned = Experiment(
-        model=sizes["model"],
+        model=MODELS[scale],
         loss=mse,
-        optimizer=Adam(sizes["rate"]),
+        optimizer=Adam(rate),
         patches=ct,
         window=WINDOW,
         starts_from=PLAIN,
     )
-    tiles = dataclasses.replace(ct, per_slice=sizes["patches_a_tile"], augment="noise_25")
+    tiles = dataclasses.replace(ct, per_slice=PATCHES_A_TILE[scale], augment="noise_25")
     plain = tuned.but(patches=tiles, images=NaturalImages(sigma=25.0), starts_from=None)
     return {
         PLAIN: plain.but(**photographs),
-        LAST: tuned.but(optimizer=Adam(sizes["rate"], trainable="last_conv"), **last),
+        LAST: tuned.but(optimizer=Adam(rate, trainable="last_conv"), **last),
         ALL: tuned.but(**every),
     }
 
@@ -139,7 +125,7 @@ def variants(scale: str) -> dict[str, Experiment]:
 def at(dose: float) -> list:
     """Tables and images of a dose, and what the paper says of it."""
 
-    def better(row: str, than: str, claim: str, metric: str) -> blocks.Better:
+    def better(row: str, than: str, claim: str, metric: str) -> blocks.Differences:
         return blocks.Better(row, than, f"{claim} at {dose:.0%}", metrics=[metric], dose=dose)
 
     if dose > 0.1:
@@ -150,13 +136,10 @@ def at(dose: float) -> list:
         ]
     else:
         gain = f"tuning the last layer gains about 10 % SSIM (Fig 6) at {dose:.0%}"
-        claims = [
-            blocks.Gain(LAST, PLAIN, gain, "ssim", 0.05, 0.15, dose),
-            *(
-                better(LAST, f, f"tuning beats the {f} filter in SSIM (Fig 6)", "ssim")
-                for f in FILTERS
-            ),
-        ]
+        claims = [blocks.Gain(LAST, PLAIN, gain, "ssim", 0.05, 0.15, dose)]
+        for name in FILTERS:
+            text = f"tuning beats the {name} filter in SSIM (Fig 6)"
+            claims.append(better(LAST, name, text, "ssim"))
     return [
         blocks.Table(f"{dose:.0%} of the dose", dose=dose),
         blocks.PairedTests(PLAIN, dose),
