@@ -73,7 +73,6 @@ SCALES = scales(
         training_doses=(1.0, 0.1),
         training_crop=(64, 64),
         patients=4,
-        max_slices=2,
         test_patients=2,
         **MATRIX,
     ),

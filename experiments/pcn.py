@@ -1,8 +1,8 @@
 """What the experiments on the clone networks share (Li & Wang, "Low-dose CT image denoising using
 parallel-clone networks").
 
-Not an experiment of its own: `pcn_ablation`, `pcn_layers`, `pcn_clones`, `pcn_backbone` and
-`pcn_comparison` begin with these settings.
+Not an experiment of its own: `pcn_ablation`, `pcn_layers`, `pcn_clones`, `pcn_backbone`,
+`pcn_comparison` and `pcn_converged` begin with these settings.
 """
 
 from ldct_jax.data.feed.patches import Patches
@@ -42,12 +42,13 @@ PCN = {
 }
 
 
-def pcn_scales(demo: str = "16 filters instead of 48, 500 steps a row") -> dict:
-    """The scales of :data:`PCN`; ``demo``: how much smaller the trainings are."""
+def pcn_scales(demo: str = "16 filters instead of 48, 500 steps a row", **changes) -> dict:
+    """The scales of :data:`PCN`; ``demo``: how much smaller the trainings are, and ``changes``."""
     return scales(
         DEMO.but(
+            **changes,
             words=f"{demo}, batches of 8 patches of 41x41 instead of 128 of 55x55, learning rate "
-            "1e-3 with warm-up: minutes of training, not the paper's converged numbers",
+            "1e-3 with warm-up: a smaller and shorter training than the paper's",
         ),
         PAPER.but(
             # "210 to 340 slices" a patient fit the 3 mm reconstructions alone.

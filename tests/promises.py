@@ -48,7 +48,7 @@ PROMISES = {
     "package": "`--format package`: all of them, with a card, for others",
     "data": "phantoms, public CT, DICOM → store, low dose, VGG-16 weights",
     "report": "rebuilds reports from run folders",
-    "lists": "the nine experiments; every network with its parameter count",
+    "lists": "the ten experiments; every network with its parameter count",
     "twins": "`make bench` compares speed with PyTorch twins of the same weights",
     "aot": "`make test-aot` compiles the training steps for GPUs and TPUs",
     "bfloat16": "**bfloat16** training of the full PCN ended within 0.05 dB of float32",

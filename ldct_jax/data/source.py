@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ldct_jax.ct.dose import noise_ratio
-from ldct_jax.data.derived import add_low_dose, simulation_digest, thinned
+from ldct_jax.data.derived import add_low_dose, simulation_digest
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
 from ldct_jax.data.kept_report import read_report, write_report
@@ -112,7 +112,6 @@ def load_doses(
     doses: Sequence[float],
     rule: str = "physics",
     spectrum: str = "sqrt_f_mtf",
-    max_slices: int | None = None,
     cache: Path,
 ) -> PairedSlices:
     """The normal-dose slices that ``data`` names at several doses simulated in the image domain.
@@ -123,13 +122,10 @@ def load_doses(
       doses: fractions of the normal dose; 1 is the normal dose itself.
       rule: how the noise grows with less dose, see :func:`ldct_jax.ct.dose.noise_ratio`.
       spectrum: shape of the added noise: the series' own, or its plain MTF (``mtf``).
-      max_slices: of each patient, evenly spread; None for all.
     """
     opened = open_store(data, cache=cache)
     normal = tuple(dataclasses.replace(s, low=None, low_dose=None) for s in opened.series)
     opened = dataclasses.replace(opened, series=normal)
-    if max_slices is not None:
-        opened = thinned(opened, Path(cache), max_slices)
     parts = []
     for dose in dict.fromkeys(doses):
         if dose == 1:

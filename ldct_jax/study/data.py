@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from ldct_jax.data.derived import thinned
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.prepare import Selection
@@ -58,6 +59,8 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
         _refuse(request.low, f"{study.name} simulates its own doses")
     elif store.is_paired:
         _refuse(request.low, "these data have a low dose already")
+    if scale.max_slices is not None and (scale.all_doses or not store.is_paired):
+        store = thinned(store, _cache(), scale.max_slices)
     found: dict[str, int] = {}
     for series in store.series:
         found[series.patient] = found.get(series.patient, 0) + series.full.shape[0]
@@ -91,7 +94,6 @@ def _load(store: Store, scale: Scale, low: LowDose | None) -> PairedSlices:
         doses=scale.all_doses,
         rule=scale.dose_rule,
         spectrum=scale.noise_spectrum,
-        max_slices=scale.max_slices,
         cache=_cache(),
     )
 

@@ -96,8 +96,6 @@ def _slices(plan: Plan, experiment: Experiment) -> tuple[int, int, int]:
     n = 0
     for name in plan.splits[0].train:
         there = plan.cohort.slices[name]
-        if scale.all_doses and plan.request.data is not None and scale.max_slices is not None:
-            there = min(there, scale.max_slices)
         n += there if limit is None else min(there, limit)
     doses = scale.training_doses or scale.doses or (None,)
     return n * len(doses), *(scale.training_crop or plan.cohort.matrix)

@@ -141,8 +141,8 @@ class Scale:
         (dncnn_dose: SD as 1/dose).
       noise_spectrum: of the noise of those doses: ``sqrt_f_mtf``, as filtered back projection
         leaves it, or ``mtf`` (dncnn_dose).
-      max_slices: of each patient of ``DATA`` where every dose in ``doses`` and
-        ``training_doses`` has to be simulated; None for all.
+      max_slices: of each patient of ``DATA`` where the low dose has to be simulated, evenly
+        spread; None for all.
       training_crop: (height, width) of the central region that patches are cut from; None for all.
     """
 
@@ -194,6 +194,7 @@ DEMO = Scale(
     test_patients=2,
     test_slices=2,
     monitor_every=2,
+    max_slices=16,
 )
 PAPER = Scale(
     "paper",
@@ -206,6 +207,7 @@ SMOKE = Scale(
     "smoke",
     "a few steps of tiny networks: it shows only that everything runs",
     phantoms=Phantoms(patients=3, slices=1, size=96, pixel_mm=4.0),
+    max_slices=2,
 )
 
 

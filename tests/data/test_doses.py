@@ -148,9 +148,3 @@ def test_a_few_slices_of_each_patient_are_enough_for_many_doses(tmp_path):
     assert thinned(store, tmp_path / "cache", 10) is store
     with pytest.raises(UsageError, match="at least one"):
         thinned(store, tmp_path / "cache", 0)
-
-
-def test_the_scale_decides_how_many_slices_are_simulated(tmp_path):
-    write_phantoms(dataclasses.replace(SPEC, slices=3), tmp_path / "store")
-    pairs = load_doses(tmp_path / "store", doses=(0.5,), max_slices=2, cache=tmp_path / "cache")
-    assert {pairs.patients.count(p) for p in pairs.patient_names} == {2}

@@ -104,7 +104,7 @@ def test_stored_data_get_the_doses_the_rule_and_the_spectrum_of_the_scale(monkey
     monkeypatch.setattr(study_data, "load_doses", lambda store, **how: asked.update(how))
     scale = load_study("dose_levels").scales["demo"]
     study_data._load(None, scale, None)
-    assert asked["doses"] == scale.all_doses and asked["max_slices"] == scale.max_slices
+    assert asked["doses"] == scale.all_doses
     assert (asked["rule"], asked["spectrum"]) == ("paper", "mtf")
 
 
@@ -296,6 +296,25 @@ def test_a_patient_with_several_reconstructions_needs_a_selection(tmp_path, monk
         assert plan.cohort.slices == {"p0": 2, "p1": 2, "p2": 2}
     with pytest.raises(DataError, match="no series is 5 mm: choose one of 1 mm D45, 3 mm B30f"):
         make_plan(study(), dataclasses.replace(request, settings=("scale.thickness_mm=5",)))
+
+
+@pytest.mark.parametrize("doses", [(), (0.5, 0.1)])
+@pytest.mark.parametrize("is_scanned", [False, True])
+def test_a_demo_does_not_simulate_a_whole_archive_first(is_scanned, doses, tmp_path, monkeypatch):
+    """404 slices took 20 minutes, of which twelve were trained on. A scanned dose stays whole."""
+    store = store_of(tmp_path / "store", [(f"p{i // 2}", 3.0, "") for i in range(6)])
+    if is_scanned:
+        low = Store.open(tmp_path / "store").series
+        store = dataclasses.replace(store, series=low)
+    monkeypatch.setattr(study_data, "open_store", lambda *_, **__: store)
+    monkeypatch.setattr(study_data, "_cache", lambda: tmp_path / "cache")
+    for loader in ("load_pairs", "load_doses"):
+        monkeypatch.setattr(study_data, loader, lambda store, **_: store)
+    one = study(scales=scales(SMOKE.but(max_slices=1, doses=doses)))
+    cohort = make_plan(one, Request("smoke", data=tmp_path)).cohort
+    loaded = [series.full.shape[0] for series in cohort.load().series]
+    assert loaded == ([2] * 6 if is_scanned and not doses else [1] * len(loaded))
+    assert sum(loaded) == sum(cohort.slices.values())
 
 
 @pytest.mark.promise("without-mayo")
