@@ -38,8 +38,8 @@ SIZE, PIXEL_MM = 96, 4.0
 
 @functools.cache
 def phantoms():
-    """Three patients of two slices at both doses, 96 x 96 pixels."""
-    spec = Phantoms(patients=3, slices=2, size=SIZE, pixel_mm=PIXEL_MM, added_sd_hu=20.0)
+    """Four patients, as the demo scale's split needs, of two slices at both doses, 96 x 96."""
+    spec = Phantoms(patients=4, slices=2, size=SIZE, pixel_mm=PIXEL_MM, added_sd_hu=20.0)
     return phantom_pairs(spec)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ldct_jax.cli import run
-from ldct_jax.data import store_writer
+from ldct_jax.data import derived, store_writer
 from ldct_jax.data.prepare import prepare
 from ldct_jax.data.store import STATE, Store
 from ldct_jax.dicom import load
@@ -113,6 +113,43 @@ def test_what_decoding_told_one_part_stands_in_the_report_of_all(tmp_path, monke
     _, whole = prepare(source, tmp_path / "one")
     assert survey.left_out == whole.left_out and len(whole.left_out) == 4
     assert contents(tmp_path / "parts") == contents(tmp_path / "one")
+
+
+@pytest.mark.core
+def test_a_part_makes_its_own_series_and_no_others(tmp_path):
+    source = tree(tmp_path / "in")
+    prepare(source, tmp_path / "out", shard=Shard(2, 3))
+    assert sorted(f.name[:11] for f in (tmp_path / "out").glob("*.npy")) == [
+        "series-0001",
+        "series-0004",
+    ]
+
+
+@pytest.mark.core
+def test_a_killed_part_of_a_simulation_is_continued(tmp_path, monkeypatch):
+    source, out, one = tree(tmp_path / "in"), tmp_path / "low2", tmp_path / "low1"
+    store, done, simulate = tmp_path / "store", [], derived.simulate
+    prepare(source, store)
+
+    def simulated(folder: Path, *words: str) -> int:
+        return run(["data", "simulate", str(store), str(folder), *SIMULATE, *words])
+
+    def killed(hu, *rest, **options):
+        done.append(hu)
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        return simulate(hu, *rest, **options)
+
+    assert simulated(one) == 0
+    monkeypatch.setattr(derived, "simulate", killed)
+    assert simulated(out, "--shard", "2/2") == 0 and len(done) == 3  # of six series
+    assert sorted(f.name[:11] for f in out.glob("*-low.npy")) == [
+        f"series-000{i}" for i in (1, 3, 5)
+    ]
+    assert simulated(out, "--shard", "1/2") == 130 and not (out / "manifest.json").exists()
+    assert simulated(out, "--shard", "1/2") == 0
+    assert len(done) == 7, "nothing is done twice but what was killed"
+    assert contents(out) == contents(one)
 
 
 @pytest.mark.core
