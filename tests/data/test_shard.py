@@ -56,7 +56,7 @@ def test_four_processes_give_what_one_gives(tmp_path):
             subprocess.Popen([*command, *words, "--shard", f"{k}/4"], stdout=subprocess.PIPE)
             for k in (1, 2, 3, 4)
         ]
-        said = [p.communicate(timeout=120)[0].decode() for p in parts]
+        said = [p.communicate(timeout=600)[0].decode() for p in parts]
         assert sum("is done; the last one" in text for text in said) == 3, said
         return sorted(p.returncode for p in parts)
 
