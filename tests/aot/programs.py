@@ -101,7 +101,7 @@ def artefact(model, device):
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 1)))
     variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
     slices = WholeSlices(model, FULL)
-    data = stablehlo.serialized(jax.jit(lambda hu: slices._run(variables, hu)), None)
+    data, _ = stablehlo.serialized(jax.jit(lambda hu: slices._run(variables, hu)), None)
     place = _placing(Mesh([device], (AXIS,)))
     images = place(jax.ShapeDtypeStruct((8, SIDE, SIDE), jnp.float32), False)
     return jax.jit(stablehlo.deserialized(data, "the artefact").call).lower(images)

@@ -60,10 +60,10 @@ convolution by phases: 4.82 GB, not kept. Convolutions of concatenated images as
 convolutions, so that nothing is concatenated or split: 4.49 GB, memory 0.75 → 0.52 GB, kept.
 """
 CHAIN = """[A prototype](../../../experiments/speed/pallas_chain.py) keeps a chain of 48-channel
-layers (3x3, ReLU) in registers, row by row: one Pallas kernel, Triton backend, forward
-only. It compiles ahead of time for an H100 in bfloat16, and interpreted it equals the
-convolutions. Its column shifts are matrix products, two of 64x64 for each row of a
-window, which add two thirds to the products. Unknown: its time, and how many registers
+layers (3x3, ReLU) in registers, row by row: one Pallas kernel, Triton backend (which jax 0.12
+says will go), forward only. It compiles ahead of time for an H100 in bfloat16, and interpreted
+it equals the convolutions. Its column shifts are matrix products, two of 64x64 for each row of
+a window, which add two thirds to the products. Unknown: its time, and how many registers
 spill. 128 patches of 55x55, with cuDNN's bytes beside:
 """
 

@@ -34,6 +34,7 @@ MAX_LAUNCHES = {"PCN, H100, bfloat16": 280, "2 layers, Pallas, H100, bfloat16": 
 
 
 @pytest.mark.promise("aot")
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_a_program_compiles_and_does_what_was_counted(row):
     found, target = measure(row), TARGETS[row.target]
