@@ -21,8 +21,10 @@ from ldct_jax.ct.calibration import n0_from_added_sd, n0_from_tags, rotation_mas
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan, insert_projection_domain
+from ldct_jax.ct.noise_spectrum import window_law
 from ldct_jax.ct.phantom.random_patient import random_patient
-from ldct_jax.data.flat_noise import flat_tissue, window_moments, window_side
+from ldct_jax.ct.plausible import filled, no_data
+from ldct_jax.data.flat_noise import BLUR_MM, flat_tissue, window_moments, window_side
 from ldct_jax.data.simulate import add_in_proportion, own_scan, required_noise
 from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import DataError, LdctError
@@ -109,16 +111,18 @@ def series_dose(hu, pixel_mm: float, doses, geometry: FanBeam):
 
     hu: (N, H, W) HU, to which every dose is simulated as for training pairs.
     """
-    hu = np.asarray(hu, np.float32)
+    hu = filled(np.asarray(hu, np.float32), no_data(hu))
     own = required_noise(hu, pixel_mm)
     scan, how = own_scan(own)
     scan = dataclasses.replace(scan, geometry=geometry)
     tissue = flat_tissue(hu, pixel_mm)
+    side = window_side(pixel_mm)
+    # Of noise of that spectrum, what windows show; tissue.variance is free of it.
+    seen = window_law(own.kernel, pixel_mm, BLUR_MM / pixel_mm, side).whole
     added = {}
     for number, dose in enumerate(doses):
         low = add_in_proportion(hu, own, dose, scan=scan, pixel_mm=pixel_mm, seed=SEED + 1 + number)
-        side = window_side(pixel_mm)
-        added[dose] = np.stack([window_moments(image, side)[1] for image in low - hu])
+        added[dose] = np.stack([window_moments(image, side)[1] / seen for image in low - hu])
     names = [body_region(image) for image in hu]
     rows = []
     for region in dict.fromkeys(names):

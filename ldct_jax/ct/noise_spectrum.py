@@ -7,6 +7,7 @@ how the noise added to a series gets the series' own texture, whatever its kerne
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -19,6 +20,8 @@ ORDERS = (1.5, 2.5, 4.0)
 MAX_LAG = 4  # pixels
 GRID = 64
 MIN_TRIPLES = 400
+MAX_EXPLAINED = 0.5
+"""Of a window's variance, by its blurred copy's."""
 
 
 def measured_kernel(images_hu, flat, pixel_mm: float) -> Kernel | None:
@@ -85,3 +88,55 @@ def blurred_share(kernel: Kernel, pixel_mm: float, sigma: float, side: int) -> f
     square = ndimage.uniform_filter(blurred * blurred, side, mode="wrap")
     n = side * side
     return float(np.median(square - mean * mean) * n / (n - 1) / noise.var())
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowLaw:
+    """What windows of noise alone show on average, for noise of variance 1.
+
+    whole: variance within a window; blurred: that of the blurred noise; slope: how much more
+    variance a window has for more of the blurred one (a regression).
+    """
+
+    whole: float
+    blurred: float
+    slope: float
+
+    def noise(self, variance, structure):
+        """Unbiased variance of the noise, any shape, from windows chosen by their ``structure``.
+
+        variance, structure: of windows, as they are and blurred. Windows that look flat when
+        blurred have less of the noise's low frequencies than others, and no window shows those
+        that are longer than itself; both matter for smooth kernels.
+        """
+        return (variance - self.slope * structure) / (self.whole - self.slope * self.blurred)
+
+
+@functools.lru_cache(maxsize=64)
+def window_law(kernel: Kernel, pixel_mm: float, sigma: float, side: int) -> WindowLaw:
+    """The law of windows of ``side`` pixels for noise of ``kernel``, exact for Gaussian noise.
+
+    sigma: of the Gaussian blur, pixels.
+    """
+    n = 256
+    along = np.fft.fftfreq(n, pixel_mm)
+    f = np.hypot(along[:, None], along)
+    power = f * kernel.window(f) ** 2
+    impulse = np.zeros(n)
+    impulse[0] = 1
+    blur = np.fft.fft(ndimage.gaussian_filter1d(impulse, sigma, mode="wrap")).real
+    transfer = blur[:, None] * blur
+    row, column = (axis.ravel() for axis in np.indices((side, side)))
+    down, right = (np.abs(axis[:, None] - axis) for axis in (row, column))
+
+    def centred(spectrum):
+        """Covariance of a window's pixels, less their mean: (side², side²)."""
+        c = (np.fft.ifft2(spectrum).real / power.mean())[down, right]
+        return c - c.mean(0) - c.mean(1)[:, None] + c.mean()
+
+    # Variances are quadratic forms, whose covariance is twice the trace of a product (Isserlis).
+    whole, both, blurred = (centred(power * transfer**k) for k in range(3))
+    slope = np.square(both).sum() / np.square(blurred).sum()
+    seen, blurred_seen = (float(np.trace(c)) / (side * side - 1) for c in (whole, blurred))
+    # Pixels of several mm: the blur hardly blurs, and without it little would be left.
+    return WindowLaw(seen, blurred_seen, min(float(slope), MAX_EXPLAINED * seen / blurred_seen))

@@ -3,8 +3,9 @@
 A window's SD can't decide whether the window is flat: the flattest would be those whose noise is
 low by chance. So flatness is judged on a blurred copy, in which anatomy is left and hardly any
 noise, against what blurred noise of that level and spectrum shows; and the variance of all
-windows that pass is averaged, so that the result is the SD of the noise there and not of its
-lowest values.
+windows that pass is averaged, corrected for what windows of their size and flatness miss of noise
+of that spectrum (:func:`ldct_jax.ct.noise_spectrum.window_law`): a tenth for the smoothest kernels.
+So the result is the SD of the noise there and not of its lowest values.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from ldct_jax.ct.fbp import SMOOTH, Kernel
-from ldct_jax.ct.noise_spectrum import blurred_share, measured_kernel
+from ldct_jax.ct.noise_spectrum import blurred_share, measured_kernel, window_law
+from ldct_jax.ct.plausible import filled, no_data
 
 WINDOW_MM = 6.0
 BLUR_MM = 2.5
@@ -38,7 +40,8 @@ class FlatTissue:
     """Flat soft tissue of a stack, and its noise.
 
     flat: (N, H, W) bool, middles of flat 6 mm windows (nowhere true where there is too little soft
-    tissue); variance: (N, H, W) HU² of the windows; kernel: of the noise, or None.
+    tissue); variance: (N, H, W) HU², what the window around each pixel says of the noise's
+    variance, unbiased but for single windows even negative; kernel: of the noise, or None.
     """
 
     flat: np.ndarray
@@ -48,7 +51,9 @@ class FlatTissue:
     @property
     def sd_hu(self) -> float | None:
         """SD of the noise, HU; None without flat tissue."""
-        return float(np.sqrt(self.variance[self.flat].mean())) if self.flat.any() else None
+        if not self.flat.any():
+            return None
+        return float(np.sqrt(max(self.variance[self.flat].mean(dtype=np.float64), 0.0)))
 
 
 def flat_noise_hu(hu: np.ndarray, pixel_mm: float) -> float | None:
@@ -103,6 +108,7 @@ def variance_sums(side: int):
 
 def flat_tissue(hu: np.ndarray, pixel_mm: float) -> FlatTissue:
     """Where (N, H, W) HU show flat soft tissue (mean of the window 0 … 200 HU), and its noise."""
+    hu = filled(hu, no_data(hu))
     side, sigma = window_side(pixel_mm), BLUR_MM / pixel_mm
     variance, structure = (np.zeros(hu.shape, np.float32) for _ in range(2))
     soft = np.zeros(hu.shape, bool)
@@ -118,13 +124,20 @@ def flat_tissue(hu: np.ndarray, pixel_mm: float) -> FlatTissue:
     first = min(1.0, max(FIRST_SHARE, enough / soft.sum()))
     flat = soft & (structure <= np.quantile(structure[soft], first))
     kernel = measured_kernel(hu, _covered(flat, side), pixel_mm)
+    law = window_law(kernel or SMOOTH, pixel_mm, sigma, side)
     share = blurred_share(kernel or SMOOTH, pixel_mm, sigma, side)
+    level = variance[flat].mean() / law.whole
     for _ in range(10):
-        passed = soft & (structure <= MAX_STRUCTURE * share * variance[flat].mean())
+        limit = MAX_STRUCTURE * share * level
+        passed = soft & (structure <= limit)
         if passed.sum() < enough:
             break
         flat = passed
-    return FlatTissue(flat, variance, measured_kernel(hu, _covered(flat, side), pixel_mm) or kernel)
+        level = max(float(law.noise(variance[passed], structure[passed]).mean()), 0.0)
+    if kernel := measured_kernel(hu, _covered(flat, side), pixel_mm) or kernel:
+        law = window_law(kernel, pixel_mm, sigma, side)
+    # Where nothing is flat enough, more than noise can show isn't noise.
+    return FlatTissue(flat, law.noise(variance, np.minimum(structure, limit)), kernel)
 
 
 def _covered(middles: np.ndarray, side: int) -> np.ndarray:

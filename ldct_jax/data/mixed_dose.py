@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.fbp import named_kernel
+from ldct_jax.ct.plausible import filled, no_data
 from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
@@ -152,7 +153,8 @@ def simulate_mixed(
         original = full_hu[one.index]
         scan, _ = own_scan(own, None if one.kernel == OWN else named_kernel(one.kernel))
         how = {"scan": scan, "pixel_mm": pixel_mm, "seed": seed}
-        reference = original[None].astype(np.float32)
+        body = filled(original, no_data(original))
+        reference = body[None].astype(np.float32)
         # With 1/v of the photons the variance is v times as large.
         reference = add_in_proportion(reference, own, 1 / one.thinner, first_slice=2 * i, **how)
         noisy = add_in_proportion(
@@ -160,7 +162,7 @@ def simulate_mixed(
         )
         if target is not None:
             ratio = one.thinner / one.fraction
-            reference = target.of(noisy, original.astype(np.float32), ratio)
+            reference = target.of(noisy, body.astype(np.float32), ratio)
         full[i], low[i] = stored(reference[0], original), stored(noisy[0], original)
         advance(1)
     return low, full

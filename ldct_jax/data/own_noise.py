@@ -14,6 +14,7 @@ import numpy as np
 
 from ldct_jax.ct.fbp import SMOOTH, Kernel
 from ldct_jax.ct.insertion import Scan
+from ldct_jax.ct.plausible import filled, no_data
 from ldct_jax.ct.variance import RaySums, ray_sums, scan_variance
 from ldct_jax.data.flat_noise import flat_tissue, spread_slices
 
@@ -75,6 +76,7 @@ def measure_own_noise(hu: np.ndarray, pixel_mm: float) -> OwnNoise | None:
     whichever the data prefer.
     """
     hu = hu[spread_slices(len(hu))]
+    hu = filled(hu, no_data(hu))
     tissue = flat_tissue(hu, pixel_mm)
     if tissue.sd_hu is None or not tissue.sd_hu > 0:
         return None

@@ -12,7 +12,7 @@ from ldct_jax.ct.calibration import n0_from_added_sd
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.ct.fbp import SMOOTH, Kernel, filter_energy, named_kernel
 from ldct_jax.ct.insertion import Scan, insert_projection_domain
-from ldct_jax.ct.plausible import AIR_HU, no_data
+from ldct_jax.ct.plausible import AIR_HU, filled, no_data
 from ldct_jax.ct.variance import added_variance, ray_sums
 from ldct_jax.data.flat_noise import flat_tissue, spread_slices
 from ldct_jax.data.own_noise import ONE_PHOTON, OwnNoise, measure_own_noise
@@ -26,7 +26,7 @@ OWN = "own"
 """The kernel that the series' own noise shows."""
 MTF = "mtf"
 """That kernel's MTF alone, without the ramp of filtered back projection (dncnn_dose)."""
-SIMULATION_VERSION = 2
+SIMULATION_VERSION = 3
 """Part of the key of cached simulations: raise it when the same spec gives other pixels."""
 SLICES_A_CALL = {"image": 8, "projection": 4}
 """Slices whose noise is made in one call; bounds memory."""
@@ -112,24 +112,26 @@ def simulate(
       for JSON.
     """
     seed = noise_seed(full_hu, low.seed, to_record(low))
+    # What stands for "no data" attenuates no ray.
+    body = filled(full_hu, no_data(full_hu))
     own = None
     if low.n0 is None and low.added_sd_hu is None:
-        own = required_noise(full_hu, pixel_mm)
-    kernel = _kernel(low.kernel, own, full_hu, pixel_mm)
+        own = required_noise(body, pixel_mm)
+    kernel = _kernel(low.kernel, own, body, pixel_mm)
     if low.domain == "image":
         insert, record = _image_domain(low, own, kernel, pixel_mm, seed)
     else:
-        insert, record = _projection_domain(full_hu, low, own, kernel, pixel_mm, seed)
+        insert, record = _projection_domain(body, low, own, kernel, pixel_mm, seed)
     record["own_noise"] = None if own is None else own.record()
     out = np.empty(full_hu.shape, np.int16)
     n = SLICES_A_CALL[low.domain]
     for start in range(0, len(full_hu), n):
-        chunk = full_hu[start : start + n]
+        chunk = body[start : start + n]
         # Every call has the same shape, so that one compiled program serves them all.
         short = min(n, len(full_hu)) - len(chunk)
-        filled = np.concatenate([chunk, chunk[-1:].repeat(short, axis=0)]) if short else chunk
-        noisy = insert(filled.astype(np.float32), start)[: len(chunk)]
-        out[start : start + len(chunk)] = stored(noisy, chunk)
+        whole = np.concatenate([chunk, chunk[-1:].repeat(short, axis=0)]) if short else chunk
+        noisy = insert(whole.astype(np.float32), start)[: len(chunk)]
+        out[start : start + len(chunk)] = stored(noisy, full_hu[start : start + n])
         advance(len(chunk))
     return out, {"spec": to_record(low), **record}
 

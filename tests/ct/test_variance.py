@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.ct.fbp import MEDIUM, SHARP, SMOOTH, Kernel
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.insertion import Scan, insert_projection_domain, simulate_scan
-from ldct_jax.ct.noise_spectrum import measured_kernel
+from ldct_jax.ct.noise_spectrum import measured_kernel, window_law
 from ldct_jax.ct.variance import added_variance, ray_sums, scan_variance
 from tests.ct.ellipses import Ellipse, image
 
@@ -79,3 +80,32 @@ def test_too_little_tissue_tells_no_kernel():
     flat = np.zeros((1, 40, 40), bool)
     assert measured_kernel(np.zeros((1, 40, 40)), flat, 0.7) is None
     assert measured_kernel(np.zeros((1, 40, 40)), ~flat, 0.7) is None
+
+
+@pytest.mark.parametrize("half_per_mm", [0.2, 0.5])
+def test_windows_of_noise_have_the_computed_moments_whichever_are_chosen(half_per_mm):
+    pixel, sigma, side = 0.8, 3.0, 7
+    kernel = Kernel("theirs", half_per_mm)
+    law = window_law(kernel, pixel, sigma, side)
+    noise = sample_noise((6, 256, 256), 1.0, pixel, 9, kernel=kernel)
+
+    def variance(images):
+        mean = ndimage.uniform_filter(images, side, axes=(1, 2))
+        square = ndimage.uniform_filter(images * images, side, axes=(1, 2))
+        return ((square - mean**2) * side**2 / (side**2 - 1))[:, 20:-20, 20:-20]
+
+    blur = ndimage.gaussian_filter(noise, sigma, axes=(1, 2))
+    whole, blurred = variance(noise), variance(blur)
+    assert whole.mean() == pytest.approx(law.whole, rel=0.03)
+    assert blurred.mean() == pytest.approx(law.blurred, rel=0.03)
+    # Windows whose blurred copy looks flat have less noise; the correction knows how much.
+    chosen = blurred < np.quantile(blurred, 0.75)
+    assert law.noise(whole, blurred)[chosen].mean() == pytest.approx(1, rel=0.03)
+    if half_per_mm == 0.2:
+        assert whole[chosen].mean() < 0.9
+
+
+@pytest.mark.core
+def test_pixels_so_large_that_the_blur_hardly_blurs_leave_something_to_measure():
+    law = window_law(SMOOTH, 5.0, 0.5, 3)
+    assert law.whole - law.slope * law.blurred > 0.3

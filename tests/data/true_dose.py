@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from ldct_jax.ct.dose import sample_noise
+from ldct_jax.ct.fbp import SMOOTH, Kernel
 from ldct_jax.ct.insertion import Scan, simulate_scan
 from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.ct.variance import ray_sums, scan_variance
@@ -15,6 +16,7 @@ from tests.ct.bodies import reconstruct_scan
 TISSUES = ("liver", "spleen", "muscle")
 N0 = 4e5
 KINDS = ("stationary", "scan")
+STATIONARY_HU = 14.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Known:
         return {name: float(own[at].var() / low[at].var()) for name, at in self.masks.items()}
 
 
-def known(kind: str, *, size: int, n: int, quick: bool = True) -> Known:
+def known(kind: str, *, size: int, n: int, quick: bool = True, kernel: Kernel = SMOOTH) -> Known:
     """An abdomen with noise of one SD (``stationary``) or that of a ``scan``.
 
     ``quick``: the scan's noise is shaped noise with the variance that the scan's would have, which
@@ -52,10 +54,10 @@ def known(kind: str, *, size: int, n: int, quick: bool = True) -> Known:
     patient = random_patient(
         13, region="abdomen", n_slices=n, size=size, pixel_mm=pixel_mm, slice_mm=6
     )
-    clean, scan = patient.hu, Scan(n0=N0)
-    noise = sample_noise(clean.shape, 1.0, pixel_mm, 5)
+    clean, scan = patient.hu, Scan(n0=N0, kernel=kernel)
+    noise = sample_noise(clean.shape, 1.0, pixel_mm, 5, kernel=kernel)
     if kind == "stationary":
-        full = clean + 14 * noise
+        full = clean + STATIONARY_HU * noise
     elif quick:
         rays = [ray_sums(image, scan=scan, pixel_mm=pixel_mm) for image in clean]
         full = clean + noise * np.sqrt([scan_variance(one, scan) for one in rays])
