@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import check_slices_first
+from ldct_jax.ct.plausible import check_slices_first, value_range
 from ldct_jax.errors import DataError
 from ldct_jax.system.files import DAMAGED_ARRAY
 
@@ -130,6 +130,17 @@ class NiftiFile:
             named.replace(part)
         finally:
             named.unlink(missing_ok=True)
+
+
+def checked_slices(file: ArrayFile | NiftiFile) -> tuple[np.ndarray, str]:
+    """(``file.slices()``, a doubt about their values or ""); DataError for what can't be HU."""
+    stack = file.slices()
+    if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
+        raise DataError(f"{file.path} holds NaN or infinite values; replace them first")
+    values = value_range(stack)
+    if values.impossible:
+        raise DataError(f"{file.path}: {values.impossible}")
+    return stack, f"{file.path}: {values.doubt}" if values.doubt else ""
 
 
 def same_place(a: ArrayFile | NiftiFile, b: ArrayFile | NiftiFile) -> bool:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data, value_range
+from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data
 from ldct_jax.data.store import Store, is_store, manifest_sha256
-from ldct_jax.data.volumes import is_nifti, is_volume, open_volume, same_place
+from ldct_jax.data.volumes import checked_slices, is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian
 from ldct_jax.denoise.filters import run as run_filter
 from ldct_jax.denoise.models import for_series
@@ -213,12 +213,5 @@ def _volumes(low: Path, full: Path) -> Pairs:
         raise DataError(
             f"{low} and {full} lie at different places, by their affines: they are not a pair"
         )
-    told, stacks = [], [file.slices() for file in files]
-    for path, stack in zip((low, full), stacks, strict=True):
-        if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
-            raise DataError(f"{path} holds NaN or infinite values; replace them first")
-        values = value_range(stack)
-        if values.impossible:
-            raise DataError(f"{path}: {values.impossible}")
-        told += [f"{path}: {values.doubt}"] if values.doubt else []
-    return Pairs((PairedSeries(*stacks, "files"),), "two files", tuple(told))
+    stacks, doubts = zip(*map(checked_slices, files), strict=True)
+    return Pairs((PairedSeries(*stacks, "files"),), "two files", tuple(filter(None, doubts)))

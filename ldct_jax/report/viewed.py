@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import value_range
 from ldct_jax.data.store import Store, is_store
-from ldct_jax.data.volumes import is_volume, open_volume, same_place
+from ldct_jax.data.volumes import checked_slices, is_volume, open_volume, same_place
 from ldct_jax.errors import DataError, UsageError
 
 SAME_PLACE_MM = 1.0
@@ -42,14 +41,9 @@ def read(path: Path, number: int | None, warn: Callable[[str], None], like=None)
         if number is not None:
             raise UsageError(f"--series chooses among several series, and {path} holds one volume")
         file = open_volume(path)
-        stack = file.slices()
-        if stack.dtype.kind == "f" and not all(np.isfinite(image).all() for image in stack):
-            raise DataError(f"{path} holds NaN or infinite values; replace them first")
-        values = value_range(stack)
-        if values.impossible:
-            raise DataError(f"{path}: {values.impossible}")
-        if values.doubt:
-            warn(f"{path}: {values.doubt}")
+        stack, doubt = checked_slices(file)
+        if doubt:
+            warn(doubt)
         pixel = float(file.pixel_mm)
         return Viewed(stack, pixel if np.isfinite(pixel) else None, file)
     return _dicom(path, number, warn, like)
