@@ -31,7 +31,7 @@ def weight_gradient(x_bhwc, g_bhwo, geometry):
     return weight_gradient_in_groups(geometry.dilation, x, g_bhwo)
 
 
-def weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwo, max_groups: int = MAX_GROUPS):
+def weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwo):
     """dw[i, j, c, o] = sum over b, h, w of x[b, h + i, w + j, c] g[b, h, w, o], in groups of b.
 
     The images of a group, two or more, lie one above the other. Rows of zeros below each image of
@@ -42,8 +42,7 @@ def weight_gradient_in_groups(dilation: int, x_bhwc, g_bhwo, max_groups: int = M
     """
     b, h, w, c = x_bhwc.shape
     _, gh, gw, o = g_bhwo.shape
-    if x_bhwc.nbytes + g_bhwo.nbytes <= CACHE_BYTES:
-        max_groups = 1
+    max_groups = 1 if x_bhwc.nbytes + g_bhwo.nbytes <= CACHE_BYTES else MAX_GROUPS
     images, gap = max(2, -(-b // max_groups)), h - gh
 
     def group(x, g):
