@@ -1,5 +1,6 @@
 """Clone networks: counts, and that all forms of one network are the same function."""
 
+import functools
 import itertools
 
 import jax
@@ -52,29 +53,35 @@ def test_ablation_rows_count_as_the_paper_says():
         assert count(ClonesNet(n_filters=n, n_layers=layers)) == expected
 
 
-def outputs_and_gradients(model, params):
-    """(all clones, the last by ``denoise``, gradients of a sum of squares), at full precision."""
+def shapes_of(model):
+    return jax.eval_shape(model.init, jax.random.key(0), IMAGE)
+
+
+@functools.cache
+def outputs_and_gradients(model):
+    """(all clones, the last by ``denoise``, gradients of a sum of squares), at full precision, with
+    random parameters: biases too, or a forgotten one would not show."""
+    rng = np.random.default_rng(0)
+
+    def value(p):
+        scale = 0.05 if len(p.shape) == 1 else np.prod(p.shape[:-1]) ** -0.5
+        return rng.normal(0, scale, p.shape).astype(np.float32)
 
     def loss(params):
         out = model.apply(params, IMAGE)
         return jnp.sum(out**2), (out, model.apply(params, IMAGE, method="denoise"))
 
     with jax.default_matmul_precision("highest"):
+        params = jax.tree.map(value, shapes_of(model))
         grads, (out, last) = jax.jit(jax.grad(loss, has_aux=True))(params)
     return out, last, grads
 
 
 def assert_same_function(model, other):
     assert model != other
-    params = jax.jit(model.init)(jax.random.key(0), IMAGE)
-    shapes = [jax.eval_shape(m.init, jax.random.key(0), IMAGE) for m in (model, other)]
-    assert shapes[0] == shapes[1]
-    # Biases start at zero: give them values, or a forgotten bias would not show.
-    params = jax.tree.map(
-        lambda p: p + 0.05 * jax.random.normal(jax.random.key(p.size), p.shape), params
-    )
-    out, last, grads = outputs_and_gradients(model, params)
-    expected, _, expected_grads = outputs_and_gradients(other, params)
+    assert shapes_of(model) == shapes_of(other)
+    out, last, grads = outputs_and_gradients(model)
+    expected, _, expected_grads = outputs_and_gradients(other)
     assert out.shape == (3, *IMAGE.shape)
     np.testing.assert_allclose(out, expected, atol=1e-5)
     np.testing.assert_allclose(last, expected[-1], atol=1e-5)
