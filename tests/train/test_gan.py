@@ -137,16 +137,22 @@ def cascade_job(model, **changes):
     return tiny.experiment(model=model, loss=mse, epochs=1, **changes)
 
 
-def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(tmp_path):
-    first = cascade_job(SMALL_DRL)
-    train(first, tmp_path / "one")
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory):
+    """The folder of a trained first stage."""
+    folder = tmp_path_factory.mktemp("one")
+    train(cascade_job(SMALL_DRL), folder)
+    return folder
+
+
+def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(first_stage, tmp_path):
     both = Cascade((SMALL_DRL.copy(), SMALL_DRL.copy()))
     job = cascade_job(
         both,
         optimizer=Adam(Constant(1e-2), trainable="last_stage"),
     )
-    outcome = train(job, tmp_path / "two", init_from=tmp_path / "one")
-    one, _ = load_arrays(tmp_path / "one")
+    outcome = train(job, tmp_path, init_from=first_stage)
+    one, _ = load_arrays(first_stage)
     for part in ("params", "batch_stats"):
         stage = outcome.variables[part]["stages_0"]
         for x, y in zip(leaves(stage), leaves(one[part]), strict=True):
@@ -173,11 +179,10 @@ def test_a_third_stage_starts_from_a_cascade_of_two(tmp_path):
             np.testing.assert_array_equal(x, y)
 
 
-def test_a_cascade_does_not_start_from_a_foreign_stage(tmp_path):
-    train(cascade_job(SMALL_DRL), tmp_path / "one")
+def test_a_cascade_does_not_start_from_a_foreign_stage(first_stage, tmp_path):
     foreign = cascade_job(Cascade((DnCNN(depth=4), SMALL_DRL)))
     with pytest.raises(CheckpointError, match="another model"):
-        train(foreign, tmp_path / "two", init_from=tmp_path / "one")
+        train(foreign, tmp_path, init_from=first_stage)
 
 
 def test_last_conv_trains_on_frozen_statistics(tmp_path):
