@@ -21,6 +21,17 @@ os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "ldct-tests-hav
 import jax
 
 import ldct_jax  # noqa: F401  adds its own flags to XLA_FLAGS
+from ldct_jax.ct import insertion
+
+# Noise of projections is seconds of arithmetic in one small program: here the passes pay.
+insertion._compiled = jax.jit(
+    insertion._compiled.__wrapped__,
+    static_argnames=insertion.STATIC,
+    compiler_options={
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    },
+)
 
 # Several devices in every test run, so that a forgotten mean over devices shows everywhere.
 jax.config.update("jax_num_cpu_devices", 2)

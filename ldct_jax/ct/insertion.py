@@ -144,9 +144,10 @@ def _reconstruct(sinogram, hu, seed, dose, scan: Scan, pixel_mm, first_slice) ->
     return np.asarray(found).reshape(full.shape)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("sinogram", "geometry", "electronic_variance", "pixel_mm")
-)
+STATIC = ("sinogram", "geometry", "electronic_variance", "pixel_mm")
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
 def _compiled(
     full, keys, dose, n0, response, sinogram, geometry: FanBeam, electronic_variance, pixel_mm
 ):
