@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from ldct_jax.export import onnx_model, stablehlo, tensors
 from ldct_jax.export import package as packages
 from ldct_jax.export.source import Source
 from ldct_jax.models import onednn
+from ldct_jax.system.files import locked
 from tests.export.networks import FACTS, SCALED, SMALL, TRAINED, source_of
 
 
@@ -18,22 +21,35 @@ def small() -> Source:
     return source_of(SMALL, trained_on=TRAINED)
 
 
+def once(tmp_path_factory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that ``make`` fills, once for all workers of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, part = root / name, root / f"{name}.part"
+    with locked(root / f"{name}.lock", wait=True):
+        if not folder.exists():
+            make(part)
+            part.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def exported(small, tmp_path_factory) -> Path:
     """A folder with the network in all formats: StableHLO for any size, ONNX for 64 x 64."""
-    folder = tmp_path_factory.mktemp("exported")
-    stablehlo.export(small, folder / "model.stablehlo")
-    onnx_model.export(small, folder / "model.onnx", size=(64, 64))
-    tensors.export(small, folder / "model.safetensors")
-    return folder
+
+    def make(folder: Path) -> None:
+        stablehlo.export(small, folder / "model.stablehlo")
+        onnx_model.export(small, folder / "model.onnx", size=(64, 64))
+        tensors.export(small, folder / "model.safetensors")
+
+    return once(tmp_path_factory, "exported", make)
 
 
 @pytest.fixture(scope="session")
 def package(tmp_path_factory) -> Path:
     """A network that keeps a share of the noise, as a package for 64 x 64."""
-    folder = tmp_path_factory.mktemp("package") / "scaled"
-    packages.export(SCALED, folder, facts=FACTS, onnx_size=(64, 64), size=(64, 64))
-    return folder
+    how = dict(facts=FACTS, onnx_size=(64, 64), size=(64, 64))
+    return once(tmp_path_factory, "scaled", lambda folder: packages.export(SCALED, folder, **how))
 
 
 @pytest.fixture(scope="session")

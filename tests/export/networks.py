@@ -34,7 +34,7 @@ def source_of(model, window=FULL, **record) -> Source:
 
 
 TRAINED = {"kernels": ["B30f"], "thickness_mm": [1, 3], "dose": [0.25, 0.25]}
-SMALL = ClonesNet(n_filters=4, n_clones=3, n_layers=4, final_relu=False)
+SMALL = ClonesNet(n_filters=4, n_clones=2, n_layers=4, final_relu=False)
 
 
 SCALED = source_of(

@@ -94,7 +94,6 @@ SCRIPT = """
 """
 
 
-@pytest.mark.core
 def test_the_script_of_a_package_needs_numpy_onnxruntime_and_pydicom_alone(package, tmp_path):
     """Its check passes, and a DICOM series comes out as from the network; arrays too.
 
@@ -118,7 +117,6 @@ def test_the_script_of_a_package_needs_numpy_onnxruntime_and_pydicom_alone(packa
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), out)
 
 
-@pytest.mark.core
 def test_what_the_script_of_a_package_can_not_take_is_one_line(package, tmp_path, capsys):
     script = runpy.run_path(str(package / "denoise_onnx.py"))
     hu = noisy(anatomy(0, n=2), 30, 0)

@@ -53,7 +53,7 @@ def test_onnx_is_the_network_for_any_batch(small, exported):
 
 
 def test_onnx_keeps_shared_weights_once(small, exported):
-    """Three clones, one set of weights: the file is hardly larger than the parameters."""
+    """Two clones, one set of weights: the file is hardly larger than the parameters."""
     parameters = sum(a.nbytes for a in jax.tree.leaves(small.variables))
     import onnx
 

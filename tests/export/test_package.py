@@ -25,8 +25,6 @@ from ldct_jax.system.files import sha256
 from tests.dicom_fixtures import anatomy, noisy
 from tests.export.networks import FACTS, SCALED
 
-pytestmark = pytest.mark.core
-
 
 @pytest.mark.promise("package")
 @pytest.mark.parametrize("jax_there", [True, False])
