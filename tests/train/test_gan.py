@@ -21,7 +21,7 @@ from ldct_jax.train.checkpoint import load_arrays
 from ldct_jax.train.gan import WassersteinGAN, adversarial
 from ldct_jax.train.mesh import DataParallel
 from tests import tiny
-from tests.faults.trainings import SmallCritic
+from tests.faults.trainings import STAGE, SmallCritic
 from tests.train.test_run import leaves
 
 GAN = WassersteinGAN(SmallCritic(), n_critic=2, optimizer=Adam(Constant(1e-3), b1=0.5, b2=0.9))
@@ -141,12 +141,12 @@ def cascade_job(model, **changes):
 def first_stage(tmp_path_factory):
     """The folder of a trained first stage."""
     folder = tmp_path_factory.mktemp("one")
-    train(cascade_job(SMALL_DRL), folder)
+    train(cascade_job(STAGE), folder)
     return folder
 
 
 def test_the_next_stage_starts_from_the_last_and_leaves_it_alone(first_stage, tmp_path):
-    both = Cascade((SMALL_DRL.copy(), SMALL_DRL.copy()))
+    both = Cascade((STAGE.copy(), STAGE.copy()))
     job = cascade_job(
         both,
         optimizer=Adam(Constant(1e-2), trainable="last_stage"),
@@ -180,7 +180,7 @@ def test_a_third_stage_starts_from_a_cascade_of_two(tmp_path):
 
 
 def test_a_cascade_does_not_start_from_a_foreign_stage(first_stage, tmp_path):
-    foreign = cascade_job(Cascade((DnCNN(depth=4), SMALL_DRL)))
+    foreign = cascade_job(Cascade((DnCNN(depth=4), STAGE)))
     with pytest.raises(CheckpointError, match="another model"):
         train(foreign, tmp_path, init_from=first_stage)
 
