@@ -19,7 +19,7 @@ from ldct_jax.serve.worker import Worker
 from tests.dicom_fixtures import anatomy, noisy, write_series
 from tests.processes import ROOT
 
-SECONDS = 60.0
+SECONDS = 180.0
 
 
 def small_series(folder: Path, n: int = 3, seed: int = 0, size: int = 16, **tags) -> list[Path]:
