@@ -163,7 +163,7 @@ def simulate_mixed(
         if target is not None:
             ratio = one.thinner / one.fraction
             reference = target.of(noisy, body.astype(np.float32), ratio)
-        full[i], low[i] = stored(reference[0], original), stored(noisy[0], original)
+        full[i], low[i] = (stored(hu, original[None])[0] for hu in (reference, noisy))
         advance(1)
     return low, full
 

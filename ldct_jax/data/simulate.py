@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+from scipy import ndimage
 
 from ldct_jax.ct.calibration import n0_from_added_sd
 from ldct_jax.ct.dose import sample_noise
@@ -34,6 +35,8 @@ MIN_NOISE_HU = 0.5
 """Less is rounding to whole HU, or a phantom without noise."""
 CALIBRATION_SLICES = 3
 MAX_GAIN = 4.0
+EVEN_PIXELS = 7
+"""Squares of so many pixels a side that all have -1024 HU hold no data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,12 +148,15 @@ def noise_seed(full_hu: np.ndarray, seed: int, recipe: dict) -> int:
 
 
 def stored(noisy_hu: np.ndarray, full_hu: np.ndarray) -> np.ndarray:
-    """Simulated slices as scanners store them: int16, not below -1024, no noise without data."""
+    """Simulated slices (N, H, W) as scanners store them: int16, not below -1024, no noise without
+    data."""
     if not np.isfinite(noisy_hu).all():
         raise DataError("the simulated low dose is not finite: are the HU beyond all bounds?")
     out = whole_hu(noisy_hu, AIR_HU)
+    # Stores hold declared padding as air, wherever it lies: real air is never so even.
+    even = ndimage.binary_opening(full_hu == AIR_HU, np.ones((1, EVEN_PIXELS, EVEN_PIXELS)))
     without = no_data(full_hu)
-    return out if without is None else np.where(without, full_hu, out)
+    return np.where(even if without is None else even | without, full_hu, out)
 
 
 # -- in the image domain ---------------------------------------------------------------------------

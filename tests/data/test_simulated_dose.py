@@ -12,7 +12,7 @@ from ldct_jax.ct.insertion import Scan
 from ldct_jax.data.embedded import Phantoms, write_phantoms
 from ldct_jax.data.flat_noise import flat_noise_hu, flat_tissue, tissue_noise
 from ldct_jax.data.own_noise import measure_own_noise
-from ldct_jax.data.simulate import DOMAINS, LowDose, add_in_proportion, simulate
+from ldct_jax.data.simulate import DOMAINS, LowDose, add_in_proportion, simulate, stored
 from ldct_jax.data.source import load_doses
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.noise import power_spectrum
@@ -132,6 +132,17 @@ def test_what_stands_for_no_data_plays_no_part(domain):
     assert owns[0] == owns[-1024] == owns[-3024]
     # The noise differs with the pixels.
     assert added[0] == pytest.approx(added[-1024], rel=0.05)
+
+
+@pytest.mark.core
+def test_declared_padding_in_one_corner_gets_no_noise():
+    """As a store holds it: half of these pixels once rose above -1024, by 33 HU."""
+    hu = np.rint(np.random.default_rng(0).normal(-1000, 15, (2, 64, 64))).astype(np.int16)
+    hu = np.maximum(hu, -1024)  # air that was cut is no padding
+    hu[1, :12, :20] = -1024
+    low = stored(hu + sample_noise(hu.shape, 40.0, 1.0, 0), hu)
+    assert (low[1, :12, :20] == -1024).all()
+    assert (low != hu)[0].mean() > 0.5 and (low != hu)[1, 14:].mean() > 0.5
 
 
 def test_the_low_dose_of_thick_slices_is_that_of_their_thickness():
