@@ -6,6 +6,7 @@ CUDA and TPUs work without a device. Minutes a program; nothing is timed.
 
 import importlib.util
 
+import jax
 import pytest
 
 from tests.aot.rows import ROWS, measure
@@ -31,6 +32,13 @@ MAX_GIGABYTES = {
 }
 # Of a step, without what a call of 256 steps does once.
 MAX_LAUNCHES = {"PCN, H100, bfloat16": 280, "2 layers, Pallas, H100, bfloat16": 4}
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_is_kept():
+    """All programs together would fill 16 GB."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.mark.promise("aot")
