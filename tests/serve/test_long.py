@@ -147,8 +147,8 @@ def test_twenty_kills_and_a_peer_that_is_away_at_first(tmp_path):
                     time.sleep(rng.uniform(0.2, 5))  # then kill -9
             with program(*serve_arguments(spool, pacs, port), log=tmp_path / "log"):
                 for one in sending:
-                    one.result(timeout=300)
-                eventually(lambda: len(list(got.glob("*"))) >= 720 and is_empty(spool), 300)
+                    one.result(timeout=900)
+                eventually(lambda: len(list(got.glob("*"))) >= 720 and is_empty(spool), 900)
                 time.sleep(3)  # would there be more?
         finally:
             ending = True
