@@ -66,7 +66,7 @@ test-core: $(READY)
 test-long: $(READY)
 	$(BIN)/python -m pytest -m long $(TESTS)
 
-# The papers' programs through the compilers for CUDA and TPUs, without such a device: an hour.
+# The papers' programs through the compilers for CUDA and TPUs, without such a device: one to two hours.
 test-aot: $(READY)
 	@sh requirements/aot.sh $(VENV) .venv-aot
 	XLA_FLAGS= .venv-aot/bin/python -m pytest $(or $(TESTS),tests/aot)

@@ -103,8 +103,7 @@ def page(before: dict, now: dict) -> str:
                     name=n)
              for n in gpus],
         ),
-        "Once a call: launches outside the loop over 256 steps, part of the number before; empty "
-        "where the program was compiled before these were counted.\n",
+        "Once a call: launches outside the loop over 256 steps, part of the number before.\n",
         "## A chain of layers as one kernel\n",
         CHAIN,
         table(

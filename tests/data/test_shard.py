@@ -49,7 +49,7 @@ def test_four_processes_give_what_one_gives(tmp_path):
     source = tree(tmp_path / "in")
     # The key of the labels is the first process's; all processes find it there.
     four, one = tmp_path / "four", tmp_path / "one"
-    command = [sys.executable, "-m", "ldct_jax", "data"]
+    command = [sys.executable, "-m", "ldct_jax"]
 
     def together(*words: str) -> list[int]:
         parts = [
@@ -60,7 +60,12 @@ def test_four_processes_give_what_one_gives(tmp_path):
         assert sum("is done; the last one" in text for text in said) == 3, said
         return sorted(p.returncode for p in parts)
 
-    assert together("prepare", str(source), str(four)) == [0, 0, 0, 1]  # a series was left out
+    assert together("data", "prepare", str(source), str(four)) == [
+        0,
+        0,
+        0,
+        1,
+    ]  # a series was left out
     assert run(["data", "prepare", str(source), str(one)]) == 1
     stores = [Store.open(folder) for folder in (four, one)]
     for a, b in zip(*(store.series for store in stores), strict=True):
@@ -71,9 +76,14 @@ def test_four_processes_give_what_one_gives(tmp_path):
             b.notes,
         )
     assert set(contents(four)) == set(contents(one)) and len(stores[0].patients) == 4
-    assert together("simulate", str(one), str(tmp_path / "low4"), *SIMULATE) == [0] * 4
+    assert together("data", "simulate", str(one), str(tmp_path / "low4"), *SIMULATE) == [0] * 4
     assert run(["data", "simulate", str(one), str(tmp_path / "low1"), *SIMULATE]) == 0
     assert contents(tmp_path / "low4") == contents(tmp_path / "low1")
+    low, scores = str(tmp_path / "low1"), [tmp_path / f"scores{n}.json" for n in (4, 1)]
+    evaluate = ["evaluate", low, low, "--model", "gaussian", "--json"]
+    assert together(*evaluate, str(scores[0])) == [0] * 4
+    assert run([*evaluate, str(scores[1])]) == 0
+    assert scores[0].read_bytes() == scores[1].read_bytes()
 
 
 @pytest.mark.core
