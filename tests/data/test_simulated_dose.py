@@ -138,7 +138,7 @@ def test_what_stands_for_no_data_plays_no_part(domain):
 def test_declared_padding_in_one_corner_gets_no_noise():
     """As a store holds it: half of these pixels once rose above -1024, by 33 HU."""
     hu = np.rint(np.random.default_rng(0).normal(-1000, 15, (2, 64, 64))).astype(np.int16)
-    hu = np.maximum(hu, -1024)  # air that was cut is no padding
+    hu = np.maximum(hu, -1024)  # air that was cut isn't padding
     hu[1, :12, :20] = -1024
     low = stored(hu + sample_noise(hu.shape, 40.0, 1.0, 0), hu)
     assert (low[1, :12, :20] == -1024).all()
