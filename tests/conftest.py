@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,14 @@ os.environ.setdefault(
 
 # What this machine's user has measured decides nothing here; each test has a folder of its own.
 os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / "ldct-tests-have-no-cache")
+
+# What one test has compiled the others find, in the other worker and in child processes too.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(Path(tempfile.gettempdir()) / f"ldct-tests-compiled-{os.getpid()}"),
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 
@@ -35,6 +44,12 @@ insertion._compiled = jax.jit(
 
 # Several devices in every test run, so that a forgotten mean over devices shows everywhere.
 jax.config.update("jax_num_cpu_devices", 2)
+
+
+def pytest_unconfigure(config):
+    compiled = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if compiled.name == f"ldct-tests-compiled-{os.getpid()}":  # not a worker's, nor the user's
+        shutil.rmtree(compiled, ignore_errors=True)
 
 
 def require(condition: bool, reason: str) -> None:

@@ -43,16 +43,8 @@ def start(*, distributed: bool = False) -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
 
-    folder = cache_folder() / "compiled"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    except OSError:
-        logging.getLogger(__name__).warning(
-            "the cache folder can't be written: programs are compiled anew each time "
-            "(XDG_CACHE_HOME chooses another)"
-        )
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # the user's own choice, jax has read it
+        _keep_programs(cache_folder() / "compiled")
     if distributed:
         join()  # before the first question about devices
     if nvidia_driver() and jax.default_backend() == "cpu" and os.environ.get(ACCEL) != "cpu":
@@ -63,6 +55,21 @@ def start(*, distributed: bool = False) -> None:
     from ldct_jax.system import canary
 
     canary.check()
+
+
+def _keep_programs(folder: Path) -> None:
+    """Compiled programs that took half a second or more stay in ``folder``."""
+    import jax
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    except OSError:
+        logging.getLogger(__name__).warning(
+            "the cache folder can't be written: programs are compiled anew each time "
+            "(XDG_CACHE_HOME chooses another)"
+        )
 
 
 def _quieten_closed_loops() -> None:

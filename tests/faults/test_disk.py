@@ -68,7 +68,7 @@ def test_a_read_only_folder_is_one_line_and_keeps_its_checkpoint(tmp_path, capfd
 
 
 @pytest.mark.long
-def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path, compiled_once):
+def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path):
     disk, told = tmp_path / "disk", [tmp_path / "first", tmp_path / "second"]
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
@@ -78,7 +78,7 @@ def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path, compiled
     (disk / "run").mkdir()
     try:
         with told[0].open("w") as file:
-            process = start(disk / "run", 100_000, compiled_once, file)
+            process = start(disk / "run", 100_000, file)
         try:
             end = time.monotonic() + 240
             while len([p for p in last.glob("*") if p.name.isdigit()]) < 2:
@@ -97,7 +97,7 @@ def test_a_disk_that_fills_up_keeps_the_last_whole_checkpoint(tmp_path, compiled
         assert saved > 0
         ballast.unlink()
         with told[1].open("w") as file:
-            process = start(disk / "run", saved // 8 + 2, compiled_once, file)
+            process = start(disk / "run", saved // 8 + 2, file)
         assert process.wait(240) == 0, told[1].read_text()[-3000:]
         assert f"resumes from step {saved} " in told[1].read_text()
     finally:

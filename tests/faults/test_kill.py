@@ -15,7 +15,7 @@ from tests.faults.worker import STEPS_PER_SAVE, job, start
 
 @pytest.mark.promise("resume")
 @pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.long)])
-def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path, compiled_once):
+def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path):
     folder, moments = tmp_path / "killed", random.Random(kills)
     folder.mkdir()
     begun = folder / "begun.txt"
@@ -48,7 +48,7 @@ def test_killed_at_random_it_loses_at_most_one_save(kills, tmp_path, compiled_on
             durable = [p for p in last.glob("*") if p.name.isdigit()]
             restored = int(load_arrays(last)[0]["step"]) if durable else 0
             epochs = 1000 if kill < kills else restored // 8 + 1
-            process = start(folder, epochs, compiled_once, file)
+            process = start(folder, epochs, file)
             try:
                 if kill < kills:
                     found = resumed_from(errors)

@@ -29,11 +29,29 @@ def test_a_gpu_that_jax_does_not_see_is_an_error_unless_cpu_is_asked_for(monkeyp
     accelerator.start()
 
 
-def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+@pytest.fixture
+def kept_settings():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield before
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path, kept_settings):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     accelerator.start()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "ldct_jax" / "compiled")
     assert (tmp_path / "ldct_jax" / "compiled").is_dir()
+
+
+def test_a_cache_that_the_user_has_named_to_jax_is_used(monkeypatch, tmp_path, kept_settings):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
+    accelerator.start()
+    assert jax.config.jax_compilation_cache_dir == kept_settings["jax_compilation_cache_dir"]
+    assert not (tmp_path / "ldct_jax" / "compiled").exists()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
