@@ -76,12 +76,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Every experiment end to end in a few steps. Most of it is compiling: on a CPU two at a time, and
-# without the passes that make programs fast.
+# Every experiment end to end in a few steps. Most of it is compiling: on a CPU two at a time,
+# without the passes that make programs fast, and each finds what the others have compiled.
+COMPILED := JAX_COMPILATION_CACHE_DIR=runs/smoke/compiled JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 QUICK := $(if $(filter cpu,$(ACCEL)),--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true)
 smoke: $(READY)
 	@$(BIN)/python -c 'from ldct_jax.study.scripts import names; print(*names(), sep="\n")' | \
-		XLA_FLAGS="$(QUICK) $$XLA_FLAGS" xargs -P $(if $(QUICK),2,1) -I EXP \
+		$(COMPILED) XLA_FLAGS="$(QUICK) $$XLA_FLAGS" xargs -P $(if $(QUICK),2,1) -I EXP \
 		$(BIN)/ldct train EXP --scale smoke --out runs/smoke/EXP
 
 # PyTorch isn't part of the default set-up; TORCH_PYTHON= names an interpreter that has it, as
