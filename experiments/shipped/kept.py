@@ -51,7 +51,6 @@ GAINED = f"PSNR gained at {HIGH.name}"
 # (routine_hu, power, least); None: from kernel and thickness.
 RULES = (
     (10.75, 3.0, 0.10),
-    (10.75, 3.0, 0.12),
     (10.75, 3.0, 0.15),
     (10.75, 3.0, 0.20),
     (10.75, 2.0, 0.10),

@@ -21,9 +21,6 @@ from experiments.shipped.train import (
     HELD_OUT,
     HELD_OUT_SINGLES,
     MIXED,
-    SINGLES,
-    SMOOTH_SINGLES,
-    TRAINING,
     VALIDATION,
     variants,
 )
@@ -47,7 +44,12 @@ HISTORY = (
     ("40b7e4235551", "quiet targets, logarithm of each patch's error on several scales"),
     ("4dd4f1ef798f", "the network sees slices in units of their noise; Noisier2Noise targets"),
     ("adfca3c8cd74", "longer training; the slices of a series keep one share of their noise"),
-    (BEFORE["version"][:12], "506 steps of the sixth's recipe; it never shipped"),
+    ("55748df07ef4", "506 steps of the sixth's recipe; it never shipped"),
+    (
+        BEFORE["version"][:12],
+        "noise of each series' own spectrum, patients with smooth kernels, slices as other kernels "
+        "would have shown them, a random constant on both images of a pair",
+    ),
 )
 
 
@@ -84,6 +86,7 @@ def main() -> None:
 def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder: Path) -> str:
     """The model card as Markdown."""
     result = results.read_json(run / results.RESULT)
+    (split,) = results.read_json(run.parent / results.STUDY)["splits"]
     experiment = variants("demo")[run.name]
     template = Path(__file__).with_name("card.md.j2").read_text("utf-8")
     environment = Environment(undefined=StrictUndefined, trim_blocks=True)
@@ -91,7 +94,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         raise UsageError(f"{run} didn't start from the version that the card would name")
     patches, schedule = experiment.patches, experiment.optimizer.schedule
     before = (BEFORE["steps_hu"] + BEFORE["steps_noise"]) * BEFORE_BATCH * PAPER_SIDE**2
-    pixels = before + result["steps"] * patches.batch * patches.size**2
+    pixels = before + (BEFORE["steps"] + result["steps"]) * patches.batch * patches.size**2
     return environment.from_string(template).render(
         name=path.stem,
         model=record["model"]["base"],
@@ -111,7 +114,7 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         trained=record["trained_on"],
         mixed=MIXED["demo"],
         source=record["data"]["source"],
-        training=sorted({*TRAINING.values(), *SINGLES.values(), *SMOOTH_SINGLES.values()}),
+        training=sorted(split["train"]),
         validation=list(VALIDATION.values()),
         held_out=[*HELD_OUT.values(), *sorted(set(HELD_OUT_SINGLES.values()))],
         attribution=ATTRIBUTION,

@@ -70,8 +70,8 @@ def test_it_has_three_clones_no_final_relu_and_knows_its_range(model):
     network, variables, window, meta = load_model(next(iter(SHIPPED.values())))
     assert (network.base.n_clones, network.base.final_relu) == (3, False)
     assert (window, network.unit) == (Window(0.0, 1.0), train.UNIT)
-    rule = (network.routine_hu, network.power, network.least)
-    assert rule == (in_hu.ROUTINE_HU, in_hu.POWER, in_hu.LEAST)
+    rule = (network.routine_hu, network.power, network.least, network.mean_px)
+    assert rule == (in_hu.ROUTINE_HU, in_hu.POWER, in_hu.LEAST, in_hu.MEAN_PX)
     assert sum(np.size(x) for x in _leaves(variables)) == 83_809
     trained = model.trained_on
     assert trained.dose[0] < 0.12 and trained.dose[1] > 0.55
@@ -120,7 +120,8 @@ def test_what_ships_is_the_trained_network_in_units_of_noise():
     record["data"] = {"source": f"phantoms, all {WORDS}"}
     model, variables, record = in_hu.in_hu(network, {"params": params}, record)
     assert from_record(record["model"]) == model
-    free = WholeSlices(model.clone(routine_hu=0.0, least=0.0), from_record(record["window"]))
+    as_trained = model.clone(routine_hu=0.0, least=0.0, mean_px=0.0)
+    free = WholeSlices(as_trained, from_record(record["window"]))
     low = np.rint(hu).astype(np.int16)
     pairs = in_noise_units(PairedSlices(low, low, ("a",), np.ones(1), np.ones(1), source=""))
     inner = WholeSlices(network, train.WINDOW)({"params": params}, pairs.low_hu)

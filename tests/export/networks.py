@@ -38,7 +38,9 @@ SMALL = ClonesNet(n_filters=4, n_clones=2, n_layers=4, final_relu=False)
 
 
 SCALED = source_of(
-    NoiseScaled(SMALL, routine_hu=15.0), Window(0.0, 1.0), trained_on={"kernels": ["B30f"]}
+    NoiseScaled(SMALL, routine_hu=15.0, mean_px=16.0),
+    Window(0.0, 1.0),
+    trained_on={"kernels": ["B30f"]},
 )
 FACTS = Facts(
     data="waves",

@@ -93,7 +93,7 @@ NETWORKS = {
     "redcnn": (REDCNN(n_filters=3), True),
     "wgan_vgg, padded by its rule": (WGANVGG(n_filters=3), False),
     # What ships; with nothing kept, since the noise is measured as well.
-    "pcn in units of noise": (NoiseScaled(SMALL, routine_hu=0.0, least=0.0), True),
+    "pcn in units of noise": (NoiseScaled(SMALL, routine_hu=0.0, least=0.0, mean_px=4.0), True),
 }
 
 

@@ -23,7 +23,7 @@ from tests.dicom_fixtures import anatomy, noisy, write_series
 from tests.export.networks import SMALL, source_of
 
 pytestmark = pytest.mark.core
-NETWORK = NoiseScaled(SMALL, routine_hu=15.0)
+NETWORK = NoiseScaled(SMALL, routine_hu=15.0, mean_px=16.0)
 FORMATS = ("stablehlo", "onnx")
 # A series whose slices differ in their noise, and one that is as quiet as a routine scan.
 LOUD = np.concatenate([noisy(anatomy(0, n=1), sd, sd) for sd in (30, 45, 60)])

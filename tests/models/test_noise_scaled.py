@@ -1,8 +1,11 @@
 """A network in units of noise: the measurement, the scale, and what a quiet image keeps."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from ldct_jax.ct.dose import sample_noise
 from ldct_jax.data.noise_units import NOISE, in_noise_units
@@ -12,7 +15,12 @@ from ldct_jax.export.source import twin_for_onnx
 from ldct_jax.hu import Window
 from ldct_jax.models import noise_scaled
 from ldct_jax.models.clones import ClonesNet
-from ldct_jax.models.noise_scaled import NoiseScaled, slice_noise_hu, with_series_noise
+from ldct_jax.models.noise_scaled import (
+    NoiseScaled,
+    slice_noise_hu,
+    with_local_mean_of,
+    with_series_noise,
+)
 from ldct_jax.models.wgan_vgg import WGANVGG
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import from_record, to_record
@@ -40,6 +48,32 @@ def params():
 
 def run(model, params, hu):
     return WholeSlices(model, HU)({"params": {"base": params}}, hu)
+
+
+def test_the_local_mean_is_scipys_gaussian_over_the_body():
+    x = np.random.default_rng(2).normal(40, 20, (2, 96, 80)).astype(np.float32)
+    free = np.full_like(x, 10.0)
+    free[:, :40] = -950
+    body = (free > -900).astype(np.float64)
+    blur = functools.partial(gaussian_filter, sigma=(0, 5, 5), mode="constant", truncate=8)
+    wanted = free + body * blur(body * (x - free)) / np.maximum(blur(body), 1e-3)
+    found = np.asarray(with_local_mean_of(x[..., None], free[..., None], 5.0))[..., 0]
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
+    np.testing.assert_array_equal(found[:, :40], free[:, :40])
+
+
+def test_ct_numbers_stay_where_the_network_is_biased(params):
+    """A network whose every pixel is too dark by a third of the noise: on real scans they were."""
+    biased = jax.tree.map(jax.numpy.copy, params)
+    biased["clone"]["deconv2"]["bias"] -= 0.05
+    hu = noisy(30.0, size=160)
+    hu[:, :20] = -1000
+    free = NoiseScaled(BASE, routine_hu=0.0, least=0.0)
+    inside = np.s_[:, 60:120, 40:120]
+    off = (run(free, biased, hu) - hu)[inside].mean()
+    kept = (run(free.copy(mean_px=16.0), biased, hu) - hu)[inside].mean()
+    assert off < -2.0
+    assert abs(kept) < 0.1
 
 
 @pytest.mark.parametrize("sd", [3.0, 11.0, 40.0, 120.0])
@@ -184,7 +218,8 @@ def test_its_record_and_its_twin_are_the_same_network(params):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"unit": 0.0}, {"power": 0.0}, {"routine_hu": -1.0}, {"least": 2.0}]
+    "wrong",
+    [{"unit": 0.0}, {"power": 0.0}, {"routine_hu": -1.0}, {"least": 2.0}, {"mean_px": -1.0}],
 )
 def test_impossible_rules_are_refused(params, wrong):
     with pytest.raises(UsageError, match="least a share"):
