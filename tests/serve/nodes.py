@@ -53,9 +53,19 @@ def pixels(data_set) -> np.ndarray:
 
 
 def eventually(condition, seconds: float = SECONDS) -> None:
-    """Wait until ``condition()``; AssertionError when it takes too long."""
+    """Wait until ``condition()``; AssertionError when it takes too long.
+
+    A folder that vanishes while it is listed is a moment in which nothing can be told.
+    """
     end = time.monotonic() + seconds
-    while not condition():
+
+    def holds() -> bool:
+        try:
+            return bool(condition())
+        except FileNotFoundError:
+            return False
+
+    while not holds():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.02)
 
