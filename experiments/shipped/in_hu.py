@@ -25,8 +25,8 @@ ROUTINE_HU = 10.75
 POWER = 3.0
 # Between what a tenth of the dose, the lowest of the training, and a quarter want. Against 0.1,
 # which versions before had, it costs 0.05 dB at a tenth and gains as much at a quarter for the
-# training patients (kept_rules). On quarter doses of scanners that are not at hand here, 0.12 to
-# 0.2 was best: that report decided it.
+# training patients (kept_rules). On real quarter-dose scans that are not at hand here, 0.12 to 0.2
+# was best: that report decided it.
 LEAST = 0.15
 # Of pixels. Simulated low doses are a little too bright, as the logarithm of few photons is, and
 # the network has learnt to take that away too; scanners correct it themselves. So regions keep the

@@ -86,14 +86,14 @@ def with_series_noise(variables, sample) -> dict:
     return {**variables, SERIES: {"noise_hu": noise}}
 
 
-def with_local_mean_of(x_bhw1, free_bhw1, sd_px: float):
+def with_local_mean_of(x_bhw1, free, sd_px: float):
     """``free`` with the mean of ``x`` around each pixel: what a denoiser must not change.
 
-    The mean of x - free, weighted by a Gaussian of ``sd_px`` pixels over what is neither air nor
-    lung (above -900 HU in ``free``), is added there; noise has none that large. Both are
-    (B, H, W, 1) HU.
+    The mean of x - free, weighted by a Gaussian of ``sd_px`` pixels over what isn't air (above
+    -900 HU in ``free``), is added there; noise has no structure that large. x: (B, H, W, 1) HU;
+    free: the same, or (T, B, H, W, 1).
     """
-    body = (free_bhw1 > BODY_HU).astype(jnp.float32)
+    body = (free > BODY_HU).astype(jnp.float32)
 
     def gaussian(line):
         # Not jnp.arange: the converter to ONNX would lose a symbolic side.
@@ -101,14 +101,12 @@ def with_local_mean_of(x_bhw1, free_bhw1, sd_px: float):
         return jnp.exp(-0.5 * ((jnp.expand_dims(at, 1) - jnp.expand_dims(at, 0)) / sd_px) ** 2)
 
     # Two products with matrices are six times faster on a CPU than convolutions that wide.
-    rows, columns = gaussian(body[0, :, 0, 0]), gaussian(body[0, 0, :, 0])
+    rows, columns = gaussian(x_bhw1[0, :, 0, 0]), gaussian(x_bhw1[0, 0, :, 0])
 
     def blurred(v):
         return jnp.matmul(jnp.matmul(rows, jnp.squeeze(v, -1)), columns)[..., None]
 
-    return free_bhw1 + body * blurred(body * (x_bhw1 - free_bhw1)) / jnp.maximum(
-        blurred(body), 1e-3
-    )
+    return free + body * blurred(body * (x_bhw1 - free)) / jnp.maximum(blurred(body), 1e-3)
 
 
 class NoiseScaled(nn.Module):
@@ -189,7 +187,5 @@ class NoiseScaled(nn.Module):
                 "network that keeps the image's size can be in units of noise"
             )
         if self.mean_px:
-            stages = free.reshape((-1, *x.shape[1:])) if free.ndim > x.ndim else free
-            repeated = jnp.tile(x, (stages.shape[0] // x.shape[0], 1, 1, 1)) if free.ndim > 4 else x
-            free = with_local_mean_of(repeated, stages, self.mean_px).reshape(free.shape)
+            free = with_local_mean_of(x, free, self.mean_px)
         return x + (1.0 - kept) * (free - x)
