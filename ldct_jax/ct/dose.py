@@ -11,10 +11,6 @@ filter's output as strong as its input, so that the added SD is the σ_add asked
 
 from __future__ import annotations
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ldct_jax.ct.fbp import SMOOTH, Kernel
@@ -30,7 +26,7 @@ def noise_response(
     pixel_mm: float,
     spectrum: str = "sqrt_f_mtf",
     kernel: Kernel = SMOOTH,
-):
+) -> np.ndarray:
     """H on the grid of ``rfft2``: (H, W//2 + 1) float32, scaled to mean |H|² = 1 (‖h‖₂ = 1).
 
     MTF: the window of ``kernel``, by default the one measured on B30f images.
@@ -50,7 +46,7 @@ def noise_response(
     if width % 2 == 0:
         weight[-1] = 1.0
     power = (response**2 * weight).sum() / (height * width)
-    return jnp.asarray(response / np.sqrt(power), jnp.float32)
+    return (response / np.sqrt(power)).astype(np.float32)
 
 
 def noise_ratio(dose: float, r: str = "physics") -> float:
@@ -67,22 +63,6 @@ def added_sd(dose: float, full_sd_hu: float, r: str = "physics") -> float:
     if not full_sd_hu >= 0:
         raise UsageError(f"full_sd_hu={full_sd_hu}: the normal dose's noise in HU, not negative")
     return full_sd_hu * (noise_ratio(dose, r) ** 2 - 1) ** 0.5
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def _shaped_noise(keys, response, sd_hu, shape):
-    def one(key):
-        u = (jax.random.poisson(key, PHOTONS, shape).astype(jnp.float32) - PHOTONS) / PHOTONS**0.5
-        return jnp.fft.irfft2(jnp.fft.rfft2(u) * response, s=shape)
-
-    return sd_hu * jax.lax.map(one, keys)
-
-
-def slice_keys(seed: int, n: int, first_slice: int = 0):
-    """One key a slice, (n, 2) or typed (n,): slice i's depends on (seed, i) alone."""
-    key = jax.random.key(seed)
-    index = jnp.arange(first_slice, first_slice + n)
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 def sample_noise(
@@ -107,5 +87,11 @@ def sample_noise(
     n = shape[0] if len(shape) == 3 else 1
     size = tuple(int(side) for side in shape[-2:])
     response = noise_response(size, float(pixel_mm), spectrum, kernel)
-    noise = _shaped_noise(slice_keys(seed, n, first_slice), response, jnp.float32(sd_hu), size)
-    return np.asarray(noise).reshape(shape)
+    noise = np.empty((n, *size), np.float32)
+    # NumPy's numbers and transform: those of jax differ by release, device and number of threads,
+    # and one pixel of another value is other data to a run that is resumed elsewhere.
+    for i, image in enumerate(noise, first_slice):
+        quanta = np.random.default_rng([seed, i]).poisson(PHOTONS, size)
+        white = ((quanta - PHOTONS) / PHOTONS**0.5).astype(np.float32)
+        image[:] = np.fft.irfft2(np.fft.rfft2(white) * response, s=size)
+    return np.float32(sd_hu) * noise.reshape(shape)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ldct_jax.ct.dose import slice_keys
 from ldct_jax.ct.fbp import SMOOTH, Kernel, filter_response, reconstruct
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.projector import forward_project
@@ -132,7 +131,7 @@ def _reconstruct(sinogram, hu, seed, dose, scan: Scan, pixel_mm, first_slice) ->
     stack = full.reshape(-1, *full.shape[-2:])
     found = _compiled(
         stack,
-        slice_keys(seed, len(stack), first_slice),
+        _slice_keys(seed, len(stack), first_slice),
         dose,
         jnp.float32(scan.n0),
         filter_response(scan.geometry, scan.kernel),
@@ -142,6 +141,13 @@ def _reconstruct(sinogram, hu, seed, dose, scan: Scan, pixel_mm, first_slice) ->
         float(pixel_mm),
     )
     return np.asarray(found).reshape(full.shape)
+
+
+def _slice_keys(seed: int, n: int, first_slice: int):
+    """One key a slice, (n, 2) or typed (n,): slice i's depends on (seed, i) alone."""
+    key = jax.random.key(seed)
+    index = jnp.arange(first_slice, first_slice + n)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
 STATIC = ("sinogram", "geometry", "electronic_variance", "pixel_mm")

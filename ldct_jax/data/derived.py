@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.data.flat_noise import flat_noise_hu
-from ldct_jax.data.simulate import SIMULATION_VERSION, LowDose, simulate
+from ldct_jax.data.simulate import SIMULATION_VERSIONS, LowDose, simulate
 from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, put_together, write_array
 from ldct_jax.errors import DataError, UsageError
@@ -96,7 +96,8 @@ def check_normal_dose(store: Store) -> None:
 
 def simulation_digest(store: Store, low: LowDose) -> str:
     """SHA-256 of the normal-dose pixels, the patients and the simulation."""
-    return derived_digest(store, version=SIMULATION_VERSION, low=to_record(low))
+    version = SIMULATION_VERSIONS[low.domain]
+    return derived_digest(store, version=version, low=to_record(low))
 
 
 def add_low_dose(store: Store, out: Path, low: LowDose, *, shard: Shard = WHOLE) -> Store | None:

@@ -19,7 +19,7 @@ from ldct_jax.data.store_writer import begin, finished, write_array
 from ldct_jax.hu import whole_hu
 from ldct_jax.system.progress import track
 
-PHANTOMS_VERSION = 2
+PHANTOMS_VERSION = 3
 """Part of a written store's digest: raise it when the same phantoms would give another one."""
 STORED_HU = (-1024, 3071)
 """What 12-bit CT with intercept -1024 can store."""

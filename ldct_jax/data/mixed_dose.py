@@ -16,7 +16,7 @@ from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import OwnNoise
 from ldct_jax.data.simulate import (
     OWN,
-    SIMULATION_VERSION,
+    SIMULATION_VERSIONS,
     add_in_proportion,
     noise_seed,
     own_scan,
@@ -180,7 +180,8 @@ def add_mixed_dose(
     """
     check_normal_dose(store)
     chosen = {} if only is None else {"only": [list(of_one) for of_one in only]}
-    digest = derived_digest(store, version=SIMULATION_VERSION, mixed=to_record(mixed), **chosen)
+    version = SIMULATION_VERSIONS["projection"]
+    digest = derived_digest(store, version=version, mixed=to_record(mixed), **chosen)
     if done := finished(Path(out), digest):
         return done
     plans = [_plan(store, i, mixed, only and only[i]) for i in range(len(store.series))]

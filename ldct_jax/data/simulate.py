@@ -27,8 +27,8 @@ OWN = "own"
 """The kernel that the series' own noise shows."""
 MTF = "mtf"
 """That kernel's MTF alone, without the ramp of filtered back projection (dncnn_dose)."""
-SIMULATION_VERSION = 3
-"""Part of the key of cached simulations: raise it when the same spec gives other pixels."""
+SIMULATION_VERSIONS = {"image": 4, "projection": 3}
+"""Part of the key of cached simulations: raise one when the same spec gives other pixels."""
 SLICES_A_CALL = {"image": 8, "projection": 4}
 """Slices whose noise is made in one call; bounds memory."""
 MIN_NOISE_HU = 0.5

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from ldct_jax.data.feed.patches import Grid
 from ldct_jax.errors import UsageError
@@ -12,6 +17,7 @@ from ldct_jax.losses import last_image
 from ldct_jax.models.catalogue import shapes
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.flops import flops
+from ldct_jax.models.vgg import VGGFeatures, needs_fetched, preprocess
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.plan import Plan, make_plan
 from ldct_jax.study.study import Request, Study
@@ -106,13 +112,11 @@ def step_flops(experiment: Experiment) -> float:
     model, size, batch = experiment.model, experiment.patches.size, experiment.patches.batch
     if isinstance(model, ClonesNet):
         model = model.clone(shortcuts=False)  # the plain form of the paper
-    import jax
-
     variables, x = shapes(model, (1, size, size, 1))
     network = flops(model.apply, variables, x)
     out = jax.eval_shape(model.apply, variables, x)
     # The loss's own networks see the target too, and their parameters have no gradient.
-    loss = 1.5 * flops(experiment.loss, out, x)
+    loss = 1.5 * flops(_without_weights(experiment.loss), out, x)
     total = batch * (3 * network + loss)
     if (gan := experiment.gan) is not None:
         image = jax.eval_shape(last_image, out)
@@ -123,11 +127,23 @@ def step_flops(experiment: Experiment) -> float:
     return total
 
 
+def _without_weights(loss: Any) -> Any:
+    """``loss`` with zeros for the VGG weights that the training would fetch: work is counted."""
+    if not needs_fetched(loss):
+        return loss
+    if isinstance(loss, tuple):
+        return tuple(map(_without_weights, loss))
+    if isinstance(loss, VGGFeatures):
+        network = loss.network()
+        variables, _ = shapes(network, (1, 32, 32, 3))
+        zeros = jax.tree.map(lambda v: np.broadcast_to(np.zeros((), v.dtype), v.shape), variables)
+        return lambda x: network.apply(zeros, preprocess(x, "none"))
+    fields = {f.name: _without_weights(getattr(loss, f.name)) for f in dataclasses.fields(loss)}
+    return dataclasses.replace(loss, **fields)
+
+
 def measured_rate() -> float:
     """TFLOP/s of this device on a 64-channel 3x3 convolution and its gradients, float32."""
-    import jax
-    import jax.numpy as jnp
-
     n = 8 if jax.default_backend() == "cpu" else 128
     x, k = jnp.ones((n, 64, 64, 64)), jnp.ones((3, 3, 64, 64))
 

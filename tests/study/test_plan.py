@@ -14,6 +14,7 @@ from ldct_jax.denoise.filters import Gaussian, Identity
 from ldct_jax.errors import CheckpointError, DataError, NumericsError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.metrics.protocols import pcn
+from ldct_jax.models import vgg
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.study import Experiment, Request, Study, dry_run, results, run_study, scoring
@@ -374,6 +375,20 @@ def test_the_dry_run_has_the_papers_numbers(name, monkeypatch):
     assert row["hours"] == pytest.approx(row["PFLOP"] / 2e-3 / 3600, rel=0.01)
     if name == "pcn_ablation":
         assert row["PFLOP"] == pytest.approx(750, rel=0.01)
+
+
+def test_the_dry_run_counts_a_perceptual_loss_before_its_weights_are_fetched(tmp_path, monkeypatch):
+    """`ldct train cascade --dry-run` on a fresh machine was an error about VGG's weights."""
+    monkeypatch.setattr(vgg, "kept_file", lambda: tmp_path / "none.npz")
+    request = Request("smoke", variants=("DRL, MSE (A)", "DRL, perceptual (B)"))
+    plain, perceptual = dry_run.rows(load_study("cascade"), request, rate=2.0)
+    # B's network is A's plus the addition of its input; VGG's two layers see 24x24 pixels three
+    # times: forward, backward, and the target's.
+    vgg_flops = 2 * 9 * (3 * 64 + 64 * 64) * 24 * 24
+    per_image = perceptual["GFLOP a step"] / perceptual["batch"]
+    assert per_image - plain["GFLOP a step"] / plain["batch"] == pytest.approx(
+        3 * vgg_flops / 1e9, rel=0.1
+    )
 
 
 @pytest.mark.promise("dry-run")
