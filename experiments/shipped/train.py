@@ -206,10 +206,13 @@ def patients(data: str | None) -> list[tuple[Store, list[str]]]:
     return found
 
 
-def mixed_pairs(scale: Scale, data: str | None) -> PairedSlices:
+def mixed_pairs(
+    scale: Scale, data: str | None, other_kernels: float = OTHER_KERNELS
+) -> PairedSlices:
     """All patients in units of noise, every slice at a dose of its own.
 
     Only training has targets of its own; the others are compared with their normal dose.
+    ``other_kernels``: the share of training slices that other kernels show.
     """
     mixed = MIXED[scale.name]
     ways = {
@@ -233,7 +236,9 @@ def mixed_pairs(scale: Scale, data: str | None) -> PairedSlices:
             paired = add_mixed_dose(part, folder, how)
             patient = np.repeat([names[i] for i in at], [s.full.shape[0] for s in paired.series])
             pairs = dataclasses.replace(paired.pairs(), patients=tuple(patient.tolist()))
-            made.append(pairs if side == "others" else in_other_kernels(pairs, paired, mixed.seed))
+            if side != "others":
+                pairs = in_other_kernels(pairs, paired, mixed.seed, other_kernels)
+            made.append(pairs)
     pairs = dataclasses.replace(
         concatenate(made),
         source=f"public CT of {len({n for m in made for n in m.patients})} patients; "
@@ -243,7 +248,9 @@ def mixed_pairs(scale: Scale, data: str | None) -> PairedSlices:
     return in_noise_units(pairs)
 
 
-def in_other_kernels(pairs: PairedSlices, paired: Store, seed: int) -> PairedSlices:
+def in_other_kernels(
+    pairs: PairedSlices, paired: Store, seed: int, share: float = OTHER_KERNELS
+) -> PairedSlices:
     """``pairs`` of the store ``paired``, a share of them as other kernels would have shown them."""
     rng = np.random.default_rng(seed)
     own = [
@@ -254,11 +261,11 @@ def in_other_kernels(pairs: PairedSlices, paired: Store, seed: int) -> PairedSli
     low, full = (np.array(stack) for stack in (pairs.low_hu, pairs.full_hu))
     for i, (kernel, pixel_mm) in enumerate(zip(own, pairs.pixel_mm, strict=True)):
         half = float(np.exp(rng.uniform(*np.log(HALF_PER_MM))))
-        if rng.random() < OTHER_KERNELS:
+        if rng.random() < share:
             for stack in (low, full):
                 other = as_kernel(stack[i], kernel, Kernel("other", half, ORDER), float(pixel_mm))
                 stack[i] = whole_hu(other)
-    (least, greatest), share = HALF_PER_MM, OTHER_KERNELS
+    least, greatest = HALF_PER_MM
     return dataclasses.replace(
         pairs,
         low_hu=low,
