@@ -33,7 +33,7 @@ def tested():
 def test_a_tissues_slice_is_the_first_patients_with_most_of_it(tested):
     full = tested.pairs.full_hu[:3]
     lung = ((full > -950) & (full < -600)).sum((1, 2))
-    assert lung.max() > 2 * np.sort(lung)[-2], "one slice shows the thorax"
+    assert lung.max() > 1.5 * np.sort(lung)[-2], "one slice shows the thorax"
     measure = TissueSlices({"lung": (-950.0, -600.0)}, middle="lesion")
     found = measure(tested)
     for name, i in (("lung", int(lung.argmax())), ("lesion", 1)):
