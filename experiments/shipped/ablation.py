@@ -30,7 +30,7 @@ from experiments.shipped.held_out import Case, Patient, spread
 from experiments.shipped.in_hu import of_run
 from experiments.shipped.kept import Error
 from ldct_jax.data.pairs import PairedSlices
-from ldct_jax.data.splits import Split, explicit
+from ldct_jax.hu import Window
 from ldct_jax.losses import LogMSE, every_clone, last_clone, mse
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN
 from ldct_jax.models.layers import Conv, check_images, relu
@@ -125,15 +125,8 @@ def volumes_only(scale: Scale, data: str | None) -> PairedSlices:
     return pairs.of([n for n in pairs.patient_names if n in {*train.TRAINING.values(), *JUDGES}])
 
 
-def judged(pairs: PairedSlices) -> Split:
-    """JUDGES validate, of those that are there, and all others train but the held-out ones."""
-    there = set(pairs.patient_names)
-    held_out = {*train.HELD_OUT.values(), *train.HELD_OUT_SINGLES.values()}
-    return explicit(
-        pairs.patients,
-        test=sorted(held_out & there),
-        validation=[name for name in JUDGES if name in there],
-    )
+judged = functools.partial(train.split, validation=JUDGES)
+"""JUDGES validate, of those that are there, and all others train but the held-out ones."""
 
 
 def study(name: str, data, rows) -> Study:
@@ -167,7 +160,7 @@ def judge(data: str, runs: dict[str, Path]) -> list[list]:
     rows = []
     for name, run in track(runs.items(), "judging", "rows"):
         model, variables, _ = of_run(run)
-        whole = WholeSlices(model.clone(routine_hu=0.0, least=0.0), train.Window(0.0, 1.0))
+        whole = WholeSlices(model.clone(routine_hu=0.0, least=0.0), Window(0.0, 1.0))
         best: dict[str, dict[str, list[float]]] = {case.name: {} for case in CASES}
         for patient, pairs in cases:
             for case, (low, full) in pairs.items():

@@ -44,6 +44,7 @@ Expected time, two CPU cores, jax 0.12: simulation 7 minutes, training 50 minute
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -275,14 +276,14 @@ def in_other_kernels(
     )
 
 
-def split(pairs: PairedSlices) -> Split:
-    """The sides named above, of those that are there."""
+def split(pairs: PairedSlices, validation: Sequence[str] = tuple(VALIDATION.values())) -> Split:
+    """The sides named above, of those that are there; ``validation``: patients who don't train."""
     there = set(pairs.patient_names)
     held_out = {*HELD_OUT.values(), *HELD_OUT_SINGLES.values()}
     return explicit(
         pairs.patients,
         test=sorted(held_out & there),
-        validation=[name for name in VALIDATION.values() if name in there],
+        validation=[name for name in validation if name in there],
     )
 
 
