@@ -29,14 +29,15 @@ from ldct_jax.system.provenance import ONEDNN
 # The C interfaces of oneDNN 3 (dnnl_types.h) and XLA (xla/ffi/api/c_api.h).
 _CPU, _FLOAT32, _IN_ORDER, _TRAINING, _DIRECT = 1, 3, 1, 64, 1
 _ANY, _NHWC, _HWIO = 1, 22, 28
-_WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT = 131, 132
+_WEIGHTS_LAYOUT, _WEIGHTS_GRADIENT_LAYOUT, _SCRATCHPAD_LAYOUT = 131, 132, 136
 _SRC, _DST, _WEIGHTS, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 129, 145, 161
+_SCRATCHPAD, _SCRATCHPAD_IS_GIVEN = 80, 1
 _ALLOCATE = 2**64 - 1
 _FFI_METADATA, _FFI_INTERNAL = 1, 13
 _P, _I64 = c.c_void_p, c.c_int64
 
 _disabled = contextvars.ContextVar("onednn_disabled", default=False)
-# Primitives have scratch memory of their own, and two calls at a time would share the cores.
+# Primitives write to scratch memory of their own, and two calls at a time would share the cores.
 _one_call = threading.Lock()
 
 
@@ -132,6 +133,19 @@ def _engine():
     return engine, _made(lib.dnnl_stream_create, engine, _IN_ORDER)
 
 
+@functools.cache
+def _attributes():
+    """Scratch memory is ours: oneDNN's own may belong to the thread that created a primitive.
+
+    XLA calls from any of its threads, and elsewhere such a primitive fails or writes past the end.
+    """
+    lib = library()
+    attributes = _made(lib.dnnl_primitive_attr_create)
+    if lib.dnnl_primitive_attr_set_scratchpad_mode(attributes, _SCRATCHPAD_IS_GIVEN):
+        raise RuntimeError("oneDNN: scratch memory can't be given")
+    return attributes
+
+
 def _dims(*values: int):
     return (_I64 * 12)(*values)
 
@@ -146,7 +160,7 @@ class _Convolution:
     """
 
     def __init__(self, name, image, kernel, output, geometry):
-        self.lib, (self.engine, self.stream) = library(), _engine()
+        self.lib, (self.engine, self.stream), scratch = library(), _engine(), _attributes()
         _, _, top, bottom, left, right, stride, dilation = geometry
         # oneDNN names dimensions as NCHW and OIHW, whatever lies where in memory.
         x, y = (self.layout((s[0], s[3], s[1], s[2]), _NHWC) for s in (image, output))
@@ -155,14 +169,14 @@ class _Convolution:
         window = [_dims(stride, stride), _dims(dilation - 1, dilation - 1)]
         window += [_dims(top, left), _dims(bottom, right)]
         make = self.lib.dnnl_convolution_forward_primitive_desc_create
-        what = _made(make, self.engine, _TRAINING, _DIRECT, x, own, None, y, *window, None)
+        what = _made(make, self.engine, _TRAINING, _DIRECT, x, own, None, y, *window, scratch)
         query = _WEIGHTS_LAYOUT
         if name == "input_gradient":
             make = self.lib.dnnl_convolution_backward_data_primitive_desc_create
-            what = _made(make, self.engine, _DIRECT, x, own, y, *window, what, None)
+            what = _made(make, self.engine, _DIRECT, x, own, y, *window, what, scratch)
         elif name == "weight_gradient":
             make = self.lib.dnnl_convolution_backward_weights_primitive_desc_create
-            what = _made(make, self.engine, _DIRECT, x, own, None, y, *window, what, None)
+            what = _made(make, self.engine, _DIRECT, x, own, None, y, *window, what, scratch)
             query = _WEIGHTS_GRADIENT_LAYOUT
         blocked = _P(self.lib.dnnl_primitive_desc_query_md(what, query, 0))
         image, output, kernel = (self.memory(m, None) for m in (x, y, plain))
@@ -177,6 +191,8 @@ class _Convolution:
         else:
             self.arrays = image, output, kernel
             roles = {_SRC: image, _DIFF_DST: output, _DIFF_WEIGHTS: blocks}
+        scratchpad = self.lib.dnnl_primitive_desc_query_md(what, _SCRATCHPAD_LAYOUT, 0)
+        roles[_SCRATCHPAD] = self.memory(_P(scratchpad), _ALLOCATE)
         self.steps = [(convolution, self.arguments(roles))]
         if name == "weight_gradient":
             self.steps.append(self.reorder(blocked, blocks, plain, kernel))

@@ -60,7 +60,23 @@ def test_three_maps_equal_xla(c, o, geometry):
             assert "ldct_onednn" not in plain.lower(x, kernel).as_text()
             expected = plain(x, kernel)
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * np.abs(b).max())
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("instructions", ["SSE41", "AVX2"])
+def test_older_processors(instructions):
+    """There oneDNN convolves by matrix products, with scratch memory of the creating thread's own.
+
+    Called from another thread of XLA's they failed (status 2, with AVX2) or crashed (SSE 4.1).
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(
+        [*command, "-k", "three_maps"],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_in_loops_and_under_vmap():
