@@ -22,14 +22,18 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 def _difference(prediction, target):
     if prediction.ndim != 4:
+        clones = (
+            "; a network that returns all its clones needs last_clone(loss) or every_clone(loss)"
+        )
         raise UsageError(
-            f"this loss takes images (B, H, W, 1), not {tuple(prediction.shape)}: a network that "
-            "returns all its clones needs last_clone(loss) or every_clone(loss)"
+            f"this loss takes images (B, H, W, 1), not {tuple(prediction.shape)}"
+            + clones * (prediction.ndim == 5)
         )
     if prediction.shape != target.shape:
+        smaller = prediction.shape[::3] == target.shape[::3]
         raise UsageError(
-            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in "
-            "shape: a network without padding needs Central(loss)"
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
+            + ": a network without padding needs Central(loss)" * smaller
         )
     return prediction.astype(jnp.float32) - target.astype(jnp.float32)
 

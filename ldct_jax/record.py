@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ldct_jax.errors import CheckpointError, UsageError
+from ldct_jax.errors import CheckpointError, LdctError, UsageError
 
 OWN = "own_code"
 """The module under which the user's script is loaded and recorded, whatever the file's name."""
@@ -207,26 +207,60 @@ def names_own(record: Any) -> bool:
     return isinstance(record, list | tuple) and any(map(names_own, record))
 
 
-def check_code(code: dict | None) -> None:
-    """Compare the script at hand with the one that a run recorded, and say where they differ.
+def changed_code(code: dict | None) -> str:
+    """How the script at hand differs from the one that a run recorded; empty where it doesn't.
 
     Raises CheckpointError where the run needs a script and none was named.
     """
     if code is None:
-        return
+        return ""
     if script() is None:
         raise CheckpointError(
             f"this run needs the user's own script {code['file']}: give it with --code "
             f"{code['file']} (in Python: code={code['file']!r}); the run folder has a copy"
         )
     now = script_record()
-    if now["sha256"] != code["sha256"]:
-        print(
-            f"warning: {now['file']} is not the script that this run was made with "
-            f"({code['file']}, sha256 {code['sha256'][:16]}; now {now['sha256'][:16]}); the run "
-            "folder has a copy of that one",
-            file=sys.stderr,
-        )
+    if now["sha256"] == code["sha256"]:
+        return ""
+    return (
+        f"{now['file']} is not the script that this run was made with ({code['file']}, sha256 "
+        f"{code['sha256'][:16]}; now {now['sha256'][:16]}): what it defines is used, with the "
+        "settings that the run recorded; the run folder has a copy of that one"
+    )
+
+
+def warned(text: str) -> None:
+    """A warning on stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def check_code(code: dict | None) -> None:
+    """Warn of what :func:`changed_code` finds."""
+    if changed := changed_code(code):
+        warned(changed)
+
+
+@contextlib.contextmanager
+def own_errors(what: str, *, always: bool = False) -> Iterator[None]:
+    """Where the user's script is at fault, one UsageError with its line in place of a traceback.
+
+    ``what`` was tried. Errors that pass through no line of the script stay as they are, unless
+    ``always``.
+    """
+    try:
+        yield
+    except LdctError:
+        raise
+    except Exception as error:
+        module = script()
+        path = None if module is None else Path(module.__file__)
+        place = "" if path is None else _place(path, error)
+        if ", line " not in place and not always:
+            raise
+        words = " ".join(str(error).split())
+        words = words if len(words) <= 400 else f"{words[:400]} …"
+        told = f"{type(error).__name__}: {words} ({what})"
+        raise UsageError(f"{place}: {told}" if place else told) from error
 
 
 # ---- objects ↔ JSON ----------------------------------------------------------------------------

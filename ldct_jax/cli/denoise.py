@@ -53,6 +53,7 @@ def denoise(source, out, model, texture, quality, blend, strict, overwrite, keep
         find(model).chosen(texture=texture, quality=quality),
         Options(blend=blend, strict=strict, overwrite=overwrite, keep=keep, shard=shard),
         warn=lambda text: click.echo(f"warning: {text}", err=True),
+        note=lambda text: click.echo(f"note: {text}", err=True),
         start=start,
     )
     click.echo(json.dumps(summary.record(), indent=1) if as_json else summary.text())

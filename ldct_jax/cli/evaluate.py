@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ldct_jax.cli.options import code_option, quality_option, shard_option, texture_option
+from ldct_jax.system.names import counted
 
 
 @click.command()
@@ -44,12 +45,10 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path, s
     chosen = [named(name) for name in protocols or ("pcn",)]
     found = find(model).chosen(texture=texture, quality=quality)
     with read_pairs(low, full) as pairs:
-        for text in pairs.warnings:
-            if strict:
-                raise DataError(f"{text}; --strict refuses it")
-            click.echo(f"warning: {text}", err=True)
+        _tell(pairs.warnings, strict)
         accelerator.start()
         denoiser = found.open()
+        _tell(denoiser.doubts, strict)
         if shard.count == 1:
             scored = compare(pairs, denoiser, denoiser.name, chosen)
         else:
@@ -86,6 +85,15 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path, s
         click.echo(f"written: {json_path}")
     if pairs.incomplete:
         raise DataError(f"{pairs.incomplete}; everything else was scored")
+
+
+def _tell(warnings, strict: bool) -> None:
+    from ldct_jax.errors import DataError
+
+    for text in warnings:
+        if strict:
+            raise DataError(f"{text}; --strict refuses it")
+        click.echo(f"warning: {text}", err=True)
 
 
 def _shared(pairs, denoiser, protocols, shard, json_path: Path):
@@ -136,5 +144,5 @@ def _sentence(comparison, protocol) -> str:
     unit = "HU" if protocol.rmse_in_hu else f"(of {protocol.window.width:g} HU)"
     return (
         f"{comparison.method}, all patients: {s.psnr_db.text(3)} dB, SSIM {s.ssim.text(4)}, RMSE "
-        f"{s.rmse.text(5)} {unit} (n = {len(s.patients)}, {s.n_slices} slices)"
+        f"{s.rmse.text(5)} {unit} (n = {len(s.patients)}, {counted(s.n_slices, 'slice')})"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ldct_jax.errors import UsageError
+from ldct_jax.system.names import counted
 
 SETTINGS = {
     "model": (str,),
@@ -53,6 +54,7 @@ def mercure(source, out):
         found,
         Options(**settings),
         warn=lambda text: click.echo(f"warning: {text}", err=True),
+        note=lambda text: click.echo(f"note: {text}", err=True),
         start=accelerator.start,
         quiet=True,
     )
@@ -63,7 +65,7 @@ def mercure(source, out):
             file.rename(out / f"{header.series_uid}#{header.instance_uid}.dcm")
     shutil.rmtree(work)
     slices = sum(result.slices for result in summary.results)
-    click.echo(f"{slices} slices of {len(summary.results)} series denoised")
+    click.echo(f"{counted(slices, 'slice')} of {len(summary.results)} series denoised")
 
 
 def read_settings(path: Path) -> dict:

@@ -14,7 +14,9 @@ from ldct_jax.cli.options import code_option
 @click.command()
 @click.argument("experiment", metavar="EXP")
 @click.option("--data", metavar="DATA", help="DICOM folders, a store, or 'sample' [embedded data].")
-@click.option("--scale", metavar="SCALE", default="demo", show_default=True, help="demo or paper.")
+@click.option(
+    "--scale", metavar="SCALE", default="demo", show_default=True, help="smoke, demo or paper."
+)
 @click.option("--variant", "variants", multiple=True, help="Only this variant (repeatable).")
 @click.option(
     "--set",
@@ -81,7 +83,7 @@ def train(
 
     study = load_study(experiment)
     from ldct_jax.data.simulate import LowDose
-    from ldct_jax.report import write
+    from ldct_jax.report import verdict, write
     from ldct_jax.study.plan import chosen
     from ldct_jax.study.run import run_study
     from ldct_jax.study.study import Request
@@ -120,6 +122,7 @@ def train(
         return
     folder = run_study(study, request, report=write)
     if accelerator.is_first():
+        click.echo(verdict(folder))
         click.echo(f"report: {folder / 'report.html'}")
 
 

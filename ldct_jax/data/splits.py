@@ -15,6 +15,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from ldct_jax.errors import DataError, UsageError
+from ldct_jax.system.names import counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ def _enough(names: tuple[str, ...], *, n_test: int, n_validation: int) -> None:
         raise UsageError(f"n_test={n_test}, n_validation={n_validation}: at least 1 and 0")
     needed = n_test + n_validation + 1
     if len(names) < needed:
-        have = f"{len(names)} patient{'s' * (len(names) != 1)}"
+        have = counted(len(names), "patient")
         raise DataError(
             f"{have} but the split needs {needed} ({n_test} test, {n_validation} validation, at "
             "least 1 training); give more patients, fewer test or validation patients, or train "

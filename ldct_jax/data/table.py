@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ldct_jax.data.store import SeriesRecord, Store
+from ldct_jax.system.names import counted
 from ldct_jax.system.tables import plain_table
 
 HEAD = (
@@ -62,7 +63,7 @@ def summary(store: Store) -> str:
         ends = dict.fromkeys(f"{100 * dose:.0f}" for dose in (min(doses), max(doses)))
         own += f", measured dose {'-'.join(ends)} %"
     kind = "pairs of slices" if store.is_paired else "normal-dose slices"
-    patients = _count(len(store.patients), "patient")
+    patients = counted(len(store.patients), "patient")
     return f"{slices} {kind} of {patients} in {len(store.series)} series{own}"
 
 
@@ -97,10 +98,6 @@ def _measured_doses(store: Store) -> list[float]:
         for s in store.series
         if s.noise_hu and s.low_dose_noise_hu
     ]
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _figure(value: float | None) -> str:

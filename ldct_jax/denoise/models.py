@@ -21,6 +21,7 @@ from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.export import package
 from ldct_jax.hu import Window
+from ldct_jax.record import own_errors, use_code, warned
 
 _WEIGHTS = Path(__file__).parents[1] / "shipped"
 SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
@@ -42,6 +43,7 @@ class Denoiser:
       window: the model's HU window; None for filters, which have none.
       trained_on: the range of its training images; None where it isn't known.
       learned: whether a training range matters at all.
+      doubts: warnings that hold for whatever it denoises, such as a script that has changed.
       step: of the training at which a checkpoint was saved; None for anything else.
       of_series: a function of some of a series' slices, each (H, W) HU → ``compute`` for that
         series; None where every slice is for itself.
@@ -58,6 +60,7 @@ class Denoiser:
         default=None, repr=False
     )
     step: int | None = None
+    doubts: tuple[str, ...] = ()
 
     def for_series(self, read: Callable[[int], np.ndarray], n: int) -> Denoiser:
         """This denoiser for slices of one series; ``read(i)`` gives the i-th of ``n``, (H, W) HU.
@@ -97,7 +100,8 @@ class Denoiser:
     def run(self, hu_bhw: np.ndarray) -> np.ndarray:
         """A few slices (B, H, W) → float32 (B, H, W); NumericsError for NaN on either side."""
         hu_bhw = _checked(np.asarray(hu_bhw, np.float32))
-        out = self.compute(hu_bhw)
+        with own_errors(f"denoising images {hu_bhw.shape}"):
+            out = self.compute(hu_bhw)
         if out.shape != hu_bhw.shape:
             raise UsageError(f"{self.name} returned {out.shape} for images of {hu_bhw.shape}")
         if not np.isfinite(out).all():
@@ -221,10 +225,11 @@ def load(
       CheckpointError: a damaged checkpoint or artefact.
     """
     if code is not None:
-        from ldct_jax.record import use_code
-
         use_code(code)
-    return find(model).chosen(texture=texture, quality=quality).open()
+    denoiser = find(model).chosen(texture=texture, quality=quality).open()
+    for text in denoiser.doubts:
+        warned(text)
+    return denoiser
 
 
 def _filter(name: str) -> Denoiser:
@@ -249,7 +254,8 @@ def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
     from ldct_jax.record import short_name
     from ldct_jax.train.checkpoint import load_model
 
-    model, variables, window, meta = load_model(path)
+    doubts: list[str] = []
+    model, variables, window, meta = load_model(path, tell=doubts.append)
     if isinstance(model, NoiseScaled):
         model = choices.with_texture(model, texture)
     elif texture != choices.ROUTINE:
@@ -276,6 +282,7 @@ def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
         learned=True,
         compute=compute,
         of_series=of_series,
+        doubts=tuple(doubts),
     )
     if texture == choices.ROUTINE:
         return found

@@ -24,7 +24,7 @@ from ldct_jax.dicom.series import Series
 from ldct_jax.dicom.survey import Survey, survey
 from ldct_jax.errors import DataError, LdctError, UsageError
 from ldct_jax.system.files import locked, write_bytes
-from ldct_jax.system.names import printable, shown
+from ldct_jax.system.names import counted, printable, shown
 from ldct_jax.system.progress import Progress, track
 from ldct_jax.system.shard import Shard
 
@@ -91,6 +91,7 @@ def denoise_path(
     options: Options = Options(),
     *,
     warn: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
     start: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Summary:
@@ -98,7 +99,7 @@ def denoise_path(
 
     Args:
       model: what :func:`ldct_jax.denoise.models.find` found, or a loaded denoiser.
-      warn: is told every warning as it is found.
+      warn: is told every warning as it is found; ``note`` what is worth knowing and no doubt.
       start: called before jax is first needed.
       quiet: show no progress.
 
@@ -123,7 +124,7 @@ def denoise_path(
     else:
         denoiser = model
     new = not out.exists()
-    summary = _Run(judged, out, denoiser, options, warn, quiet).run()
+    summary = _Run(judged, out, denoiser, options, warn, note, quiet).run()
     if new and summary.failed:
         # Where everything failed, no empty folder stays behind.
         with contextlib.suppress(OSError):
@@ -133,13 +134,14 @@ def denoise_path(
 
 class _Run:
     def __init__(
-        self, judged: Survey, out: Path, denoiser: Denoiser, options: Options, warn, quiet: bool
+        self, judged: Survey, out: Path, denoiser: Denoiser, options: Options, warn, note, quiet
     ):
         self.judged, self.out, self.denoiser = judged, out, denoiser
-        self.options, self.warn, self.quiet = options, warn, quiet
+        self.options, self.warn, self.note, self.quiet = options, warn, note, quiet
         self.volumes_done: dict[str, str] = {}
         self.failed: list[tuple[str, str]] = []
         self.late: list[tuple[str, str]] = []
+        self.notes: list[tuple[str, str]] = []
         trained = denoiser.trained_on
         self.processing = Processing(
             model=denoiser.name,
@@ -178,6 +180,8 @@ class _Run:
                         self._write_record(results)
             for text in grouped(self.late):
                 self.warn(text)
+            for text in grouped(self.notes):
+                self.note(text)
             return self._summary(results)
 
     @contextlib.contextmanager
@@ -236,25 +240,26 @@ class _Run:
         return found
 
     def _tell_warnings(self, jobs) -> None:
-        told = grouped((job.result.title, w) for job in jobs for w in job.result.warnings)
+        told = [*self.denoiser.doubts]
+        told += grouped((job.result.title, w) for job in jobs for w in job.result.warnings)
         if told and self.options.strict:
             more = f" and {len(told) - 1} more" if len(told) > 1 else ""
             raise DataError(f"{told[0]}{more}; --strict refuses it")
-        for text in told + grouped(
-            (job.result.title, r) for job in jobs for r in job.result.remarks
-        ):
+        for text in told:
             self.warn(text)
+        for text in grouped((job.result.title, r) for job in jobs for r in job.result.remarks):
+            self.note(text)
 
     def _after(self, result: Result) -> None:
-        """Warnings that only the pixels tell."""
+        """What happened to single pixels."""
         for count, what in (
             (result.clipped, "were cut to the file's range of values"),
             (result.moved, "were moved off the padding value"),
             (result.cut_by_window, "lay outside the model's window and were cut to it"),
         ):
             if count:
-                result.warnings.append(f"{count} pixel{'s' * (count > 1)} {what}")
-                self.late.append((result.title, result.warnings[-1]))
+                result.remarks.append(f"{counted(count, 'pixel')} {what}")
+                self.notes.append((result.title, result.remarks[-1]))
 
     def _earlier(self) -> tuple[list[dict], dict[str, str]]:
         """The rows and finished volumes that runs before this one recorded in OUT."""

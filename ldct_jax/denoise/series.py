@@ -131,7 +131,8 @@ class SeriesJob:
     ) -> Result:
         """Denoise what is missing and put it in place.
 
-        ``doubt`` is called where the values can't be HU; what it raises ends the series.
+        ``doubt`` is called where the values can't be HU and where the result can't be right; what
+        it raises ends the series, of which nothing is written then.
 
         Raises:
           NumericsError: NaN or infinite values in a result; nothing of the series is written.
@@ -196,6 +197,8 @@ class SeriesJob:
                 pending.popleft().result()
         if self.values.impossible and self.values.impossible not in self.result.warnings:
             doubt(self.result, self.values.impossible)  # a slice that the sample had not
+        if self.result.doubt:
+            doubt(self.result, self.result.doubt)
 
     def _finish(self, target: Target, image: Image, result, denoiser: Denoiser, now) -> bytes:
         """The derived file's bytes; counts what happened to the pixels."""

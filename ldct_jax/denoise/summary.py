@@ -43,6 +43,10 @@ class Moments:
         return math.sqrt(self.squares / self.n) if self.n else math.nan
 
 
+MOVED_HU = 10.0
+"""Noise has no mean to speak of, so no denoiser that fits moves the mean of a series that far."""
+
+
 @dataclasses.dataclass
 class Result:
     """One series or volume. Statistics are of the pixels that hold data, in HU.
@@ -75,6 +79,13 @@ class Result:
     def title(self) -> str:
         """The name with the number of the result, for warnings."""
         return self.name if self.number is None else f"{self.name} → #{self.number}"
+
+    @property
+    def doubt(self) -> str:
+        """What the statistics say against the result; empty where they say nothing."""
+        if not (self.change.n and abs(self.change.mean) > MOVED_HU):
+            return ""
+        return f"the mean moved by {self.change.mean:+.0f} HU: the model doesn't fit these images"
 
     def add(self, before: np.ndarray, change: np.ndarray, no_data: np.ndarray | None) -> None:
         """Count one slice (H, W): its HU before, what was added to them, where it has no data."""

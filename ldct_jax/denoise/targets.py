@@ -10,6 +10,8 @@ from ldct_jax.errors import LdctError, UsageError
 
 def check_folders(source: Path, out: Path) -> None:
     """Refuse an OUT that is a file, IN itself, or below it: results must not become inputs."""
+    if not out.exists() and out.name.endswith((".npy", ".nii", ".nii.gz", ".dcm")):
+        raise UsageError(f"{out} names a file: OUT is a folder, results keep their input's name")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: OUT is a folder, results keep their input's name")
     inside = source.resolve() if source.is_dir() else source.resolve().parent

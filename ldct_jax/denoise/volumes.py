@@ -64,7 +64,8 @@ class VolumeJob:
     ) -> Result:
         """Denoise the file a few slices at a time, read once; NumericsError leaves nothing behind.
 
-        ``doubt`` is called where the values can't be HU, before anything is computed.
+        ``doubt`` is called where the values can't be HU, before anything is computed, and where
+        the result can't be right; what it raises leaves nothing behind either.
         """
         if self.result.kept:
             return self.result
@@ -81,6 +82,8 @@ class VolumeJob:
                 part = slices[k : k + denoiser.batch]
                 yield self._denoised(part, of_this)
                 advance(len(part))
+            if self.result.doubt:
+                doubt(self.result, self.result.doubt)
 
         write_whole(self.target, lambda part: self.volume.write(part, results()))
         self.result.seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ from ldct_jax.study.claims import HELD, NOT_HELD, SIGN_ONLY, UNDECIDED, UNTESTED
 
 def answer(found: Found, claims: Sequence[Claim]) -> str:
     """What was trained, the main table's picture, and what became of the claims."""
-    paragraphs = [_trained(found), _picture(found)]
+    paragraphs = [trained(found), _picture(found)]
     if claims:
         paragraphs.append(_verdicts(claims))
     return "\n\n".join(p for p in paragraphs if p)
@@ -51,7 +51,8 @@ def training_table(found: Found) -> Table:
     )
 
 
-def _trained(found: Found) -> str:
+def trained(found: Found) -> str:
+    """Which rows count as trained, a sentence."""
     rows = list(found.training.values())
     failed = [t for t in rows if t.reason]
     if not failed:

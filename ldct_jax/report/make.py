@@ -9,7 +9,7 @@ from typing import Any
 
 from ldct_jax.errors import LdctError
 from ldct_jax.report import page, physics, tables
-from ldct_jax.report.answer import answer, training_table
+from ldct_jax.report.answer import answer, trained, training_table
 from ldct_jax.report.blocks.curves import Convergence
 from ldct_jax.report.blocks.pictures import Panel
 from ldct_jax.report.blocks.tables import Note, Table
@@ -22,7 +22,11 @@ from ldct_jax.study.study import Study
 
 MAX_VIEWED = 8
 """Stacks of the interactive comparison; more make the page large and its menu long."""
-DEFAULT = (Table(note="Made without a list of blocks."), Convergence(), Panel())
+DEFAULT = (
+    Table(note="The study names no blocks: these are the usual ones."),
+    Convergence(),
+    Panel(),
+)
 
 
 def write(study: Study, folder: Path) -> Path:
@@ -40,6 +44,11 @@ def write(study: Study, folder: Path) -> Path:
         # The first one knows its own time but for the writing.
         report = report.with_wall_seconds("report", time.monotonic() - began)
     return report.write(folder)
+
+
+def verdict(folder: Path) -> str:
+    """Which rows of a study's folder count as trained, a sentence."""
+    return trained(Found(results.load(folder)))
 
 
 def build(blocks: Sequence[Any], loaded: results.Results) -> page.Report:

@@ -24,6 +24,7 @@ from ldct_jax.serve.peer import NotDelivered
 from ldct_jax.serve.rules import Rules
 from ldct_jax.serve.spool import Spool
 from ldct_jax.system.files import write_bytes
+from ldct_jax.system.names import counted
 
 STATE = "delivery.json"
 """In the spool, for ``--status``: how the last delivery went and when the next is tried."""
@@ -127,6 +128,7 @@ class Worker:
                 self.denoiser,
                 self.options,
                 warn=lambda text: self.log(f"series {batch}: warning: {text}"),
+                note=lambda text: self.log(f"series {batch}: note: {text}"),
                 quiet=True,
             )
         except DataError:
@@ -141,7 +143,7 @@ class Worker:
         self.spool.done(batch)
         results = summary.results
         slices, seconds = sum(r.slices for r in results), sum(r.seconds for r in results)
-        self.log(f"series {batch}: {slices} slices denoised in {seconds:.1f} s")
+        self.log(f"series {batch}: {counted(slices, 'slice')} denoised in {seconds:.1f} s")
 
     def _not_ours(self, source: Path) -> str:
         """Why a series isn't to be denoised; "" where it is."""

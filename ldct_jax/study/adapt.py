@@ -33,6 +33,7 @@ from ldct_jax.record import to_record
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.held_out import JUDGED_AT, judged, sides, usable
 from ldct_jax.system.files import json_sha256, locked
+from ldct_jax.system.names import counted
 from ldct_jax.train import released
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
@@ -152,12 +153,12 @@ def _adapted(source, work: Path, found: Found, base: Inside, steps: int, say, st
     for one in store.series:
         thickness = "unknown" if one.slice_mm is None else f"{one.slice_mm:g}"
         say(
-            f"{one.kernel or 'unknown kernel'}, {thickness} mm: {one.full.shape[0]} "
-            f"slice{'s' * (one.full.shape[0] > 1)}, noise {one.noise_hu:.1f} HU"
+            f"{one.kernel or 'unknown kernel'}, {thickness} mm: "
+            f"{counted(one.full.shape[0], 'slice')}, noise {one.noise_hu:.1f} HU"
         )
     trained, held_out = sides(store, MAX_PAIRS // 2)
     n = sum(map(len, trained))
-    say(f"{n} slices to train on, {sum(map(len, held_out))} held out")
+    say(f"{counted(n, 'slice')} to train on, {sum(map(len, held_out))} held out")
     # One store for each use of the slices, so that little is lost by an interruption.
     uses = [dataclasses.replace(TRAINING, seed=k) for k in range(-(-MAX_PAIRS // n))]
     noisier = concatenate([_noisier(store, work, use, trained) for use in uses])

@@ -52,6 +52,11 @@ class Experiment:
     def __post_init__(self):
         if self.select not in SELECTIONS:
             raise UsageError(f"select={self.select!r}: use one of {', '.join(SELECTIONS)}")
+        if not hasattr(self.optimizer, "build"):
+            raise UsageError(
+                "optimizer: give Adam(...) of ldct_jax.optim, or for another optimiser of optax a "
+                "class of your own with build(steps, steps_per_epoch) (docs/own_network.md)"
+            )
         if self.epochs is None and self.steps is None:
             object.__setattr__(self, "epochs", EPOCHS)
         if self.epochs is not None and self.steps is not None:

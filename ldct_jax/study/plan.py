@@ -9,11 +9,13 @@ from pathlib import Path
 from ldct_jax.errors import CheckpointError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.metrics.protocols import Protocol
-from ldct_jax.record import short_name
+from ldct_jax.record import names_own, short_name
 from ldct_jax.study import results
 from ldct_jax.study.data import Cohort, cohort
 from ldct_jax.study.experiment import Experiment, Scale
+from ldct_jax.study.scripts import own_record
 from ldct_jax.study.settings import override
+from ldct_jax.study.shapes import check_shapes
 from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.initial import why_not
@@ -50,6 +52,10 @@ class Plan:
     @property
     def folder(self) -> Path:
         return self.request.folder(self.study)
+
+    def run_folder(self, name: str, repeat: int = 0) -> Path:
+        """Where the training of a row with its seed goes."""
+        return self.folder / (slug(name) if repeat == 0 else f"{slug(name)}.repeat{repeat + 1}")
 
 
 def chosen(study: Study, request: Request) -> tuple[Scale, dict[str, Experiment]]:
@@ -104,6 +110,10 @@ def make_plan(study: Study, request: Request) -> Plan:
     if not all(split.validation for split in found.splits):
         _validated(rows)
     rows = {name: experiment.fit(*found.matrix) for name, experiment in rows.items()}
+    for name, experiment in rows.items():
+        # The package's own rows, as they stand, are known to work.
+        if request.settings or names_own(experiment.record()) or own_record(study):
+            check_shapes(name, experiment)
     init = None if request.init is None else _init(request.init, rows, found)
     return Plan(study, request, scale, rows, found, init)
 

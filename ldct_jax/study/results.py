@@ -18,6 +18,7 @@ from ldct_jax.export.package import Facts, Score
 from ldct_jax.metrics.protocols import Protocol, Scores, Summary, named, pcn, table
 from ldct_jax.record import from_record, short_name
 from ldct_jax.system.files import write_bytes
+from ldct_jax.system.names import counted
 from ldct_jax.train.log import read as read_log
 
 RESULT = "result.json"
@@ -231,7 +232,8 @@ def facts(path: Path) -> Facts:
             got = found.summary(label, protocol, repeats=[run.repeat], where=where)
             scores.append(
                 Score(
-                    images=f"test patients ({len(got.patients)}, {got.n_slices} slices){at}",
+                    images=f"test patients ({len(got.patients)}, "
+                    f"{counted(got.n_slices, 'slice')}){at}",
                     method=model if label == run.variant else label,
                     protocol=str(protocol),
                     psnr_db=got.psnr_db.mean,

@@ -25,7 +25,7 @@ from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.plan import Plan, make_plan
 from ldct_jax.study.scoring import Scorer
 from ldct_jax.study.scripts import keep_script, own_record
-from ldct_jax.study.study import Request, Study, slug
+from ldct_jax.study.study import Request, Study
 from ldct_jax.system import provenance
 from ldct_jax.system.files import locked
 from ldct_jax.train.checkpoint import load_model
@@ -35,6 +35,7 @@ from ldct_jax.train.signals import StopRequest
 
 # What a finished run may differ in: the script's text, which is compared and said.
 SAID = {"code": None}
+ANOTHER = "choose another folder (--out, or OUT= of make), or remove it"
 
 
 def run_study(study: Study, request: Request | None = None, *, report=None) -> Path:
@@ -57,6 +58,7 @@ def run_study(study: Study, request: Request | None = None, *, report=None) -> P
         parallel.check_batch(experiment.patches.batch)
     with contextlib.ExitStack() as stack, StopRequest().watching() as stop:
         parallel.first(lambda: stack.enter_context(locked(plan.folder)) and None)
+        parallel.first(lambda: _check_folder(plan))
         if any(vgg.needs_fetched(experiment.loss) for experiment in plan.experiments.values()):
             parallel.in_turn(fetched.fetch)
         session = _Session(plan, parallel, stop)
@@ -73,6 +75,31 @@ def run_study(study: Study, request: Request | None = None, *, report=None) -> P
         several = f"{len(failed)} of {session.n_jobs} runs failed: " if session.n_jobs > 1 else ""
         raise kind(several + "; ".join(map(str, failed)))
     return plan.folder
+
+
+def _check_folder(plan: Plan) -> None:
+    """Raise CheckpointError where the folder holds what can't go on, as far as no data tell it."""
+    path = plan.folder / results.STUDY
+    if path.exists() and (scale := results.read_json(path)["scale"]["name"]) != plan.scale.name:
+        raise CheckpointError(
+            f"{plan.folder} holds runs of the {scale} scale, and this is the {plan.scale.name} "
+            f"scale: {ANOTHER}"
+        )
+    for name, experiment in plan.experiments.items():
+        if not names_own(experiment.record()):
+            continue
+        for repeat in range(len(plan.splits)):
+            folder, now = plan.run_folder(name, repeat), script_record()
+            begun = next(folder.glob("checkpoints/last/[0-9]*"), None)
+            if begun is None or (folder / results.RESULT).exists():
+                continue
+            code = results.read_json(folder / "config.json")["record"].get("code")
+            if code is not None and code["sha256"] != now["sha256"]:
+                raise CheckpointError(
+                    f"{folder} is half trained by another {code['file']} than this {now['file']} "
+                    f"(sha256 {code['sha256'][:16]}, now {now['sha256'][:16]}): go on with the "
+                    f"copy that lies in that folder, or {ANOTHER}"
+                )
 
 
 class _Session:
@@ -98,13 +125,12 @@ class _Session:
         old = results.read_json(path) if path.exists() else {}
         if old and old["data"]["sha256"] != self.scorer.data_digest:
             raise CheckpointError(
-                f"{plan.folder} holds runs on other data ({old['data']['source']}): choose "
-                "another OUT= folder, or remove it"
+                f"{plan.folder} holds runs on other data ({old['data']['source']}): {ANOTHER}"
             )
         if old and difference(old["protocol_record"], to_record(plan.protocol)):
             raise CheckpointError(
-                f"{plan.folder} holds runs scored by another protocol ({old['protocol']}): choose "
-                "another OUT= folder, or remove it"
+                f"{plan.folder} holds runs scored by another protocol ({old['protocol']}): "
+                f"{ANOTHER}"
             )
         splits = json.loads(json.dumps([dataclasses.asdict(s) for s in plan.splits]))
         if old and old["splits"][: len(splits)] == splits:
@@ -192,13 +218,14 @@ class _Session:
             try:
                 self._run(f"[{i + 1}/{len(jobs)}] {title}", repeat, split, name, experiment)
             except (NumericsError, CheckpointError) as error:
-                print(f"failed: {error}", file=sys.stderr)
+                if len(jobs) > 1:  # of one the end of the command tells
+                    print(f"failed: {error}", file=sys.stderr)
                 failed.append(error)
         return failed
 
     def _check(self, repeat: int, name: str, experiment: Experiment) -> None:
         """Raise CheckpointError where the run's folder holds one with other settings."""
-        folder = self._folder(name, repeat)
+        folder = self.plan.run_folder(name, repeat)
         for file in (results.RESULT, "config.json"):
             if (folder / file).exists():
                 found = results.read_json(folder / file)["record"]
@@ -209,13 +236,12 @@ class _Session:
                     wanted["init"] = self.plan.init["sha256"]
                 if where := difference({**found, **SAID}, wanted):
                     raise CheckpointError(
-                        f"{folder} was run with other settings ({where}): choose another OUT= "
-                        "folder, or remove it"
+                        f"{folder} was run with other settings ({where}): {ANOTHER}"
                     )
                 return
 
     def _run(self, title, repeat: int, split: Split, name: str, experiment: Experiment) -> None:
-        folder = self._folder(name, repeat)
+        folder = self.plan.run_folder(name, repeat)
         record = {
             **self._record(repeat, name, experiment),
             "init": self._init_digest(repeat, name, experiment),
@@ -303,18 +329,13 @@ class _Session:
             },
         )
 
-    def _folder(self, name: str, repeat: int) -> Path:
-        return self.plan.folder / (
-            slug(name) if repeat == 0 else f"{slug(name)}.repeat{repeat + 1}"
-        )
-
     def _init(self, repeat: int, name: str, experiment: Experiment) -> Path | None:
         """The run or checkpoint that a row starts from: INIT where it fits, or another row."""
         if self.plan.init is not None and name in self.plan.init["rows"]:
             return self.plan.request.init
         if experiment.starts_from is None:
             return None
-        source = self._folder(experiment.starts_from, repeat)
+        source = self.plan.run_folder(experiment.starts_from, repeat)
         if not (source / results.RESULT).exists():
             raise NumericsError(
                 f"{name}: {experiment.starts_from} has to be trained first, and has no finished run"

@@ -100,7 +100,7 @@ class Request:
 
     Args:
       scale: one of the study's scales.
-      out: folder of the runs; None for ``runs/NAME``.
+      out: folder of the runs; None for ``runs/NAME``, at the smoke scale ``runs/NAME-smoke``.
       data: DICOM folders, a store, or ``sample``; None for the study's phantoms.
       low: how to simulate the low dose of ``data``; None for LowDose().
       variants: only these; empty for all.
@@ -132,7 +132,8 @@ class Request:
 
     def folder(self, study: Study) -> Path:
         """Where the runs go."""
-        return self.out or Path("runs") / study.name
+        smoke = "-smoke" * (self.scale == "smoke")  # a first try is not in the way of the run
+        return self.out or Path("runs") / f"{study.name}{smoke}"
 
 
 def slug(name: str) -> str:

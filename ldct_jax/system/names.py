@@ -1,4 +1,4 @@
-"""Names of files as they can be printed: any bytes, any locale, one line."""
+"""Names and numbers as they can be printed: any bytes, any locale, one line."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def printable(text: str) -> str:
         return character
 
     return "".join(map(one, text))
+
+
+def counted(n: int, what: str) -> str:
+    """``1 slice``, ``2 slices``."""
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def shown(path: Path, root: Path) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
-from ldct_jax.record import check_code, difference, from_record
+from ldct_jax.record import changed_code, difference, from_record, warned
 from ldct_jax.system.files import json_sha256
 from ldct_jax.train import released
 from ldct_jax.train.digests import combined, digests
@@ -281,7 +282,7 @@ def _compare(wanted: dict, found: dict, folder: Path) -> None:
     if where := difference({**found, "code": None}, {**wanted, "code": None}):
         raise CheckpointError(
             f"{folder.parent.parent.name} holds a checkpoint of another training: "
-            f"{where}; choose another OUT= folder or the same settings"
+            f"{where}; choose another folder (--out, or OUT= of make), or the same settings"
         )
 
 
@@ -344,10 +345,14 @@ def load_arrays(path: Path | str) -> tuple[dict, dict]:
     return tree, {**meta, "record": record, "digest": combined(meta["digests"])}
 
 
-def load_model(path: Path | str):
-    """(model, variables, window, meta) of a checkpoint, for inference; EMA variables if it has."""
+def load_model(path: Path | str, *, tell: Callable[[str], None] = warned):
+    """(model, variables, window, meta) of a checkpoint, for inference; EMA variables if it has.
+
+    ``tell`` gets a sentence where the user's script has changed since the training.
+    """
     tree, meta = load_arrays(path)
-    check_code(meta["record"].get("code"))
+    if changed := changed_code(meta["record"].get("code")):
+        tell(changed)
     model = from_record(meta["record"]["model"])
     window = from_record(meta["record"]["window"])
     variables = {"params": tree.get("ema") or tree["params"]}

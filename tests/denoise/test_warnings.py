@@ -9,7 +9,7 @@ import pytest
 from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
-from ldct_jax.errors import DataError
+from ldct_jax.errors import DataError, UsageError
 from ldct_jax.hu import DCSWGAN
 from tests.denoise.series import denoiser, hu_of
 from tests.derived_fixtures import slice_of
@@ -75,9 +75,38 @@ def test_a_window_that_cuts_is_told_and_counted(tmp_path):
 
 def test_clipped_pixels_are_counted_and_told(tmp_path):
     source = slice_of(tmp_path / "in" / "a.dcm")
-    told = []
+    told, noted = [], []
     model = denoiser(compute=lambda hu: hu + 3000)
-    summary = denoise_path(source, tmp_path / "out", model, warn=told.append)
+    summary = denoise_path(source, tmp_path / "out", model, warn=told.append, note=noted.append)
     clipped = np.count_nonzero(hu_of(source) + 1024 + 3000 > 4095)
     assert summary.results[0].clipped == clipped > 0
-    assert f"{clipped} pixels were cut to the file's range" in told[-1]
+    assert f"{clipped} pixels were cut to the file's range" in noted[-1]
+    assert "the mean moved by" in told[-1]
+
+
+@pytest.mark.promise("told")
+@pytest.mark.parametrize("name", ["a.dcm", "a.npy"])
+def test_a_result_whose_mean_has_moved_is_told_and_refused_where_strict(tmp_path, name):
+    """A network of four steps, or one for other windows: its table said "change 499.0" at most."""
+    source = tmp_path / "in" / name
+    if name == "a.dcm":
+        slice_of(source)
+    else:
+        source.parent.mkdir()
+        np.save(source, np.linspace(-1000, 1000, 2048, dtype=np.float32).reshape(2, 32, 32))
+    for moved, expected in ((9.0, 0), (40.0, 1)):
+        model, told = denoiser(compute=lambda hu, moved=moved: hu + moved), []
+        denoise_path(source, tmp_path / f"out{moved}", model, warn=told.append)
+        found = [t for t in told if "the mean moved by +40 HU" in t]
+        assert len(found) == expected, told
+        summary = denoise_path(source, tmp_path / f"strict{moved}", model, Options(strict=True))
+        assert len(summary.failed) == expected
+        assert bool(list((tmp_path / f"strict{moved}").rglob(name))) == (not expected)
+
+
+def test_the_name_of_a_file_is_no_folder(tmp_path):
+    source = tmp_path / "x.npy"
+    np.save(source, np.zeros((2, 32, 32), np.float32))
+    with pytest.raises(UsageError, match="OUT is a folder"):
+        denoise_path(source, tmp_path / "y.npy", denoiser())
+    assert not (tmp_path / "y.npy").exists()

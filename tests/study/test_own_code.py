@@ -186,3 +186,126 @@ def test_a_run_of_a_package_network_needs_no_script(trained):
     with pytest.raises(CheckpointError, match="--code own"):
         load_model(trained / "run" / "mine")
     assert ldct_jax.load("pcn3").name == "pcn3"
+
+
+HEAD = (
+    "import flax.linen as nn\nimport jax.numpy as jnp\nimport optax\n"
+    "from ldct_jax.study import Experiment, Study\n"
+    "class Net(nn.Module):\n"
+    "    @nn.compact\n"
+    "    def __call__(self, y, train=False):\n"
+    "        return y + nn.Conv(1, (3, 3))(y)\n"
+)
+MISTAKES = {
+    "network": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        return y + jnp.zeros((1, 7, 7, 1))\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "own.py, line 12: TypeError",
+    ),
+    "arguments": (
+        "class Bad(Net):\n"
+        "    def __call__(self, y):\n"
+        "        return y\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "the network has no parameters",
+    ),
+    "loss": (
+        "def loss(prediction, target):\n"
+        "    return prediction - target[0, 0]['x']\n"
+        "STUDY = Study('s', {'a': Experiment(Net(), loss=loss)})\n",
+        "own.py, line 10:",
+    ),
+    "scalar": (
+        "def loss(prediction, target):\n"
+        "    return ((prediction - target) ** 2).mean()\n"
+        "STUDY = Study('s', {'a': Experiment(Net(), loss=loss)})\n",
+        "one number an image",
+    ),
+    "channels": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        return nn.Conv(3, (3, 3))(y)\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "images (B, H, W, 1)",
+    ),
+    "optimiser": (
+        "STUDY = Study('s', {'a': Experiment(Net(), optimizer=optax.adam(1e-3))})\n",
+        "build(steps, steps_per_epoch)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_before_data_are_made(tmp_path, capfd, mistake, monkeypatch):
+    monkeypatch.setattr("ldct_jax.study.run._Session", lambda *args: pytest.fail("data are made"))
+    text, words = MISTAKES[mistake]
+    own = tmp_path / "own.py"
+    own.write_text(HEAD + text)
+    assert cli.run(["train", str(own), "--scale", "smoke", "--out", str(tmp_path / "runs")]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and words in lines[0], lines
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_network_that_fails_on_whole_slices_is_one_line(tmp_path, capfd):
+    own = tmp_path / "own.py"
+    own.write_text(
+        HEAD.replace(
+            "        return",
+            "        if y.shape[1] > 100:\n            return y['x']\n        return",
+        )
+        + "STUDY = Study('s', {'a': Experiment(Net())})\n"
+    )
+    run = tmp_path / "runs"
+    assert cli.run(["train", str(own), "--scale", "smoke", "--out", str(run)]) == 0
+    np.save(tmp_path / "x.npy", np.zeros((1, 128, 128), np.float32))
+    command = ["denoise", str(tmp_path / "x.npy"), str(tmp_path / "out"), "--model"]
+    capfd.readouterr()
+    assert cli.run([*command, str(run / "a"), "--code", str(own)]) == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "own.py, line 9: TypeError" in error and "Traceback" not in error
+
+
+def half_trained(folder: Path) -> Path:
+    """A run of the README's script that has a checkpoint and no result."""
+    script = folder / "own.py"
+    script.write_text(script_of_the_readme())
+    run = folder / "run"
+    assert cli.run(["train", str(script), "--scale", "smoke", "--out", str(run)]) == 0
+    (run / "mine" / "result.json").unlink()
+    forget()
+    return script
+
+
+def test_a_half_trained_run_doesnt_go_on_with_another_script(tmp_path, capfd):
+    script = half_trained(tmp_path)
+    run, kept = tmp_path / "run", script.read_bytes()
+    before = {p: p.read_bytes() for p in run.rglob("*.json")} | {run / "own.py": kept}
+    script.write_text(script.read_text() + "# another loss, say\n")
+    command = ["train", str(script), "--scale", "smoke", "--out", str(run)]
+    assert cli.run(command) == 1
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "half trained by another own.py" in error and "--out" in error
+    assert {p: p.read_bytes() for p in before} == before
+    forget()
+    assert cli.run(["train", str(run / "mine" / "own.py"), *command[2:]]) == 0
+    assert (run / "mine" / "result.json").exists()
+
+
+def test_strict_refuses_a_changed_script(trained, tmp_path, capfd):
+    changed = tmp_path / "own.py"
+    changed.write_text((trained / "own.py").read_text() + "# a later thought\n")
+    np.save(tmp_path / "x.npy", np.zeros((1, 32, 32), np.float32))
+    command = ["denoise", str(tmp_path / "x.npy"), str(tmp_path / "out"), "--code", str(changed)]
+    command += ["--model", str(trained / "run" / "mine")]
+    assert cli.run([*command, "--strict"]) == 1
+    assert "own.py is not the script" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+    forget()
+    assert cli.run(command) == 0
+    said = capfd.readouterr().err
+    assert "with the settings that the run recorded" in said

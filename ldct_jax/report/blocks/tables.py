@@ -14,6 +14,7 @@ from ldct_jax.report.found import Found
 from ldct_jax.report.provenance import begun, scored_steps
 from ldct_jax.report.tables import Column
 from ldct_jax.study.measures import Measure
+from ldct_jax.system.names import counted
 
 PaperRow = Sequence[MeanSD | float | None]
 """PSNR, SSIM and RMSE as a paper prints them; None where it doesn't."""
@@ -96,7 +97,7 @@ class Table:
                 ],
                 rows=rows,
                 protocol=str(protocol),
-                data=f"mean ± SD over {len(patients)} test patients; {found.data}",
+                data=f"mean ± SD over {counted(len(patients), 'test patient')}; {found.data}",
                 note=" ".join(filter(None, notes)),
             )
         ]
