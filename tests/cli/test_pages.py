@@ -97,7 +97,7 @@ def archive(root: Path) -> None:
     (root / "scans" / "README.txt").write_text("an archive\n")
     (root / "scans" / "report.pdf").write_bytes(b"%PDF-1.4\n")
     train = ["train", "pcn_ablation", "--scale", "smoke", "--variant", "full PCN"]
-    assert cli.run(train) == 0
+    assert cli.run([*train, "--out", "runs/pcn_ablation"]) == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +204,8 @@ def at_smoke_scale(words: list[str]) -> list[str]:
         words = [*words, "--variant", ONE_ROW[words[1]]]
     if "--dry-run" in words:
         return [*words, "--rate", "1"]
+    if "--out" not in words and "smoke" not in words:
+        words = [*words, "--out", f"runs/{Path(words[1]).stem}"]  # where the whole one would go
     if "--scale" in words:
         at = words.index("--scale")
         words = words[:at] + words[at + 2 :]
