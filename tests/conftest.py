@@ -30,12 +30,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 
 import ldct_jax  # noqa: F401  adds its own flags to XLA_FLAGS
-from ldct_jax.ct import insertion
+from ldct_jax.ct import noise_in_projections
 
 # Noise of projections is seconds of arithmetic in one small program: here the passes pay.
-insertion._compiled = jax.jit(
-    insertion._compiled.__wrapped__,
-    static_argnames=insertion.STATIC,
+noise_in_projections._compiled = jax.jit(
+    noise_in_projections._compiled.__wrapped__,
+    static_argnames=noise_in_projections.STATIC,
     compiler_options={
         "xla_backend_optimization_level": 3,
         "xla_llvm_disable_expensive_passes": False,

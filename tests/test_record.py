@@ -15,8 +15,9 @@ from ldct_jax.metrics import protocols
 from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.dncnn import DnCNN
 from ldct_jax.optim import Adam, Cosine, Exponential, Piecewise
-from ldct_jax.record import BARE_NAMES, OWN, difference, from_record, name_of, resolve, to_record
+from ldct_jax.record import BARE_NAMES, difference, from_record, name_of, resolve, to_record
 from ldct_jax.study.experiment import Experiment
+from ldct_jax.user_script import OWN
 
 pytestmark = pytest.mark.core
 

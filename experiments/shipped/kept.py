@@ -36,7 +36,7 @@ from experiments.shipped.train import (
     patients,
 )
 from ldct_jax.metrics.protocols import MAYO_ABDOMEN
-from ldct_jax.models.noise_scaled import slice_noise_hu
+from ldct_jax.models.slice_noise import slice_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.report import tables
 from ldct_jax.system import accelerator

@@ -20,7 +20,7 @@ class Number(click.FloatRange):
 
 def _use(context, parameter, path: Path | None) -> None:
     if path is not None:
-        from ldct_jax.record import use_code
+        from ldct_jax.user_script import use_code
 
         use_code(path)
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import optimize
 
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.insertion import Scan
+from ldct_jax.ct.noise_in_projections import Scan
 from ldct_jax.ct.variance import added_variance, ray_sums
 from ldct_jax.errors import DataError, UsageError
 

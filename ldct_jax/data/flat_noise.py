@@ -17,8 +17,8 @@ import numpy as np
 from scipy import ndimage
 
 from ldct_jax.ct.fbp import SMOOTH, Kernel
+from ldct_jax.ct.no_data import filled, no_data
 from ldct_jax.ct.noise_spectrum import blurred_share, measured_kernel, window_law
-from ldct_jax.ct.plausible import filled, no_data
 
 WINDOW_MM = 6.0
 BLUR_MM = 2.5

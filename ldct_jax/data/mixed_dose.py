@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.fbp import named_kernel
-from ldct_jax.ct.plausible import filled, no_data
+from ldct_jax.ct.no_data import filled, no_data
 from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget

@@ -9,7 +9,7 @@ import numpy as np
 
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.hu import whole_hu
-from ldct_jax.models.noise_scaled import slice_noise_hu
+from ldct_jax.models.slice_noise import slice_noise_hu
 
 NOISE = 25
 """What the noise of every low dose becomes, in the integers that stand for HU: fine enough."""
@@ -21,7 +21,7 @@ WORDS = f"in units of a {NOISE}th of each low dose's noise"
 def in_noise_units(pairs: PairedSlices) -> PairedSlices:
     """Both doses of each slice times 25/σ, σ the noise of the low one, which so becomes 25.
 
-    σ: :func:`ldct_jax.models.noise_scaled.slice_noise_hu`. 0 HU stays zero, and int16 what it is:
+    σ: :func:`ldct_jax.models.slice_noise.slice_noise_hu`. 0 HU stays zero, and int16 what it is:
     the result is rounded, and cut where metal would exceed it. With Window(0, 25·unit) a network
     sees what :class:`ldct_jax.models.noise_scaled.NoiseScaled` of that ``unit`` shows it.
     """

@@ -13,8 +13,8 @@ import dataclasses
 import numpy as np
 
 from ldct_jax.ct.fbp import SMOOTH, Kernel
-from ldct_jax.ct.insertion import Scan
-from ldct_jax.ct.plausible import filled, no_data
+from ldct_jax.ct.no_data import filled, no_data
+from ldct_jax.ct.noise_in_projections import Scan
 from ldct_jax.ct.variance import RaySums, ray_sums, scan_variance
 from ldct_jax.data.flat_noise import flat_tissue, spread_slices
 

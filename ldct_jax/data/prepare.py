@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import AIR_HU, Range, no_data
+from ldct_jax.ct.no_data import AIR_HU, Range, no_data
 from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.kept_report import read_report, write_report

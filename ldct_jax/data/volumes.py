@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import check_slices_first, value_range
+from ldct_jax.ct.no_data import check_slices_first, value_range
 from ldct_jax.errors import DataError
 from ldct_jax.system.files import DAMAGED_ARRAY
 

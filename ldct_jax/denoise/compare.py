@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import NO_DATA_BELOW_HU, filled, no_data
+from ldct_jax.ct.no_data import NO_DATA_BELOW_HU, filled, no_data
 from ldct_jax.data.store import Store, is_store, manifest_sha256
 from ldct_jax.data.volumes import checked_slices, is_nifti, is_volume, open_volume, same_place
 from ldct_jax.denoise.filters import Gaussian

@@ -21,7 +21,7 @@ from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.export import package
 from ldct_jax.hu import Window
-from ldct_jax.record import own_errors, use_code, warned
+from ldct_jax.user_script import own_errors, use_code, warned
 
 _WEIGHTS = Path(__file__).parents[1] / "shipped"
 SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
@@ -296,7 +296,8 @@ def _by_noise(model, slices, variables) -> tuple[Callable, Callable]:
     Slices of which everything is kept come back bit for bit, as the network would return them, and
     skip it.
     """
-    from ldct_jax.models.noise_scaled import SERIES, measured_noise_hu, with_series_noise
+    from ldct_jax.models.noise_scaled import SERIES, with_series_noise
+    from ldct_jax.models.slice_noise import measured_noise_hu
 
     def of_share(known: dict, series_hu: float | None, hu: np.ndarray) -> np.ndarray:
         own = measured_noise_hu(hu)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import Range, filled, no_data
+from ldct_jax.ct.no_data import Range, filled, no_data
 from ldct_jax.denoise.models import Denoiser, sample_of
 from ldct_jax.denoise.summary import Result
 from ldct_jax.denoise.targets import is_finished

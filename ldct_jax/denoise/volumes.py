@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.plausible import Range, filled, no_data
+from ldct_jax.ct.no_data import Range, filled, no_data
 from ldct_jax.data.volumes import open_volume
 from ldct_jax.denoise.models import Denoiser
 from ldct_jax.denoise.summary import Result

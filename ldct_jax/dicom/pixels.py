@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldct_jax.ct.plausible import AIR_HU
+from ldct_jax.ct.no_data import AIR_HU
 from ldct_jax.dicom.file import BIG_ENDIAN, JPEG, JPEG2000, NATIVE, Opened, open_file, parse
 from ldct_jax.dicom.header import Header
 from ldct_jax.dicom.values import Unusable, careful

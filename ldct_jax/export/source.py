@@ -13,7 +13,8 @@ import numpy as np
 
 from ldct_jax.export.card import Card
 from ldct_jax.hu import Window
-from ldct_jax.models.noise_scaled import SERIES, NoiseScaled, slice_noise_hu
+from ldct_jax.models.noise_scaled import SERIES, NoiseScaled
+from ldct_jax.models.slice_noise import slice_noise_hu
 from ldct_jax.models.whole_slices import denoise
 from ldct_jax.record import short_name
 from ldct_jax.train.checkpoint import load_model

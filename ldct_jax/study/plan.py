@@ -9,7 +9,7 @@ from pathlib import Path
 from ldct_jax.errors import CheckpointError, UsageError
 from ldct_jax.hu import Window
 from ldct_jax.metrics.protocols import Protocol
-from ldct_jax.record import names_own, short_name
+from ldct_jax.record import short_name
 from ldct_jax.study import results
 from ldct_jax.study.data import Cohort, cohort
 from ldct_jax.study.experiment import Experiment, Scale
@@ -19,6 +19,7 @@ from ldct_jax.study.shapes import check_shapes
 from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.initial import why_not
+from ldct_jax.user_script import names_own
 
 SCALE, IMAGES = "scale.", "images."
 

@@ -19,7 +19,7 @@ from ldct_jax.errors import CheckpointError, LdctError, NumericsError
 from ldct_jax.models import vgg
 from ldct_jax.models.catalogue import count
 from ldct_jax.models.whole_slices import WholeSlices
-from ldct_jax.record import check_code, difference, names_own, script_record, to_record
+from ldct_jax.record import difference, to_record
 from ldct_jax.study import results
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.study.plan import Plan, make_plan
@@ -32,6 +32,7 @@ from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
+from ldct_jax.user_script import check_code, names_own, script_record
 
 # What a finished run may differ in: the script's text, which is compared and said.
 SAID = {"code": None}

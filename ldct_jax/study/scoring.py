@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ldct_jax.ct.plausible import no_data
+from ldct_jax.ct.no_data import no_data
 from ldct_jax.data.pairs import PairedSlices, concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.denoise.filters import run

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from ldct_jax.errors import UsageError
-from ldct_jax.record import check_code, script, script_record, use_code
 from ldct_jax.study.study import Study
 from ldct_jax.system.files import write_bytes
+from ldct_jax.user_script import check_code, script, script_record, use_code
 
 
 def folder() -> Path:

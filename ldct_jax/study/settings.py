@@ -9,7 +9,8 @@ import typing
 from typing import Any
 
 from ldct_jax.errors import CheckpointError, UsageError
-from ldct_jax.record import BARE_NAMES, OWN, dtype_of, fields, resolve
+from ldct_jax.record import BARE_NAMES, dtype_of, fields, resolve
+from ldct_jax.user_script import OWN
 
 
 def override(value: Any, setting: str) -> Any:

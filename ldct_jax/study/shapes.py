@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from ldct_jax.errors import UsageError
 from ldct_jax.losses import central, last_image
 from ldct_jax.models.vgg import needs_fetched
-from ldct_jax.record import own_errors
 from ldct_jax.study.experiment import Experiment
 from ldct_jax.train.steps import updated
+from ldct_jax.user_script import own_errors
 
 
 def check_shapes(name: str, experiment: Experiment) -> None:

@@ -20,11 +20,12 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
-from ldct_jax.record import changed_code, difference, from_record, warned
+from ldct_jax.record import difference, from_record
 from ldct_jax.system.files import json_sha256
 from ldct_jax.train import released
 from ldct_jax.train.digests import combined, digests
 from ldct_jax.train.state import TrainState
+from ldct_jax.user_script import changed_code, warned
 
 FORMAT = 1
 _log = logging.getLogger(__name__)

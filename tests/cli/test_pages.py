@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldct_jax import cli, record
+from ldct_jax import cli, record, user_script
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
 from ldct_jax.study.scripts import load_study
 from tests.cli.pages import (
@@ -149,9 +149,9 @@ TRIALS = {
 def nothing_stays_imported(monkeypatch):
     """Each page begins as a new process does, with no script named."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, record.OWN, raising=False)
+    monkeypatch.delitem(sys.modules, user_script.OWN, raising=False)
     yield
-    sys.modules.pop(record.OWN, None)
+    sys.modules.pop(user_script.OWN, None)
 
 
 @pytest.mark.core

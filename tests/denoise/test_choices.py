@@ -9,7 +9,7 @@ import ldct_jax
 from ldct_jax.denoise import choices
 from ldct_jax.denoise.models import find
 from ldct_jax.errors import UsageError
-from ldct_jax.models.noise_scaled import measured_noise_hu
+from ldct_jax.models.slice_noise import measured_noise_hu
 
 RNG = np.random.default_rng(5)
 NOISY = (40 + 40 * RNG.normal(size=(2, 64, 64))).astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 import ldct_jax
 from experiments.shipped import base, in_hu, release, train
 from ldct_jax import cli
-from ldct_jax.ct.dose import sample_noise
+from ldct_jax.ct.noise_in_images import sample_noise
 from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import prepare
@@ -20,7 +20,7 @@ from ldct_jax.denoise.models import SHIPPED, find
 from ldct_jax.errors import UsageError
 from ldct_jax.hu import Window
 from ldct_jax.metrics.quality_phantom import QualityPhantom, measure
-from ldct_jax.models.noise_scaled import slice_noise_hu
+from ldct_jax.models.slice_noise import slice_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import difference, from_record, to_record
 from ldct_jax.train.checkpoint import load_model

@@ -17,7 +17,8 @@ from ldct_jax.dicom.pixels import read_stored
 from ldct_jax.export import artefacts, onnx_model, stablehlo
 from ldct_jax.export.source import Source
 from ldct_jax.hu import Window
-from ldct_jax.models.noise_scaled import NoiseScaled, measured_noise_hu, with_series_noise
+from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
+from ldct_jax.models.slice_noise import measured_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
 from tests.dicom_fixtures import anatomy, noisy, write_series
 from tests.export.networks import SMALL, source_of

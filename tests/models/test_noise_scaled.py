@@ -7,20 +7,16 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ldct_jax.ct.dose import sample_noise
+from ldct_jax.ct.noise_in_images import sample_noise
 from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import UsageError
 from ldct_jax.export.source import twin_for_onnx
 from ldct_jax.hu import Window
-from ldct_jax.models import noise_scaled
+from ldct_jax.models import slice_noise
 from ldct_jax.models.clones import ClonesNet
-from ldct_jax.models.noise_scaled import (
-    NoiseScaled,
-    slice_noise_hu,
-    with_local_mean_of,
-    with_series_noise,
-)
+from ldct_jax.models.noise_scaled import NoiseScaled, with_local_mean_of, with_series_noise
+from ldct_jax.models.slice_noise import slice_noise_hu
 from ldct_jax.models.wgan_vgg import WGANVGG
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import from_record, to_record
@@ -102,7 +98,7 @@ def test_lung_metal_and_air_do_not_count(monkeypatch):
     hu[:, 40:60] = -800 + quiet[:, 40:60]
     hu[:, 104:, 96:] = 12_000 + quiet[:, 104:, 96:]
     assert float(slice_noise_hu(hu)[0]) == pytest.approx(alone, rel=0.06)
-    monkeypatch.setattr(noise_scaled, "SOFT_TISSUE_HU", (-1e9, 1e9))
+    monkeypatch.setattr(slice_noise, "SOFT_TISSUE_HU", (-1e9, 1e9))
     assert float(slice_noise_hu(hu)[0]) < 4
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ldct_jax
-from ldct_jax import cli, record
+from ldct_jax import cli, record, user_script
 from ldct_jax.errors import CheckpointError, UsageError
 from ldct_jax.losses import mse
 from ldct_jax.models.unet import UNet
@@ -24,13 +24,13 @@ README = Path(__file__).parents[2] / "README.md"
 def nothing_stays_imported(monkeypatch):
     """Each test begins as a new process does, with no script named."""
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, record.OWN, raising=False)
+    monkeypatch.delitem(sys.modules, user_script.OWN, raising=False)
     yield
-    sys.modules.pop(record.OWN, None)
+    sys.modules.pop(user_script.OWN, None)
 
 
 def forget():
-    sys.modules.pop(record.OWN, None)
+    sys.modules.pop(user_script.OWN, None)
 
 
 def script_of_the_readme() -> str:
@@ -144,7 +144,7 @@ def test_what_was_defined_twice_or_elsewhere_is_refused_on_writing(tmp_path):
     own = tmp_path / "own.py"
     text = "import flax.linen as nn\nclass Net(nn.Module):\n    n: int = 1\nfirst = Net()\n"
     own.write_text(text + "class Net(nn.Module):\n    n: int = 2\n")
-    module = record.use_code(own)
+    module = user_script.use_code(own)
     with pytest.raises(UsageError, match="Net can't be recorded"):
         record.to_record(module.first)
     assert record.to_record(module.Net()) == {"type": "own_code:Net", "n": 2}
@@ -156,7 +156,7 @@ def test_a_network_of_another_file_is_recorded_where_the_script_imports_it(tmp_p
     )
     own = tmp_path / "own.py"
     own.write_text("from networks_of_mine import Net\nMODEL = Net(4)\n")
-    module = record.use_code(own)
+    module = user_script.use_code(own)
     assert record.to_record(module.MODEL) == {"type": "own_code:Net", "n": 4}
     assert record.from_record({"type": "own_code:Net", "n": 4}) == module.MODEL
 

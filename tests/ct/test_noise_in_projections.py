@@ -9,7 +9,7 @@ import pytest
 from ldct_jax.ct.calibration import n0_from_added_sd, n0_from_tags, rotation_mas
 from ldct_jax.ct.fbp import Kernel, filtered_back_projection
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.insertion import (
+from ldct_jax.ct.noise_in_projections import (
     MU_WATER,
     Scan,
     insert_projection_domain,

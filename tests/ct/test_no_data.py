@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ldct_jax.ct.plausible import Range, check_slices_first, filled, no_data, value_range
+from ldct_jax.ct.no_data import Range, check_slices_first, filled, no_data, value_range
 from ldct_jax.errors import DataError
 
 pytestmark = pytest.mark.core
