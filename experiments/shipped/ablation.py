@@ -9,7 +9,8 @@ that train there judge here, and train in no row (JUDGES); no held-out patient i
 
 What is compared is the network's estimate x̂ of the image without noise, by the largest PSNR that
 x̂ + a·(x - x̂) has for any a (experiments/shipped/kept.py): how much noise the product keeps is
-another question. Runs that are finished are kept; the same command goes on.
+another question. Runs that are finished are kept; the same command goes on. ``--finished`` trains
+nothing and judges what there is.
 
 Expected time, one CPU core: simulation 20 minutes, then 12 minutes a row of 32 filters, 27 of 48.
 """
@@ -180,13 +181,17 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--scale", default="demo")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--finished", action="store_true", help="train nothing")
     given = parser.parse_args()
     accelerator.start()
     runs = {}
     for one in STUDIES:
         folder = given.runs / one.name
-        run_study(one, Request(given.scale, out=folder, data=given.data))
+        if not given.finished:
+            run_study(one, Request(given.scale, out=folder, data=given.data))
         runs |= {name: folder / slug(name) for name in one.rows(given.scale)}
+    missing = [name for name, run in runs.items() if not (run / RESULT).exists()]
+    runs = {name: run for name, run in runs.items() if name not in missing}
     made = tables.Table(
         name="ablation",
         title="Parts of the shipped model's recipe, short trainings from scratch",
@@ -204,7 +209,8 @@ def main() -> None:
         data=f"{', '.join(JUDGES)} (who is there), up to {SLICES} slices of a series; "
         f"{train.ATTRIBUTION}",
         note=f"{STEPS['demo']:,} steps from random weights, one seed: differences of a few "
-        "hundredths of a decibel mean nothing",
+        "hundredths of a decibel mean nothing"
+        + (f"; not run: {', '.join(missing)}" if missing else ""),
     )
     given.out.mkdir(parents=True, exist_ok=True)
     made.write(given.out)
