@@ -193,7 +193,8 @@ class Summary:
             lines.append(f"unchanged: {slices} went in: the model took no noise out")
         if self.out and self.results:
             lines.append(f"results are in {self.out}")
-        lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
+        if len(self.failed) > 1:  # of a single one the error line tells
+            lines += [f"failed: {name}: {reason}" for name, reason in self.failed]
         return "\n".join([*lines, *self.left_out_lines])
 
 
