@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from ldct_jax.ct.add_noise_to_images import sample_noise
+from ldct_jax.ct.add_noise_to_projections import Scan, insert_projection_domain
 from ldct_jax.ct.calibration import n0_from_added_sd, n0_from_tags, rotation_mas
 from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.ct.no_data import filled, no_data
-from ldct_jax.ct.noise_in_images import sample_noise
-from ldct_jax.ct.noise_in_projections import Scan, insert_projection_domain
 from ldct_jax.ct.noise_spectrum import window_law
 from ldct_jax.ct.phantom.random_patient import random_patient
-from ldct_jax.data.flat_noise import BLUR_MM, flat_tissue, window_moments, window_side
+from ldct_jax.data.noise_estimate import BLUR_MM, flat_tissue, window_moments, window_side
 from ldct_jax.data.simulate import add_in_proportion, own_scan, required_noise
 from ldct_jax.dicom.load import read_folder
 from ldct_jax.errors import DataError, LdctError

@@ -30,12 +30,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 
 import ldct_jax  # noqa: F401  adds its own flags to XLA_FLAGS
-from ldct_jax.ct import noise_in_projections
+from ldct_jax.ct import add_noise_to_projections
 
 # Noise of projections is seconds of arithmetic in one small program: here the passes pay.
-noise_in_projections._compiled = jax.jit(
-    noise_in_projections._compiled.__wrapped__,
-    static_argnames=noise_in_projections.STATIC,
+add_noise_to_projections._compiled = jax.jit(
+    add_noise_to_projections._compiled.__wrapped__,
+    static_argnames=add_noise_to_projections.STATIC,
     compiler_options={
         "xla_backend_optimization_level": 3,
         "xla_llvm_disable_expensive_passes": False,

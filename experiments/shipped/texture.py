@@ -19,8 +19,8 @@ import numpy as np
 
 import ldct_jax
 from experiments.shipped.in_hu import ROUTINE_HU
+from ldct_jax.ct.add_noise_to_images import sample_noise
 from ldct_jax.ct.fbp import Kernel
-from ldct_jax.ct.noise_in_images import sample_noise
 from ldct_jax.denoise.choices import ROUTINE, SMOOTH
 from ldct_jax.metrics.noise import power_spectrum
 from ldct_jax.metrics.quality_phantom import BODY_HU, DISCS, QualityPhantom

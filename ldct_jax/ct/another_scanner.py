@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ldct_jax.ct.add_noise_to_projections import MU_WATER, line_integrals, noise_sd
 from ldct_jax.ct.fbp import filtered_back_projection, named_kernel
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_projections import MU_WATER, line_integrals, noise_sd
 from ldct_jax.errors import UsageError
 
 # Only the noise's distribution over the rays depends on these: its strength is set by the caller.

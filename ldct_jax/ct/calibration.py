@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 from scipy import optimize
 
+from ldct_jax.ct.add_noise_to_projections import Scan
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_projections import Scan
 from ldct_jax.ct.variance import added_variance, ray_sums
 from ldct_jax.errors import DataError, UsageError
 

@@ -12,9 +12,15 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from ldct_jax.ct.add_noise_to_projections import (
+    MIN_PHOTONS,
+    MU_WATER,
+    Scan,
+    line_integrals,
+    noise_sd,
+)
 from ldct_jax.ct.fbp import filter_energy
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_projections import MIN_PHOTONS, MU_WATER, Scan, line_integrals, noise_sd
 
 GRID = 96  # pixels along the slice's longer side
 VIEWS = 90
@@ -59,7 +65,7 @@ def scan_variance(rays: RaySums, scan: Scan) -> np.ndarray:
 
 def added_variance(rays: RaySums, scan: Scan, dose: float) -> np.ndarray:
     """The variance, (H, W) HU², that is added by
-    :func:`ldct_jax.ct.noise_in_projections.insert_projection_domain`."""
+    :func:`ldct_jax.ct.add_noise_to_projections.insert_projection_domain`."""
     sd = np.asarray(noise_sd(rays.p, dose, scan.n0, scan.electronic_variance), np.float64)
     floor = np.minimum(MIN_PHOTONS / (dose * scan.n0) * np.exp(rays.p), 1.0)
     z, weight = np.polynomial.hermite_e.hermegauss(NODES)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.simulate import SIMULATION_VERSIONS, LowDose, simulate
 from ldct_jax.data.store import ArrayRecord, SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, put_together, write_array

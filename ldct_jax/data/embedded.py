@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.noise_in_images import added_sd, sample_noise
+from ldct_jax.ct.add_noise_to_images import added_sd, sample_noise
 from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.data.acquisition import PHANTOMS, Acquisition
-from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
@@ -74,8 +74,9 @@ def phantom_pairs(
     Args:
       doses: several low doses of every slice in place of the one of ``spec``; 1 is the normal
         dose itself. The normal dose and its noise stay those of ``spec``.
-      rule: how the noise grows there, see :func:`ldct_jax.ct.noise_in_images.noise_ratio`.
-      spectrum: shape of the added noise, see :func:`ldct_jax.ct.noise_in_images.noise_response`.
+      rule: how the noise grows there, see :func:`ldct_jax.ct.add_noise_to_images.noise_ratio`.
+      spectrum: shape of the added noise, see
+        :func:`ldct_jax.ct.add_noise_to_images.noise_response`.
     """
     added = {spec.dose: spec.added_sd_hu}
     if doses:

@@ -11,7 +11,7 @@ import numpy as np
 from ldct_jax.ct.fbp import named_kernel
 from ldct_jax.ct.no_data import filled, no_data
 from ldct_jax.data.derived import check_normal_dose, derive, derived_digest
-from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
 from ldct_jax.data.own_noise import OwnNoise
 from ldct_jax.data.simulate import (

@@ -12,11 +12,11 @@ import dataclasses
 
 import numpy as np
 
+from ldct_jax.ct.add_noise_to_projections import Scan
 from ldct_jax.ct.fbp import SMOOTH, Kernel
 from ldct_jax.ct.no_data import filled, no_data
-from ldct_jax.ct.noise_in_projections import Scan
 from ldct_jax.ct.variance import RaySums, ray_sums, scan_variance
-from ldct_jax.data.flat_noise import flat_tissue, spread_slices
+from ldct_jax.data.noise_estimate import flat_tissue, spread_slices
 
 ONE_PHOTON = Scan(n0=1.0)
 INDEPENDENT_MM2 = 4.0

@@ -14,8 +14,8 @@ import numpy as np
 
 from ldct_jax.ct.no_data import AIR_HU, Range, no_data
 from ldct_jax.data.acquisition import same_kernel
-from ldct_jax.data.flat_noise import flat_noise_hu
 from ldct_jax.data.kept_report import read_report, write_report
+from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.store import STATE, SeriesRecord, none_if_nan, rounded
 from ldct_jax.data.store_writer import begin, finished, put_together, write_array
 from ldct_jax.dicom.collections import layouts

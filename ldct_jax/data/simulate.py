@@ -9,13 +9,13 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
+from ldct_jax.ct.add_noise_to_images import sample_noise
+from ldct_jax.ct.add_noise_to_projections import Scan, insert_projection_domain
 from ldct_jax.ct.calibration import n0_from_added_sd
 from ldct_jax.ct.fbp import SMOOTH, Kernel, filter_energy, named_kernel
 from ldct_jax.ct.no_data import AIR_HU, filled, no_data
-from ldct_jax.ct.noise_in_images import sample_noise
-from ldct_jax.ct.noise_in_projections import Scan, insert_projection_domain
 from ldct_jax.ct.variance import added_variance, ray_sums
-from ldct_jax.data.flat_noise import flat_tissue, spread_slices
+from ldct_jax.data.noise_estimate import flat_tissue, spread_slices
 from ldct_jax.data.own_noise import ONE_PHOTON, OwnNoise, measure_own_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.hu import whole_hu

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ldct_jax.ct.noise_in_images import noise_ratio
+from ldct_jax.ct.add_noise_to_images import noise_ratio
 from ldct_jax.data.derived import add_low_dose, simulation_digest
 from ldct_jax.data.embedded import dose_words
 from ldct_jax.data.feed.choose import host_memory
@@ -120,7 +120,8 @@ def load_doses(
 
     Args:
       doses: fractions of the normal dose; 1 is the normal dose itself.
-      rule: how the noise grows with less dose, see :func:`ldct_jax.ct.noise_in_images.noise_ratio`.
+      rule: how the noise grows with less dose, see
+        :func:`ldct_jax.ct.add_noise_to_images.noise_ratio`.
       spectrum: shape of the added noise: the series' own, or its plain MTF (``mtf``).
     """
     opened = open_store(data, cache=cache)

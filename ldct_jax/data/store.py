@@ -48,7 +48,7 @@ class SeriesRecord:
       patient: label; the same for all series of one patient.
       full, low: the arrays; ``low`` is None for normal dose only.
       offsets_mm: slice positions from the first slice.
-      noise_hu: own noise of the normal dose in flat tissue (data/flat_noise.py).
+      noise_hu: own noise of the normal dose in flat tissue (data/noise_estimate.py).
       low_dose_noise_hu: the same of the low dose; shown beside it, and as a measured dose.
       dose: low dose as a fraction; dose_source: how it is known, or how it was made, in words.
       low_dose: record of the simulation (ldct_jax.record), or None for a scanned low dose.

@@ -162,7 +162,7 @@ def model_in(folder: Path) -> Path:
 
 def example(height: int, width: int) -> np.ndarray:
     """One slice (1, H, W) int16 HU of an abdominal phantom (no patient) at a quarter dose."""
-    from ldct_jax.ct.noise_in_images import sample_noise
+    from ldct_jax.ct.add_noise_to_images import sample_noise
     from ldct_jax.ct.phantom.random_patient import random_patient
     from ldct_jax.hu import whole_hu
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ldct_jax.ct.add_noise_to_images import noise_ratio, sample_noise
 from ldct_jax.ct.fbp import SMOOTH, Kernel
-from ldct_jax.ct.noise_in_images import noise_ratio, sample_noise
 from ldct_jax.errors import UsageError
 from ldct_jax.metrics.observers import Detectability, detect
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldct_jax.ct.noise_in_images import sample_noise
+from ldct_jax.ct.add_noise_to_images import sample_noise
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.metrics.contrast import cnr
 from ldct_jax.metrics.noise import power_spectrum
@@ -35,7 +35,7 @@ class QualityPhantom:
       size: side of the images, pixels; at least 64.
       pixel_mm: side of a pixel.
       noise_hu: SD of the noise, which has the spectrum of
-        :func:`ldct_jax.ct.noise_in_images.sample_noise`.
+        :func:`ldct_jax.ct.add_noise_to_images.sample_noise`.
       contrast: of the lesions, as a multiple of ``noise_hu`` (they are brighter than the body). So
         faint that an observer misses some: otherwise nothing could be lost.
       realisations: images with lesions, and as many without.

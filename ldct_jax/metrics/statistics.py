@@ -1,6 +1,6 @@
-"""Statistics over patients: mean ± SD, paired tests, bootstrap intervals.
+"""Statistics over patients: mean ± SD, paired tests, intervals.
 
-A patient is the unit of every statistic here. Slices of one patient resemble each other; taken
+A patient is the unit of the statistics of images. Slices of one patient resemble each other; taken
 as independent they would make any difference "significant", so repeated labels are refused.
 """
 
@@ -90,6 +90,18 @@ def bootstrap_interval(values: Sequence[float], patients: Sequence[str]) -> tupl
         rng=np.random.default_rng(0),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Student's t interval of the mean of independent values, (low, high), at :data:`LEVEL`.
+
+    For what is no patient: the seeds of a training, or the held-out slices of one series.
+    """
+    from scipy import stats
+
+    x = np.asarray(values, np.float64)
+    half = stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
+    return float(x.mean() - half), float(x.mean() + half)
 
 
 def _by_patient(values: Sequence[float], patients: Sequence[str]) -> np.ndarray:

@@ -31,7 +31,7 @@ def slice_noise_hu(hu_bhw):
     neither air nor constant counts, and where nothing is left, everything. The result lies between
     1 and 256 HU. Raises UsageError for fewer than 9x9 pixels.
 
-    :func:`ldct_jax.data.flat_noise.flat_noise_hu` does much the same for a whole series, whose
+    :func:`ldct_jax.data.noise_estimate.flat_noise_hu` does much the same for a whole series, whose
     pixel size is known (windows of 6 mm, 0 to 200 HU).
     """
     if any(side < SIDE for side in hu_bhw.shape[1:3]):  # symbolic sides have no minimum

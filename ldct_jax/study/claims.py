@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ldct_jax.errors import UsageError
+from ldct_jax.metrics.statistics import LEVEL, t_interval
 
 HELD = "held"
 NOT_HELD = "not held"
@@ -23,7 +24,6 @@ SIGN_ONLY = "sign only"
 UNTESTED = "untested"
 VERDICTS = (HELD, NOT_HELD, UNDECIDED, SIGN_ONLY, UNTESTED)
 MIN_SEEDS = 3
-LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Claim:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % of the mean by Student's t; None below :data:`MIN_SEEDS` seeds."""
-        return _interval(self.values) if len(self.values) >= MIN_SEEDS else None
+        return t_interval(self.values) if len(self.values) >= MIN_SEEDS else None
 
     @property
     def agrees(self) -> bool | None:
@@ -109,7 +109,7 @@ def judge(
         raise UsageError(f"{claim!r} needs a limit: above, below or both")
     verdict = SIGN_ONLY
     if numbers.size >= MIN_SEEDS:
-        low, high = _interval(numbers)
+        low, high = t_interval(numbers)
         if _within(low, above, below) and _within(high, above, below):
             verdict = HELD
         elif (above is not None and high < above) or (below is not None and low > below):
@@ -145,14 +145,6 @@ def untested(claim: str, reason: str) -> Claim:
 def count(claims: Sequence[Claim]) -> dict[str, int]:
     """How many claims there are of each verdict, zero included."""
     return {v: sum(c.verdict == v for c in claims) for v in VERDICTS}
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    from scipy import stats
-
-    x = np.asarray(values, np.float64)
-    half = stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / math.sqrt(x.size)
-    return float(x.mean() - half), float(x.mean() + half)
 
 
 def _within(value: float, above: float | None, below: float | None) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy import ndimage, stats
+from scipy import ndimage
 
-from ldct_jax.data.flat_noise import spread_slices
+from ldct_jax.data.noise_estimate import spread_slices
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.simulate import MIN_NOISE_HU
 from ldct_jax.data.store import Store
 from ldct_jax.errors import DataError
 from ldct_jax.hu import Window
+from ldct_jax.metrics.statistics import LEVEL, t_interval
 from ldct_jax.models.noise_scaled import NoiseScaled
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.system.progress import track
@@ -27,7 +28,6 @@ PARTS = ((0.2, 0.35), (0.65, 0.8))
 GAP_MM = 5.0
 """Slices nearer than this (or a slice's thickness) to one that is held out show the same."""
 BODY_HU = -900.0
-LEVEL = 0.95
 
 
 def usable(store: Store, min_side: int) -> Store:
@@ -122,10 +122,8 @@ class Score:
     def of(cls, before: np.ndarray, after: np.ndarray) -> Score:
         """From the shares of each slice, two (N,)."""
         difference = np.asarray(after) - before
-        n, mean = len(difference), difference.mean()
-        half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * difference.std(ddof=1) / n**0.5
-        bounds = (float(mean - half), float(mean + half))
-        return cls(float(np.mean(before)), float(np.mean(after)), *bounds, n)
+        bounds = t_interval(difference)
+        return cls(float(np.mean(before)), float(np.mean(after)), *bounds, len(difference))
 
     @property
     def better(self) -> bool:

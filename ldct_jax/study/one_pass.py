@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ldct_jax.ct.no_data import no_data
-from ldct_jax.data.flat_noise import flat_tissue, noise_of, variance_sums, window_side
+from ldct_jax.data.noise_estimate import flat_tissue, noise_of, variance_sums, window_side
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.metrics.protocols import Protocol, Scores
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from ldct_jax.ct.add_noise_to_projections import MU_WATER, Scan, line_integrals
 from ldct_jax.ct.fbp import filtered_back_projection
-from ldct_jax.ct.noise_in_projections import MU_WATER, Scan, line_integrals
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ldct_jax.ct.add_noise_to_projections import Scan, insert_projection_domain
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_projections import Scan, insert_projection_domain
 from ldct_jax.ct.phantom.random_patient import random_patient
 from tests.ct.bodies import water
 

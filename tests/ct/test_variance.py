@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from ldct_jax.ct.add_noise_to_images import sample_noise
+from ldct_jax.ct.add_noise_to_projections import Scan, insert_projection_domain, simulate_scan
 from ldct_jax.ct.fbp import MEDIUM, SHARP, SMOOTH, Kernel
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_images import sample_noise
-from ldct_jax.ct.noise_in_projections import Scan, insert_projection_domain, simulate_scan
 from ldct_jax.ct.noise_spectrum import measured_kernel, window_law
 from ldct_jax.ct.variance import added_variance, ray_sums, scan_variance
 from tests.ct.ellipses import Ellipse, image

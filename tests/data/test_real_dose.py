@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.data.flat_noise import flat_tissue, tissue_noise
+from ldct_jax.data.noise_estimate import flat_tissue, tissue_noise
 from ldct_jax.data.own_noise import measure_own_noise
 from ldct_jax.data.simulate import add_in_proportion, own_scan
 from ldct_jax.dicom.load import read_folder

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ldct_jax.ct.add_noise_to_images import sample_noise
+from ldct_jax.ct.add_noise_to_projections import Scan
 from ldct_jax.ct.fbp import Kernel
 from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_images import sample_noise
-from ldct_jax.ct.noise_in_projections import Scan
 from ldct_jax.data.embedded import Phantoms, write_phantoms
-from ldct_jax.data.flat_noise import flat_noise_hu, flat_tissue, tissue_noise
+from ldct_jax.data.noise_estimate import flat_noise_hu, flat_tissue, tissue_noise
 from ldct_jax.data.own_noise import measure_own_noise
 from ldct_jax.data.simulate import DOMAINS, LowDose, add_in_proportion, simulate, stored
 from ldct_jax.data.source import load_doses

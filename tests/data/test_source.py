@@ -94,7 +94,7 @@ def test_the_noise_of_the_series_sets_the_default(tmp_path):
     body = np.clip(anatomy(0) + noise, -1024, 3071).astype(np.int16)
     write_series(tmp_path / "in", body)
     pairs = load_pairs(tmp_path / "in", cache=tmp_path / "cache")
-    from ldct_jax.data.flat_noise import flat_noise_hu
+    from ldct_jax.data.noise_estimate import flat_noise_hu
 
     own = flat_noise_hu(body, 5.0)
     added = (pairs.low_hu.astype(int) - pairs.full_hu)[pairs.full_hu > -500]

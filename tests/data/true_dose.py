@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from ldct_jax.ct.add_noise_to_images import sample_noise
+from ldct_jax.ct.add_noise_to_projections import Scan, simulate_scan
 from ldct_jax.ct.fbp import SMOOTH, Kernel
-from ldct_jax.ct.noise_in_images import sample_noise
-from ldct_jax.ct.noise_in_projections import Scan, simulate_scan
 from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.ct.variance import ray_sums, scan_variance
 from tests.ct.bodies import reconstruct_scan

@@ -12,7 +12,7 @@ import pytest
 import ldct_jax
 from experiments.shipped import base, in_hu, release, train
 from ldct_jax import cli
-from ldct_jax.ct.noise_in_images import sample_noise
+from ldct_jax.ct.add_noise_to_images import sample_noise
 from ldct_jax.data.noise_units import NOISE, WORDS, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import prepare

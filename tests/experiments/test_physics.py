@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments import physics
-from ldct_jax.ct.noise_in_images import sample_noise
+from ldct_jax.ct.add_noise_to_images import sample_noise
 from ldct_jax.ct.phantom.random_patient import random_patient
 from ldct_jax.errors import DataError
 from tests.dicom_fixtures import write_series

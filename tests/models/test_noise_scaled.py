@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from ldct_jax.ct.noise_in_images import sample_noise
+from ldct_jax.ct.add_noise_to_images import sample_noise
 from ldct_jax.data.noise_units import NOISE, in_noise_units
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.errors import UsageError

@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage
 
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
-from ldct_jax.data.flat_noise import flat_tissue, window_side
+from ldct_jax.data.noise_estimate import flat_tissue, window_side
 from ldct_jax.data.pairs import concatenate
 from ldct_jax.data.splits import Split
 from ldct_jax.hu import FULL

@@ -6,10 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ldct_jax.ct.calibration import n0_from_added_sd, n0_from_tags, rotation_mas
-from ldct_jax.ct.fbp import Kernel, filtered_back_projection
-from ldct_jax.ct.geometry import FanBeam
-from ldct_jax.ct.noise_in_projections import (
+from ldct_jax.ct.add_noise_to_projections import (
     MU_WATER,
     Scan,
     insert_projection_domain,
@@ -17,6 +14,9 @@ from ldct_jax.ct.noise_in_projections import (
     noise_sd,
     simulate_scan,
 )
+from ldct_jax.ct.calibration import n0_from_added_sd, n0_from_tags, rotation_mas
+from ldct_jax.ct.fbp import Kernel, filtered_back_projection
+from ldct_jax.ct.geometry import FanBeam
 from ldct_jax.errors import DataError, UsageError
 from tests.ct.bodies import reconstruct_scan
 from tests.ct.ellipses import Ellipse, image

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from ldct_jax.ct.add_noise_to_images import added_sd, noise_ratio, sample_noise
 from ldct_jax.ct.fbp import SMOOTH
-from ldct_jax.ct.noise_in_images import added_sd, noise_ratio, sample_noise
 from ldct_jax.errors import UsageError
 
 
@@ -62,7 +62,7 @@ def test_the_noise_is_the_same_on_every_machine():
     np.testing.assert_allclose(noise[1, 3, :4], known, atol=1e-3)
     code = (
         "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from ldct_jax.ct.noise_in_images import sample_noise\n"
+        "from ldct_jax.ct.add_noise_to_images import sample_noise\n"
         "sys.stdout.buffer.write(sample_noise((2, 64, 64), 20.0, 1.0, 8).tobytes())"
     )
     if hasattr(os, "sched_setaffinity"):
