@@ -30,7 +30,10 @@ def _difference(prediction, target):
             + clones * (prediction.ndim == 5)
         )
     if prediction.shape != target.shape:
-        smaller = prediction.shape[::3] == target.shape[::3]
+        smaller = prediction.shape[::3] == target.shape[::3] and all(
+            side // 2 < s < side
+            for s, side in zip(prediction.shape[1:3], target.shape[1:3], strict=True)
+        )
         raise UsageError(
             f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
             + ": a network without padding needs Central(loss)" * smaller

@@ -125,9 +125,9 @@ def name_of(thing: Any) -> str:
             if resolve(f"{candidate}:{path}") is thing:
                 return f"{candidate}:{path}"
     raise UsageError(
-        f"{path or repr(thing)} can't be recorded, so no run could be loaded again: define it by "
-        "that name at the top level of your script (not in a notebook, not as a lambda or inside "
-        "a function), or import it there by its name"
+        f"{path or repr(thing)} can't be recorded, so no run could be loaded again: define it with "
+        "def or class at the top level of your script (not in a notebook, not as a lambda or "
+        "inside a function), or import it there by its name"
     )
 
 

@@ -44,6 +44,7 @@ from ldct_jax.study.results import RESULT, read_json
 from ldct_jax.study.study import slug
 from ldct_jax.system import accelerator
 from ldct_jax.system.progress import track
+from ldct_jax.user_script import use_code
 
 # One quiet scan of 5 mm, one of 2.5 mm and 13 HU, two slices of smooth kernels.
 JUDGES = ("pyradiomics lung2", "LIDC-IDRI 0001", "TCGA-LUAD Z019", "TCGA-LUSC 4080")
@@ -185,7 +186,8 @@ def main() -> None:
     given = parser.parse_args()
     accelerator.start()
     runs = {}
-    for one in STUDIES:
+    # As a user's script, so that records can name the network that is defined here.
+    for one in use_code(__file__).STUDIES:
         folder = given.runs / one.name
         if not given.finished:
             run_study(one, Request(given.scale, out=folder, data=given.data))

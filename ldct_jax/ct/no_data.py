@@ -56,6 +56,13 @@ def filled(hu: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     return hu if mask is None else np.where(mask, hu.dtype.type(AIR_HU), hu)
 
 
+def air_filled(hu: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(float32 HU as a network should see them, where they hold no data or None)."""
+    hu = np.asarray(hu, np.float32)
+    empty = no_data(hu)
+    return filled(hu, empty), empty
+
+
 @dataclasses.dataclass
 class Range:
     """The lowest and highest HU with data of images that come one by one."""

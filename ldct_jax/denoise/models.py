@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ldct_jax.ct.no_data import air_filled
 from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise import choices
 from ldct_jax.denoise.filters import FILTERS
@@ -75,7 +76,8 @@ class Denoiser:
     def __call__(self, hu) -> np.ndarray:
         """Denoise an array of HU; (N, H, W) are slices of one series.
 
-        Raises UsageError or NumericsError.
+        Pixels without data (:mod:`ldct_jax.ct.no_data`) are air for the network and come out as
+        they went in. Raises UsageError or NumericsError.
         """
         hu = np.asarray(hu)
         if hu.ndim not in (2, 3) or hu.dtype.kind not in "iuf" or 0 in hu.shape:
@@ -83,11 +85,15 @@ class Denoiser:
                 f"a denoiser takes HU as (H, W) or (N, H, W) numbers, not {hu.dtype} {hu.shape}"
             )
         slices = hu[None] if hu.ndim == 2 else hu
-        of_these = self.for_series(slices.__getitem__, len(slices))
+        of_these = self.for_series(lambda i: air_filled(slices[i])[0], len(slices))
         out = np.empty(slices.shape, np.float32)
         for start in range(0, len(slices), self.batch):
             part = slices[start : start + self.batch]
-            out[start : start + len(part)] = of_these.run(part)
+            air, empty = air_filled(part)
+            result = of_these.run(air)
+            out[start : start + len(part)] = (
+                result if empty is None else np.where(empty, part, result)
+            )
         return out.reshape(hu.shape)
 
     def cut(self, hu: np.ndarray, empty: np.ndarray | None = None) -> int:

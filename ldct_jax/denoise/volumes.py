@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldct_jax.ct.no_data import Range, filled, no_data
+from ldct_jax.ct.no_data import Range, air_filled, no_data
 from ldct_jax.data.volumes import open_volume
 from ldct_jax.denoise.models import Denoiser
 from ldct_jax.denoise.summary import Result
@@ -77,7 +77,7 @@ class VolumeJob:
             doubt(self.result, values.doubt)
 
         def results() -> Iterator[np.ndarray]:
-            of_this = denoiser.for_series(lambda i: _air_filled(slices[i])[0], len(slices))
+            of_this = denoiser.for_series(lambda i: air_filled(slices[i])[0], len(slices))
             for k in range(0, len(slices), denoiser.batch):
                 part = slices[k : k + denoiser.batch]
                 yield self._denoised(part, of_this)
@@ -92,7 +92,7 @@ class VolumeJob:
     def _denoised(self, hu: np.ndarray, denoiser: Denoiser) -> np.ndarray:
         """A few slices (B, H, W) → float32; counts their statistics."""
         before = np.asarray(hu, np.float32)
-        air, empty = _air_filled(before)
+        air, empty = air_filled(before)
         result = air + np.float32(self.processing.blend) * (denoiser.run(air) - air)
         after = result if empty is None else np.where(empty, before, result)
         masks = [None] * len(before) if empty is None else empty
@@ -100,13 +100,6 @@ class VolumeJob:
             self.result.add(one, other - one, mask)
             self.result.cut_by_window += denoiser.cut(one, mask)
         return after
-
-
-def _air_filled(hu) -> tuple[np.ndarray, np.ndarray | None]:
-    """(float32 HU with air where there are no data, where that is)."""
-    hu = np.asarray(hu, np.float32)
-    mask = no_data(hu)
-    return filled(hu, mask), mask
 
 
 def _checked(slices: np.ndarray, path: Path) -> tuple[str, Range]:

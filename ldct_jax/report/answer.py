@@ -63,10 +63,13 @@ def trained(found: Found) -> str:
         )
     learnt = len(rows) - len(failed)
     head = f"Only {learnt} of {len(rows)} rows count" if learnt else "None of the rows counts"
-    return (
-        f"{head} as trained: {'; '.join(t.reason for t in failed)}. Every claim that needs one of "
-        "these rows is untested."
-    )
+    text = f"{head} as trained: {'; '.join(t.reason for t in failed)}."
+    study = found.results.study
+    if study["reproduces"]:
+        text += " Every claim that needs one of these rows is untested."
+    if study["scale"]["name"] == "smoke":
+        text += " The smoke scale shows that everything runs; a few steps train nothing."
+    return text
 
 
 def _all(n: int) -> str:

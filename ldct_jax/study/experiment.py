@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import flax.linen as nn
 
 from ldct_jax.data.embedded import Phantoms
 from ldct_jax.data.feed.patches import Patches
@@ -52,6 +55,10 @@ class Experiment:
     def __post_init__(self):
         if self.select not in SELECTIONS:
             raise UsageError(f"select={self.select!r}: use one of {', '.join(SELECTIONS)}")
+        if not isinstance(self.model, nn.Module):
+            raise UsageError(
+                f"model: give a linen module with its settings, such as Mine(), not {self.model!r}"
+            )
         if not hasattr(self.optimizer, "build"):
             raise UsageError(
                 "optimizer: give Adam(...) of ldct_jax.optim, or for another optimiser of optax a "
@@ -62,8 +69,9 @@ class Experiment:
         if self.epochs is not None and self.steps is not None:
             raise UsageError(f"epochs={self.epochs} and steps={self.steps}: give one of the two")
         for name in LENGTHS:
-            if (length := getattr(self, name)) is not None and length < 1:
-                raise UsageError(f"{name}={length}: at least one is needed")
+            length = getattr(self, name)
+            if length is not None and (not isinstance(length, numbers.Integral) or length < 1):
+                raise UsageError(f"{name}={length}: a whole number, at least 1, is needed")
 
     def but(self, **changes: Any) -> Experiment:
         """A copy with fields changed; names of the model's fields change the model.

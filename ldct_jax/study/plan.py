@@ -19,7 +19,7 @@ from ldct_jax.study.shapes import check_shapes
 from ldct_jax.study.study import Request, Study, slug
 from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.initial import why_not
-from ldct_jax.user_script import names_own
+from ldct_jax.user_script import names_own, own_errors
 
 SCALE, IMAGES = "scale.", "images."
 
@@ -65,6 +65,11 @@ def chosen(study: Study, request: Request) -> tuple[Scale, dict[str, Experiment]
     Raises UsageError for unknown names and keys, and for rows of one table with several windows.
     """
     every = study.rows(request.scale)
+    if not every:
+        raise UsageError(
+            f"{study.name} has no variants: give it at least one, such as "
+            "variants={'mine': Experiment(Mine())}"
+        )
     slugs = {slug(name): name for name in every}
     wanted = []
     for name in request.variants:
@@ -101,6 +106,7 @@ def _validated(rows: dict[str, Experiment]) -> None:
             )
 
 
+@own_errors("while the study was planned")
 def make_plan(study: Study, request: Request) -> Plan:
     """Settle what ``request`` will run.
 
@@ -114,7 +120,7 @@ def make_plan(study: Study, request: Request) -> Plan:
     for name, experiment in rows.items():
         # The package's own rows, as they stand, are known to work.
         if request.settings or names_own(experiment.record()) or own_record(study):
-            check_shapes(name, experiment)
+            check_shapes(name, experiment, found.matrix)
     init = None if request.init is None else _init(request.init, rows, found)
     return Plan(study, request, scale, rows, found, init)
 

@@ -32,7 +32,7 @@ from ldct_jax.train.checkpoint import load_model
 from ldct_jax.train.mesh import DataParallel
 from ldct_jax.train.run import train
 from ldct_jax.train.signals import StopRequest
-from ldct_jax.user_script import check_code, names_own, script_record
+from ldct_jax.user_script import changed_code, check_code, names_own, script_record, warned
 
 # What a finished run may differ in: the script's text, which is compared and said.
 SAID = {"code": None}
@@ -97,9 +97,9 @@ def _check_folder(plan: Plan) -> None:
             code = results.read_json(folder / "config.json")["record"].get("code")
             if code is not None and code["sha256"] != now["sha256"]:
                 raise CheckpointError(
-                    f"{folder} is half trained by another {code['file']} than this {now['file']} "
-                    f"(sha256 {code['sha256'][:16]}, now {now['sha256'][:16]}): go on with the "
-                    f"copy that lies in that folder, or {ANOTHER}"
+                    f"{now['file']} was changed since the training in {folder} began (sha256 "
+                    f"{code['sha256'][:16]}, now {now['sha256'][:16]}): go on with the copy of "
+                    f"{code['file']} that lies there, or {ANOTHER}"
                 )
 
 
@@ -136,6 +136,7 @@ class _Session:
         splits = json.loads(json.dumps([dataclasses.asdict(s) for s in plan.splits]))
         if old and old["splits"][: len(splits)] == splits:
             splits = old["splits"]  # runs with more seeds stay
+        self._check_others([Split(**s) for s in splits])
         code = own_record(plan.study)
         keep_script(code, plan.folder)
         results.write_json(
@@ -170,6 +171,30 @@ class _Session:
                 "wall_s": {**old.get("wall_s", {}), **wall},
             },
         )
+
+    def _check_others(self, splits: list[Split]) -> None:
+        """Raise CheckpointError where rows that aren't asked for now can't share one table.
+
+        Those that are asked for are compared by :meth:`_check`, and scored again where needed.
+        """
+        plan, every = self.plan, self.plan.study.rows(self.plan.request.scale)
+        asked = {plan.run_folder(n, i) for n in plan.experiments for i in range(len(plan.splits))}
+        for path in sorted(plan.folder.glob(f"*/{results.RESULT}")):
+            result = results.read_json(path)
+            if path.parent in asked or result["variant"] not in every:
+                continue
+            same = result["repeat"] < len(splits)
+            if same:
+                split = splits[result["repeat"]]
+                key = self.scorer.key(split, plan.protocol)
+                trained = result["record"].get("split", {}).get("train", list(split.train))
+                same = result.get("scored_by", key) == key and trained == list(split.train)
+            if not same:
+                raise CheckpointError(
+                    f"{path.parent} was trained or scored on other patients, slices or doses than "
+                    f"this command asks for, and one table can't hold both: ask for all rows "
+                    f"(without --variant, with as many --seeds), or {ANOTHER}"
+                )
 
     def _feed(self, repeat: int, split: Split, experiment: Experiment):
         """One feed for all variants that see the same patches: its slices stay on the device."""
@@ -221,7 +246,9 @@ class _Session:
             except (NumericsError, CheckpointError) as error:
                 if len(jobs) > 1:  # of one the end of the command tells
                     print(f"failed: {error}", file=sys.stderr)
-                failed.append(error)
+                # Some say it with the repeat.
+                told = any(f"{name}{end}" in str(error) for end in (": ", ", repeat "))
+                failed.append(error if told else type(error)(f"{name}: {error}"))
         return failed
 
     def _check(self, repeat: int, name: str, experiment: Experiment) -> None:
@@ -288,7 +315,13 @@ class _Session:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / results.RESULT).exists():
             result = results.read_json(folder / results.RESULT)
-            check_code(result["record"].get("code"))
+            code = result["record"].get("code")
+            if changed_code(code):
+                warned(
+                    f"{title}: {code['file']} was changed since this run was trained, and its "
+                    "result is kept: train what the script says now in another folder (--out, or "
+                    "OUT= of make)"
+                )
             key = self.scorer.key(self.plan.splits[repeat], self.plan.protocol)
             if result.get("scored_by", key) == key:
                 print(f"{title}: finished before, kept", file=sys.stderr)
@@ -366,6 +399,9 @@ class _Session:
             "trained_on": trained_on,
             "init": None,
         }
+        if experiment.images is None:
+            # What decides the patches beside the experiment and the data.
+            record["training"] = {"crop": plan.scale.training_crop, "doses": list(doses)}
         if names_own(record["experiment"]):
             record["code"] = script_record()
         return record

@@ -29,7 +29,10 @@ def load_study(name: str) -> Study:
     if name.endswith(".py"):
         return _study(use_code(name))
     if name not in names():
-        raise UsageError(f"unknown experiment {name!r}: use one of {', '.join(names())}")
+        raise UsageError(
+            f"unknown experiment {name!r}: use one of {', '.join(names())}, or the path of "
+            "a Python file that ends in .py"
+        )
     if str(folder()) not in sys.path:  # the scripts import what they share
         sys.path.append(str(folder()))
     path = folder() / f"{name}.py"

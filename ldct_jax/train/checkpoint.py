@@ -302,8 +302,11 @@ def find(path: Path | str) -> Path:
             return best if chosen == "best" else last
         if last is not None or best is not None:
             return last or best
+    here = sorted(p.parent.parent for p in path.glob("*/checkpoints/last"))
+    rows = f"; here: {', '.join(map(str, here))}" if here else ""
     raise CheckpointError(
         f"{path} holds no checkpoint: give a run folder (runs/EXP/VARIANT) or a checkpoint in it"
+        + rows
     )
 
 

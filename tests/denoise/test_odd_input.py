@@ -47,6 +47,21 @@ def test_no_data_without_its_tag_is_what_it_is_with_it(tmp_path, model, tag):
     assert result.before == declared.before and result.before.mean > -1000
 
 
+def test_python_calls_show_no_data_as_air_too():
+    """The network of a Python user saw -3024 HU: wrong by up to 150 HU where there are data."""
+    hu = np.where(OUTSIDE, -3024, BODY).astype(np.float32)
+    seen = []
+
+    def compute(images):
+        seen.append(images.min())
+        return images + 10
+
+    for given in (hu, hu[0], hu.astype(np.int16)):
+        out = denoiser(compute)(given)
+        assert min(seen) >= -1200 and (out[..., OUTSIDE] == -3024).all()
+        np.testing.assert_array_equal(out[..., ~OUTSIDE], given[..., ~OUTSIDE] + np.float32(10))
+
+
 def test_padding_that_lossy_compression_moved_comes_back(tmp_path):
     rng = np.random.default_rng(0)
     hu = np.where(OUTSIDE, -3024 + rng.integers(-9, 10, BODY.shape), BODY)

@@ -104,7 +104,8 @@ def test_a_changed_script_is_said_and_its_run_kept(trained, tmp_path, capfd):
     assert "warning: renamed.py is not the script" in capfd.readouterr().err
     assert cli.run(["train", str(changed), "--scale", "smoke", "--out", str(run)]) == 0
     said = capfd.readouterr().err
-    assert "finished before, kept" in said and "renamed.py is not the script" in said
+    assert "finished before, kept" in said
+    assert "own.py was changed since this run was trained" in said and "--out" in said
 
 
 def test_own_names_are_not_taken_for_the_packages(tmp_path):
@@ -236,6 +237,65 @@ MISTAKES = {
         "STUDY = Study('s', {'a': Experiment(Net(), optimizer=optax.adam(1e-3))})\n",
         "build(steps, steps_per_epoch)",
     ),
+    "fixed size": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        flat = y.reshape(len(y), -1)\n"
+        "        return nn.Dense(flat.shape[1])(flat).reshape(y.shape)\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "networks must take images of every size",
+    ),
+    "half the size": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        return nn.Conv(1, (3, 3), strides=2)(y)\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "a: prediction (8, 12, 12, 1) and target (8, 24, 24, 1) differ in shape\n",
+    ),
+    "float16 parameters": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        return y + nn.Conv(1, (3, 3), param_dtype=jnp.float16)(y)\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "float16 parameters: keep them float32",
+    ),
+    "dropout": (
+        "class Bad(Net):\n"
+        "    @nn.compact\n"
+        "    def __call__(self, y, train=False):\n"
+        "        return nn.Dropout(0.5, deterministic=not train)(nn.Conv(1, (3, 3))(y))\n"
+        "STUDY = Study('s', {'a': Experiment(Bad())})\n",
+        "draws random numbers",
+    ),
+    "whole-number loss": (
+        "def loss(prediction, target):\n"
+        "    return (prediction - target).round().astype(int).sum(axis=(1, 2, 3))\n"
+        "STUDY = Study('s', {'a': Experiment(Net(), loss=loss)})\n",
+        "the loss returns int32",
+    ),
+    "a class": (
+        "STUDY = Study('s', {'a': Experiment(Net)})\n",
+        "give a linen module with its settings",
+    ),
+    "half an epoch": (
+        "STUDY = Study('s', {'a': Experiment(Net(), epochs=2.5)})\n",
+        "epochs=2.5: a whole number",
+    ),
+    "a lambda": (
+        "STUDY = Study('s', {'a': Experiment(Net(), loss=lambda p, t: p)})\n",
+        "define it with def",
+    ),
+    "no variants": ("STUDY = Study('s', {})\n", "s has no variants"),
+    "own data": (
+        "import numpy as np\n"
+        "def data(scale, where):\n"
+        "    return np.load(f'{where}/low.npy')\n"
+        "STUDY = Study('s', {'a': Experiment(Net())}, data=data)\n",
+        "own.py, line 11: FileNotFoundError",
+    ),
 }
 
 
@@ -247,7 +307,7 @@ def test_a_mistake_is_told_before_data_are_made(tmp_path, capfd, mistake, monkey
     own.write_text(HEAD + text)
     assert cli.run(["train", str(own), "--scale", "smoke", "--out", str(tmp_path / "runs")]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and words in lines[0], lines
+    assert len(lines) == 1 and words in f"{lines[0]}\n", lines
     assert not (tmp_path / "runs").exists()
 
 
@@ -289,7 +349,7 @@ def test_a_half_trained_run_doesnt_go_on_with_another_script(tmp_path, capfd):
     command = ["train", str(script), "--scale", "smoke", "--out", str(run)]
     assert cli.run(command) == 1
     error = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "half trained by another own.py" in error and "--out" in error
+    assert "own.py was changed since the training in" in error and "--out" in error
     assert {p: p.read_bytes() for p in before} == before
     forget()
     assert cli.run(["train", str(run / "mine" / "own.py"), *command[2:]]) == 0
