@@ -111,7 +111,7 @@ def run(arguments: list[str] | None = None) -> int:
             return _fail(f"{error.filename} can't be written or read ({error.strerror})", 1)
         raise
     except BaseException as error:
-        # train.interrupt.Interrupted, which isn't imported here so that --help stays quick
+        # train.signals.Interrupted, which isn't imported here so that --help stays quick
         if hasattr(error, "exit_code"):
             return error.exit_code
         raise

@@ -1,5 +1,8 @@
 """How noisy images are in flat tissue: the one estimator of it, for series and results alike.
 
+(A network in units of noise has a measure of its own, models/slice_noise.py: it needs one number
+of every slice, in the compiled program, and reads lower.)
+
 A window's SD can't decide whether the window is flat: the flattest would be those whose noise is
 low by chance. So flatness is judged on a blurred copy, in which anatomy is left and hardly any
 noise, against what blurred noise of that level and spectrum shows; and the variance of all

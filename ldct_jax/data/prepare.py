@@ -17,7 +17,7 @@ from ldct_jax.data.acquisition import same_kernel
 from ldct_jax.data.kept_report import read_report, write_report
 from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.store import STATE, SeriesRecord, none_if_nan, rounded
-from ldct_jax.data.store_writer import begin, finished, put_together, write_array
+from ldct_jax.data.store_writer import begin, finished, put_together, write_array, write_manifest
 from ldct_jax.dicom.collections import layouts
 from ldct_jax.dicom.collections.pairing import load_pair
 from ldct_jax.dicom.left_out import LeftOut, walk
@@ -130,6 +130,9 @@ def prepare(
         o for f in (report, *parts.glob(LEFT_OUT + "*")) for o in read_report(f, sources) or ()
     ]
     if store := finished(Path(out), digest):
+        if attribution and attribution != store.attribution:
+            store = dataclasses.replace(store, attribution=attribution)
+            write_manifest(store)
         return store, _told_again(survey, earlier, len(store.series))
     known = set(survey.left_out)
     if shard.count > 1:

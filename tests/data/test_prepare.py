@@ -79,6 +79,8 @@ def test_pixels_and_geometry_arrive_exactly(tmp_path):
     # The same command again opens what is there.
     again, _ = prepare(tmp_path / "in", tmp_path / "store")
     assert again == store
+    prepare(tmp_path / "in", tmp_path / "store", attribution="whom to cite")
+    assert Store.open(tmp_path / "store").attribution == "whom to cite"
 
 
 @pytest.mark.core
