@@ -54,7 +54,7 @@ texture_option = click.option(
     metavar="T",
     default="routine",
     show_default=True,
-    help="Noise that the shipped model keeps: routine, smooth, or a number of HU.",
+    help="Noise that the shipped model keeps: routine, smooth, or HU by its own measure.",
 )
 quality_option = click.option(
     "--quality",
