@@ -35,7 +35,9 @@ def texture(text: str | float) -> str | float:
     except ValueError:
         hu = math.nan
     if not 0 < hu < math.inf:
-        raise UsageError(f"texture {text!r}: use {ROUTINE}, {SMOOTH}, or a noise in HU above 0")
+        raise UsageError(
+            f"texture {text!r}: use {ROUTINE}, {SMOOTH}, or HU above 0, by the model's own measure"
+        )
     return hu
 
 
@@ -50,7 +52,8 @@ def with_texture(model, chosen: str | float):
     """A :class:`ldct_jax.models.noise_scaled.NoiseScaled` that keeps another part of the noise.
 
     ``smooth``: of every image the smallest share that the model ever keeps. A number: so many HU of
-    the noise, of images that have more; what the network itself leaves comes on top.
+    the noise as :mod:`ldct_jax.models.slice_noise` measures it, of images that have more; what the
+    network itself leaves comes on top.
     """
     if chosen == ROUTINE:
         return model
