@@ -85,7 +85,7 @@ def test_nothing_comes_out_where_an_image_is_damaged(tmp_path, capsys):
         ({"blend": "half"}, "blend = 'half' must be a float"),
         ({"blend": True}, "blend = True must be a float"),
         ({"texture": True}, "texture = True must be a str or a float"),
-        ({"texture": "rough"}, "use routine, smooth, or a noise"),
+        ({"texture": "rough"}, "use routine, smooth, or HU above 0"),
         ({"quality": "better"}, "use one of normal, best"),
         ({"model": "gaussian", "texture": 12}, "gaussian has no texture to choose"),
         ({"model": "nothing"}, "there is no model 'nothing'"),
