@@ -211,11 +211,33 @@ def test_nifti_that_is_denoised_is_scored_as_it_is_cut(tmp_path, capfd, change):
     assert nibabel.load(tmp_path / "out" / "low.nii.gz").shape == nibabel.load(low).shape
 
 
-def test_nifti_of_different_places_is_not_a_pair(tmp_path, capfd):
+def saved_as(axes, path):
+    """The same volume in the same place, its axes in another order and direction."""
+    image = nibabel.load(path)
+    own, other = nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes)
+    image = image.as_reoriented(nibabel.orientations.ornt_transform(own, other))
+    nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(path)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LAI", "SPR"])
+def test_nifti_of_one_place_in_two_orientations_is_a_pair(tmp_path, axes):
+    low, full = nifti_pair(tmp_path, tilted)
+    rows = []
+    for name in ("one.json", "two.json"):
+        assert run(low, full, "--model", "identity", "--json", str(tmp_path / name)) == 0
+        rows.append(json.loads((tmp_path / name).read_text())["slices"])
+        saved_as(axes, low)
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS"])
+@pytest.mark.parametrize("axis", range(3))
+def test_nifti_of_different_places_is_not_a_pair(tmp_path, capfd, axes, axis):
     low, full = nifti_pair(tmp_path, nibabel.Nifti1Image)
     image = nibabel.load(full)
-    image.affine[2, 3] = 40
+    image.affine[axis, 3] += 40
     nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(full)
+    saved_as(axes, full)
     assert run(low, full, "--model", "identity") == 1
     assert "different places" in capfd.readouterr().err
 
