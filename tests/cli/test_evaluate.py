@@ -156,6 +156,18 @@ def test_mistakes_are_one_line(npy, tmp_path, capfd, change, words):
     assert error.startswith("error: ") and words in error
 
 
+def test_a_folder_for_the_scores_is_made_or_told_before_anything_is_scored(npy, tmp_path, capfd):
+    _, low, full = npy
+    new = tmp_path / "new" / "x.json"
+    assert run(low, full, "--model", "identity", "--json", str(new)) == 0
+    assert json.loads(new.read_text())["slices"]
+    for out, words in ((new.parent, "is a folder"), (new / "x.json", "can't be written")):
+        capfd.readouterr()
+        assert run(low, full, "--model", "identity", "--json", str(out)) in (1, 2)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: ") and words in line
+
+
 def nifti_pair(folder, change):
     """Low and full as NIfTI files that ``change`` (array, affine → image) makes."""
     from tests.dicom_fixtures import anatomy, noisy
