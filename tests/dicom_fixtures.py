@@ -127,6 +127,19 @@ def write_series(
     ]
 
 
+def damage_pixels(path: Path) -> None:
+    """Compress the image and overwrite what tells a decoder where its pixels are."""
+    import pydicom
+
+    image = pydicom.dcmread(path)
+    image.compress("1.2.840.10008.1.2.5", generate_instance_uid=False)
+    image.save_as(path)
+    data = bytearray(path.read_bytes())
+    codestream = data.rindex(b"\xfe\xff\x00\xe0") + 8
+    data[codestream] = 9  # segments, of which 16 bits have two
+    path.write_bytes(data)
+
+
 def mayo_name(patient: str, dose: str, k: int) -> str:
     """``L506_FD_1_1.CT.0002.0087.2015….IMA``, the challenge's file names."""
     return f"{patient}_{dose}_1_1.CT.0002.{k + 1:04d}.2015.12.22.20.45.42.541197.358793241.IMA"

@@ -39,13 +39,19 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path, s
     from ldct_jax.errors import DataError, UsageError
     from ldct_jax.metrics.protocols import named
     from ldct_jax.system import accelerator
+    from ldct_jax.system.files import telling, write_bytes
 
     if shard.count > 1 and json_path is None:
         raise UsageError("--shard needs --json FILE: the parts' scores lie beside it")
+    if json_path is not None and json_path.is_dir():
+        raise UsageError(f"{json_path} is a folder: --json names the file, as scores.json")
     chosen = [named(name) for name in protocols or ("pcn",)]
     found = find(model).chosen(texture=texture, quality=quality)
     with read_pairs(low, full) as pairs:
         _tell(pairs.warnings, strict)
+        if json_path is not None:  # a folder that can't be made is told before anything is scored
+            with telling(json_path):
+                json_path.parent.mkdir(parents=True, exist_ok=True)
         accelerator.start()
         denoiser = found.open()
         _tell(denoiser.doubts, strict)
@@ -79,7 +85,7 @@ def evaluate(low, full, model, texture, quality, protocols, strict, json_path, s
                 for c in scored
             ],
         }
-        json_path.write_text(json.dumps(record, indent=1) + "\n")
+        write_bytes(json_path, (json.dumps(record, indent=1) + "\n").encode())
         if shard.count > 1:
             parts.remove()
         click.echo(f"written: {json_path}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ PHANTOMS = "phantoms"
 """Stands for the kernel of images that no scanner made."""
 TOLERANCE = 0.05
 """Relative: 1.25 mm is written as 1.2 or 1.3, 120 kVp as 119.9."""
+
+LIST_CHARACTERS = 400
+"""Of the kernels in a header, whose 1024 have to hold more; an archive has a hundred kernels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +129,7 @@ class Trained:
     @property
     def words(self) -> str:
         """For a header: kernels, slice thickness and dose."""
-        parts = ["kernels " + ", ".join(self.kernels) if self.kernels else ""]
+        parts = [f"kernels {_first(self.kernels)}" if self.kernels else ""]
         if self.thickness_mm:
             parts.append(f"slices of {_span(self.thickness_mm)} mm")
         if self.dose:
@@ -161,6 +165,13 @@ def joined_ranges(*records: dict | None) -> dict | None:
     spans = {name: [v for r in known for v in r.get(name) or ()] for name in names}
     kernels = sorted({k for r in known for k in r.get("kernels", ())})
     return {"kernels": kernels} | {name: span(np.array(values)) for name, values in spans.items()}
+
+
+def _first(names: Sequence[str]) -> str:
+    """As many of ``names`` as :data:`LIST_CHARACTERS` hold, at least one, and how many more."""
+    ends = itertools.accumulate(len(name) + 2 for name in names)
+    n = max(1, sum(end <= LIST_CHARACTERS for end in ends))
+    return ", ".join(names[:n]) + (f" and {len(names) - n} more" if n < len(names) else "")
 
 
 def _span(span) -> str:

@@ -77,8 +77,8 @@ class NiftiFile:
     """A NIfTI image, cut across the axis that runs along the body.
 
     ``shape`` is (N, H, W), ``affine`` the file's own (4, 4), which is kept on writing; trailing
-    axes of 1 as well. ``pixel_mm`` is the size of a pixel along its row, ``step_mm`` the distance
-    of slices.
+    axes of 1 as well; ``lps_affine`` is that of the slices (column, row, slice), as they come.
+    ``pixel_mm`` is the size of a pixel along its row, ``step_mm`` the distance of slices.
     """
 
     def __init__(self, image, where: Path | str):
@@ -97,6 +97,7 @@ class NiftiFile:
         lps = orientations.axcodes2ornt("LPS")
         self._to_lps = orientations.ornt_transform(own, lps)
         self._from_lps = orientations.ornt_transform(lps, own)
+        self.lps_affine = self.affine @ orientations.inv_ornt_aff(self._to_lps, shape)
         columns, rows, slices = (int(i) for i in np.argsort(self._to_lps[:, 0]))
         self.shape = tuple(int(shape[i]) for i in (slices, rows, columns))
         sizes = affines.voxel_sizes(self.affine)
@@ -147,9 +148,10 @@ def same_place(a: ArrayFile | NiftiFile, b: ArrayFile | NiftiFile) -> bool:
     """Whether two volumes of one shape show the same place to 1 mm, as far as they say."""
     if a.affine is None or b.affine is None:
         return True
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in a._image.shape[:3]))).reshape(3, -1)
-    apart = (a.affine - b.affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
-    return a._image.shape == b._image.shape and bool((np.abs(apart) < _SAME_PLACE_MM).all())
+    # Slice beside slice: the two files may hold them in two orientations.
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in reversed(a.shape)))).reshape(3, -1)
+    apart = (a.lps_affine - b.lps_affine)[:3] @ np.vstack([corners, np.ones(corners.shape[1])])
+    return a.shape == b.shape and bool((np.abs(apart) < _SAME_PLACE_MM).all())
 
 
 class _readable:

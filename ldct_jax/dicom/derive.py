@@ -82,15 +82,13 @@ class Processing:
 
     @property
     def description(self) -> str:
-        """DerivationDescription: ASCII, at most 1024 characters (ST)."""
-        words = [
-            f"Denoised by {PRODUCT} {__version__}: model {self.model}, sha256 {self.digest}",
-            f"trained on {self.trained_on}" if self.trained_on else "",
-            f"{self.blend:g} of the result + {1 - self.blend:g} of the source",
-            "research use only",
-        ]
-        text = "; ".join(w for w in words if w)
-        return text.encode("ascii", "replace").decode()[:1024]
+        """DerivationDescription: ASCII, at most 1024 characters (ST), the end of which stays."""
+        text = f"Denoised by {PRODUCT} {__version__}: model {self.model}, sha256 {self.digest}"
+        if self.trained_on:
+            text += f"; trained on {self.trained_on}"
+        blend = f"{self.blend:g} of the result + {1 - self.blend:g} of the source"
+        end = f"; {blend}; research use only"
+        return text.encode("ascii", "replace").decode()[: 1024 - len(end)] + end
 
     @property
     def suffix(self) -> str:

@@ -91,9 +91,10 @@ def check_same(before: Viewed, after: Viewed, path: Path) -> None:
 
 
 def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
-    from ldct_jax.dicom.left_out import lines
+    from ldct_jax.dicom.left_out import LeftOut, lines
     from ldct_jax.dicom.load import load
     from ldct_jax.dicom.survey import found_series
+    from ldct_jax.dicom.values import Unusable
 
     found = found_series(path, damaged="skip")
     for line in lines(found.left_out, found.root):
@@ -113,7 +114,10 @@ def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
             f"{path} holds {len(found.series)} series, of which {len(chosen)} would do: name a "
             f"folder with one{way}"
         )
-    series = load(chosen[0], damaged=[])
+    damaged: list[Unusable] = []
+    series = load(chosen[0], damaged=damaged)
+    for line in lines([LeftOut(e.path, e.reason, e.kind) for e in damaged], found.root):
+        warn(line)
     return Viewed(series.hu, float(series.pixel_mm), series.origins)
 
 

@@ -107,15 +107,17 @@ class ToPeer:
 
 @dataclasses.dataclass(frozen=True)
 class ToFolder:
-    """Writes each batch into a folder of its own below ``out``, named as in the spool."""
+    """Writes each batch into a folder of its own below ``out``, as it lies in the spool."""
 
     out: Path
 
     def __call__(self, batch: str, files: list[Path], sent: Callable[[Path], None]) -> None:
         """As :meth:`ToPeer.__call__`."""
         for file in files:
+            # With its folders: every multi-frame instance has a 0001.dcm of its own.
+            folder = next(f for f in file.parents if f.name == batch)
             try:
-                write_bytes(self.out / batch / file.name, file.read_bytes())
+                write_bytes(self.out / batch / file.relative_to(folder), file.read_bytes())
             except LdctError as error:
                 raise NotDelivered(str(error), peer_is_away=True) from None
             sent(file)

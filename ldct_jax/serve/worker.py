@@ -132,7 +132,9 @@ class Worker:
                 quiet=True,
             )
         except DataError:
-            if all(one.kind == "other" for one in survey(source).left_out):
+            found = survey(source)
+            # A series may be refused with nothing left out: by --strict, or undecodable pixels.
+            if not found.series and all(one.kind == "other" for one in found.left_out):
                 self._others(batch, "no CT image that can be denoised (localizer, report, …)")
                 return
             raise

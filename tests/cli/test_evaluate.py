@@ -156,6 +156,18 @@ def test_mistakes_are_one_line(npy, tmp_path, capfd, change, words):
     assert error.startswith("error: ") and words in error
 
 
+def test_a_folder_for_the_scores_is_made_or_told_before_anything_is_scored(npy, tmp_path, capfd):
+    _, low, full = npy
+    new = tmp_path / "new" / "x.json"
+    assert run(low, full, "--model", "identity", "--json", str(new)) == 0
+    assert json.loads(new.read_text())["slices"]
+    for out, words in ((new.parent, "is a folder"), (new / "x.json", "can't be written")):
+        capfd.readouterr()
+        assert run(low, full, "--model", "identity", "--json", str(out)) in (1, 2)
+        (line,) = capfd.readouterr().err.splitlines()
+        assert line.startswith("error: ") and words in line
+
+
 def nifti_pair(folder, change):
     """Low and full as NIfTI files that ``change`` (array, affine → image) makes."""
     from tests.dicom_fixtures import anatomy, noisy
@@ -211,11 +223,33 @@ def test_nifti_that_is_denoised_is_scored_as_it_is_cut(tmp_path, capfd, change):
     assert nibabel.load(tmp_path / "out" / "low.nii.gz").shape == nibabel.load(low).shape
 
 
-def test_nifti_of_different_places_is_not_a_pair(tmp_path, capfd):
+def saved_as(axes, path):
+    """The same volume in the same place, its axes in another order and direction."""
+    image = nibabel.load(path)
+    own, other = nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes)
+    image = image.as_reoriented(nibabel.orientations.ornt_transform(own, other))
+    nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(path)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LAI", "SPR"])
+def test_nifti_of_one_place_in_two_orientations_is_a_pair(tmp_path, axes):
+    low, full = nifti_pair(tmp_path, tilted)
+    rows = []
+    for name in ("one.json", "two.json"):
+        assert run(low, full, "--model", "identity", "--json", str(tmp_path / name)) == 0
+        rows.append(json.loads((tmp_path / name).read_text())["slices"])
+        saved_as(axes, low)
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS"])
+@pytest.mark.parametrize("axis", range(3))
+def test_nifti_of_different_places_is_not_a_pair(tmp_path, capfd, axes, axis):
     low, full = nifti_pair(tmp_path, nibabel.Nifti1Image)
     image = nibabel.load(full)
-    image.affine[2, 3] = 40
+    image.affine[axis, 3] += 40
     nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine).to_filename(full)
+    saved_as(axes, full)
     assert run(low, full, "--model", "identity") == 1
     assert "different places" in capfd.readouterr().err
 

@@ -9,7 +9,7 @@ import pytest
 from ldct_jax.cli import run as cli
 from ldct_jax.data.embedded import Phantoms, write_phantoms
 from ldct_jax.report.viewer import pack
-from tests.dicom_fixtures import anatomy, noisy, write_series
+from tests.dicom_fixtures import anatomy, damage_pixels, noisy, write_series
 
 
 def data_of(page) -> dict:
@@ -99,6 +99,15 @@ def test_an_input_is_never_the_page_and_values_beyond_16_bits_are_told(tmp_path,
     np.save(tmp_path / "stored.npy", np.maximum(hu + 1024, 0).astype(np.uint16))
     assert cli(["view", str(tmp_path / "stored.npy"), "--out", str(tmp_path / "stored.html")]) == 0
     assert "warning: " in (told := capsys.readouterr().err) and "are these HU?" in told
+
+
+def test_slices_that_can_not_be_decoded_are_named(tmp_path, capsys):
+    hu = noisy(anatomy(0, n=3), 20, 0)
+    damage_pixels(write_series(tmp_path / "in", hu)[1])
+    assert cli(["view", str(tmp_path / "in"), "--out", str(tmp_path / "page.html")]) == 0
+    assert shown(tmp_path / "page.html") == packed(hu[::2])
+    (line,) = (t for t in capsys.readouterr().err.splitlines() if t.startswith("warning: "))
+    assert "left out: 1 CT image: damaged: its compressed pixels" in line and "(001.dcm)" in line
 
 
 def test_what_can_not_be_compared_is_one_line(tmp_path, capsys):

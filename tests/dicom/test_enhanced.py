@@ -26,8 +26,10 @@ def item(**values):
     return found
 
 
-def write_enhanced(path: Path, hu: np.ndarray, stacks=("A",), sop_class=ENHANCED, **tags) -> Path:
-    """``hu`` (N, H, W) as one file, frames in reverse order, a rescale for each of them.
+def write_enhanced(
+    path: Path, hu: np.ndarray, stacks=("A",), sop_class=ENHANCED, z0=0.0, **tags
+) -> Path:
+    """``hu`` (N, H, W) as one file from ``z0`` mm, frames in reverse order, a rescale for each.
 
     ``stacks``: names of stacks; each holds the same share of the frames, 200 mm apart.
     """
@@ -77,13 +79,11 @@ def write_enhanced(path: Path, hu: np.ndarray, stacks=("A",), sop_class=ENHANCED
     for n, k in enumerate(reversed(range(len(hu)))):
         slope = SLOPES[k % 3]
         pixels.append(np.rint((hu[k] + 1024) / slope).astype("<i2"))
-        stack = stacks[k // each]
+        stack, z = stacks[k // each], z0 + 3.0 * (k % each) + 1.5 * (k // each)
         frames.append(
             item(
                 FrameContentSequence=[item(StackID=stack, InStackPositionNumber=n + 1)],
-                PlanePositionSequence=[
-                    item(ImagePositionPatient=[-64, -64, 3.0 * (k % each) + 1.5 * (k // each)])
-                ],
+                PlanePositionSequence=[item(ImagePositionPatient=[-64, -64, z])],
                 PixelValueTransformationSequence=[
                     item(RescaleSlope=str(slope), RescaleIntercept="-1024", RescaleType="HU")
                 ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import re
 
 import numpy as np
 import pydicom
@@ -12,6 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from ldct_jax import __version__
+from ldct_jax.data.acquisition import Trained
 from ldct_jax.denoise.models import find
 from ldct_jax.denoise.run import Options, denoise_path
 from ldct_jax.dicom.derive import Processing, free_number, series_description
@@ -135,7 +137,17 @@ def test_the_derivation_is_described(source, tmp_path):
 def test_the_training_of_the_model_is_named():
     text = Processing("pcn", "0" * 64, trained_on="kernels B30f, slices of 1 to 3 mm").description
     assert "trained on kernels B30f, slices of 1 to 3 mm" in text
-    assert len(Processing("m" * 2000, "0" * 64).description) == 1024
+
+
+@pytest.mark.parametrize("model", ["pcn", "m" * 2000])
+def test_many_training_kernels_leave_room_for_the_blend_and_the_research_use(model):
+    trained = Trained(tuple(f"Br{i}d\\3" for i in range(200)), thickness_mm=(1, 3), dose=(0.1, 0.5))
+    text = Processing(model, "0" * 64, trained_on=trained.words, blend=0.7).description
+    assert len(text) <= 1024
+    assert text.endswith("; 0.7 of the result + 0.3 of the source; research use only")
+    if model == "pcn":
+        told = re.search(r"kernels (.*) and (\d+) more, slices of 1 to 3 mm, dose 10 to 50 %", text)
+        assert len(told[1].split(", ")) + int(told[2]) == 200
 
 
 def test_an_earlier_derivation_is_kept_behind(source, tmp_path):

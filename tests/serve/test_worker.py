@@ -9,10 +9,13 @@ import time
 import pytest
 
 from ldct_jax.cli import run as cli
+from ldct_jax.denoise.run import Options
 from ldct_jax.errors import UsageError
-from ldct_jax.serve.peer import NotDelivered, Peer, ToPeer, parse_peer
+from ldct_jax.serve.peer import NotDelivered, Peer, ToFolder, ToPeer, parse_peer
 from ldct_jax.serve.rules import Rules, read_rules
 from ldct_jax.serve.spool import Spool
+from tests.dicom.test_enhanced import write_enhanced
+from tests.dicom_fixtures import anatomy, damage_pixels, noisy
 from tests.serve.nodes import Receiver, eventually, node_on, pacs_on, send, small_series, worker
 from tests.serve.test_spool import store_all
 
@@ -68,6 +71,39 @@ def test_a_series_with_a_damaged_image_is_set_aside_whole_and_may_come_again(tmp
     os.utime(why.parent, (old, old))
     node.expire()
     assert not why.parent.exists()
+
+
+@pytest.mark.parametrize("fault", ["a gap that --strict refuses", "no slice can be decoded"])
+@pytest.mark.parametrize("others", ["pass over", "forward"])
+def test_a_ct_series_that_is_refused_with_no_file_left_out_is_set_aside(tmp_path, fault, others):
+    files = small_series(tmp_path / "in", n=5)
+    if fault == "no slice can be decoded":
+        for file in files:
+            damage_pixels(file)
+    else:
+        del files[3]
+    pacs, spool = Receiver(), closed(tmp_path / "spool", files)
+    node = worker(spool, pacs, options=Options(strict=True), rules=Rules(others=others))
+    assert node.denoise_next() and not node.deliver_next() and not pacs.got
+    (why,) = spool.at("failed").glob("*/why.txt")
+    assert ("gap" if len(files) == 4 else "can't be decoded") in why.read_text()
+    assert originals(why.parent.glob("*.dcm")) == originals(files)
+
+
+def test_a_folder_gets_the_frames_of_every_multi_frame_instance(tmp_path):
+    from pydicom import dcmread
+
+    hu = noisy(anatomy(0, n=8, size=16), 20, 0)
+    files = [
+        write_enhanced(tmp_path / "in" / f"{part}.dcm", hu[at], z0=3.0 * at.start)
+        for part, at in (("low", slice(0, 4)), ("high", slice(4, 8)))
+    ]
+    spool = closed(tmp_path / "spool", files)
+    node = worker(spool, ToFolder(tmp_path / "out"))
+    assert node.denoise_next() and node.deliver_next()
+    got = [dcmread(f) for f in (tmp_path / "out").rglob("*.dcm")]
+    assert sorted(i.ImagePositionPatient[2] for i in got) == [3 * k for k in range(8)]
+    assert not list(spool.root.rglob("*.dcm"))
 
 
 def test_a_series_that_says_how_many_it_has_waits_for_no_quiet_time(tmp_path):
