@@ -38,7 +38,8 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class First:
-    """What was tested of the first patient: (N, H, W) float32 HU each, and the pixel's side."""
+    """What was tested of the first patient: (N, H, W) float32 HU each, and the pixel's side; at
+    the last dose, where there are several."""
 
     low: np.ndarray
     full: np.ndarray
@@ -47,9 +48,13 @@ class First:
 
     @classmethod
     def of(cls, tested: Tested) -> First:
-        pairs = tested.pairs.of([tested.pairs.patients[0]])
-        low, full = pairs.low_hu.astype(np.float32), pairs.full_hu.astype(np.float32)
-        return cls(low, full, tested.denoised[: len(low)], float(pairs.pixel_mm[0]))
+        pairs = tested.pairs
+        own = np.array(pairs.patients) == pairs.patients[0]
+        if pairs.doses is not None:
+            own &= pairs.doses == pairs.dose_levels[-1]
+        first = pairs.take(np.flatnonzero(own))  # other patients' slices may stand between them
+        low, full = first.low_hu.astype(np.float32), first.full_hu.astype(np.float32)
+        return cls(low, full, tested.denoised[own], float(first.pixel_mm[0]))
 
     @property
     def middle(self) -> int:

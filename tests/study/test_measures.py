@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.data.pairs import concatenate
 from ldct_jax.metrics import protocols
 from ldct_jax.study import scoring
 from ldct_jax.study import study as studies
 from ldct_jax.study.measures import (
     Blended,
     Elsewhere,
+    First,
     LesionCNR,
     NoiseParts,
     PrintedSlice,
@@ -46,6 +48,22 @@ def test_a_tissues_slice_is_the_first_patients_with_most_of_it(tested):
         np.testing.assert_array_equal(
             found.images[f"{name}_result"], np.rint(tested.denoised[i]).astype(np.int16)
         )
+
+
+@pytest.mark.parametrize("order", ["several doses", "patients in turn"])
+def test_the_first_patients_result_is_not_another_patients_or_doses(order):
+    """A result of 5 HU beside the normal dose had an RMSE of up to 264 HU."""
+    spec = Phantoms(patients=2, slices=3, size=64, pixel_mm=6.0, added_sd_hu=20.0)
+    if order == "several doses":
+        pairs = phantom_pairs(spec, doses=(0.5, 0.1))
+        pairs = concatenate([pairs.at(dose) for dose in (0.5, 0.1)])
+    else:
+        pairs = phantom_pairs(spec).take([0, 3, 1, 4, 2, 5])
+    denoised = pairs.full_hu.astype(np.float32) + 5
+    first = First.of(studies.Tested(pairs, denoised, lambda hu: hu, PROTOCOL))
+    np.testing.assert_array_equal(first.denoised, first.full + 5)
+    last = pairs.at(pairs.dose_levels[-1]).of([pairs.patients[0]])
+    np.testing.assert_array_equal(first.low, last.low_hu)
 
 
 def test_a_printed_slice_is_found_by_what_its_low_dose_scores(tested):
