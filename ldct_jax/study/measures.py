@@ -197,11 +197,11 @@ class TissueBias(Measure):
     tissue: str = "soft tissue"
 
     def __call__(self, tested: Tested) -> Measured:
-        bias = {}
-        for dose in tested.pairs.dose_levels:
-            own = tested.pairs.doses == dose
+        pairs, bias = tested.pairs, {}
+        for dose in pairs.dose_levels:
+            own = np.full(len(pairs), True) if pairs.doses is None else pairs.doses == dose
             # Where it is flat must not depend on the reference's own noise.
-            reference = Gaussian(2.0)(tested.pairs.full_hu[own][..., None])[..., 0]
+            reference = Gaussian(2.0)(pairs.full_hu[own][..., None])[..., 0]
             bias[f"{dose:g}"] = hu_bias(tested.denoised[own], reference)[self.tissue]
         return Measured({"bias_hu": bias})
 

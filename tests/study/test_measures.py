@@ -95,11 +95,15 @@ def test_the_input_has_no_removed_noise_and_a_blend_is_nearer_to_it(tested):
 
 def test_the_bias_is_that_of_each_dose():
     spec = Phantoms(patients=1, slices=1, size=96, pixel_mm=4.0)
+    one = phantom_pairs(spec, doses=(0.1,))
+    tested = studies.Tested(one, one.full_hu + 3.0, lambda hu: hu, PROTOCOL)
+    one_bias = TissueBias()(tested).numbers["bias_hu"]
     pairs = phantom_pairs(spec, doses=(0.5, 0.1))
     denoised = pairs.full_hu + np.where(pairs.doses == 0.5, 3.0, -7.0)[:, None, None]
     tested = studies.Tested(pairs, denoised, lambda hu: hu, PROTOCOL)
     bias = TissueBias()(tested).numbers["bias_hu"]
     assert bias["0.5"] - bias["0.1"] == pytest.approx(10.0)
+    assert one_bias == {"0.1": pytest.approx(bias["0.5"])}
 
 
 def test_what_a_table_asks_for_is_measured(tested):

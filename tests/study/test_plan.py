@@ -17,6 +17,8 @@ from ldct_jax.metrics.protocols import pcn
 from ldct_jax.models import vgg
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.report import make as report
+from ldct_jax.report.found import Found
 from ldct_jax.study import Experiment, Request, Study, dry_run, results, run_study, scoring
 from ldct_jax.study import data as study_data
 from ldct_jax.study import run as study_run
@@ -139,6 +141,18 @@ def test_an_override_of_the_window_reaches_protocol_rows_and_units(tmp_path):
     expected = pcn(window).score(test.low_hu.astype(np.float32), test.full_hu).psnr_db
     row = found.rows("undenoised")[0]
     np.testing.assert_allclose([r["psnr_db"] for r in row], expected, rtol=1e-6)
+
+
+def test_one_tested_dose_has_its_report_too(tmp_path):
+    """Everything was trained, and then no row of that dose was found."""
+    own = study(scales=scales(SMOKE.but(size=96, pixel_mm=4.0)))
+    request = Request("smoke", out=tmp_path, settings=("scale.doses=0.1,", "steps=1"))
+    folder = run_study(own, request, report=report.write)
+    assert (folder / "report.html").is_file()
+    scores = results.facts(folder / "one").scores
+    assert "0.1 of the dose" in scores[0].images and scores[0].psnr_db > 0
+    training = Found(results.load(folder)).training["one"]
+    assert training.dose == 0.1 and training.noise_left is not None
 
 
 @pytest.mark.core
