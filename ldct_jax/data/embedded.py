@@ -16,6 +16,7 @@ from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.errors import UsageError
 from ldct_jax.hu import whole_hu
 from ldct_jax.system.progress import track
 
@@ -51,6 +52,17 @@ class Phantoms:
     dose: float = 0.25
     added_sd_hu: float = 60.0
     seed: int = 2016
+
+    def __post_init__(self):
+        if self.patients < 1 or self.slices < 1:
+            raise UsageError(f"patients={self.patients}, slices={self.slices}: at least one each")
+        if not 0 < self.dose < 1:
+            raise UsageError(
+                f"dose={self.dose:g}: the low dose is a fraction of the normal dose, between 0 and "
+                "1 (0.25 for 25 %); at 1 there is no noise to add"
+            )
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed}: 0 or a positive whole number")
 
     @property
     def labels(self) -> tuple[str, ...]:

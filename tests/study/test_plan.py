@@ -81,6 +81,7 @@ def test_settings_reach_the_scale_and_its_phantoms():
         ("scale.slices=3", "test_slices, thickness_mm"),
         ("scale.phantoms.n=3", "pixel_mm"),
         ("scale.doses=half", "a number"),
+        ("scale.phantoms.dose=25", "0.25 for 25 %"),
         ("scale.training_crop=3", "2 values"),
         ("optimiser.b1=3", "here are ema_decay"),
         ("select=best scale.validation_patients=0", "needs a validation patient"),
@@ -100,6 +101,16 @@ def test_a_folder_of_photographs_is_for_the_rows_that_train_on_them():
     assert folders == ["photographs", None, None] and {e.seed for e in rows.values()} == {3}
     with pytest.raises(UsageError, match="images"):
         chosen(study(), asked)
+
+
+@pytest.mark.core
+def test_a_row_asked_for_before_the_one_it_starts_from_runs_after_it():
+    every = load_study("dose_levels").rows("smoke")
+    tuned = next(name for name, row in every.items() if row.starts_from)
+    _, rows = chosen(
+        load_study("dose_levels"), Request("smoke", variants=(tuned, every[tuned].starts_from))
+    )
+    assert list(rows) == [every[tuned].starts_from, tuned]
 
 
 def test_stored_data_get_the_doses_the_rule_and_the_spectrum_of_the_scale(monkeypatch):
