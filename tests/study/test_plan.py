@@ -324,6 +324,16 @@ def test_a_patient_with_several_reconstructions_needs_a_selection(tmp_path, monk
         make_plan(study(), dataclasses.replace(request, settings=("scale.thickness_mm=5",)))
 
 
+def test_several_matrix_sizes_are_told_before_hours_of_simulation(tmp_path, monkeypatch):
+    store = store_of(tmp_path, [(f"p{i}", 3.0, "") for i in range(4)])
+    first, *others = store.series
+    wide = dataclasses.replace(first, full=dataclasses.replace(first.full, shape=(2, 64, 80)))
+    store = dataclasses.replace(store, series=(*others, wide))
+    monkeypatch.setattr(study_data, "open_store", lambda *_, **__: store)
+    with pytest.raises(DataError, match=r"several matrix sizes \(64x64, 64x80\)"):
+        make_plan(study(), Request("smoke", data=tmp_path))
+
+
 @pytest.mark.parametrize("doses", [(), (0.5, 0.1)])
 @pytest.mark.parametrize("is_scanned", [False, True])
 def test_a_demo_does_not_simulate_a_whole_archive_first(is_scanned, doses, tmp_path, monkeypatch):
