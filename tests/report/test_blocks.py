@@ -171,6 +171,20 @@ def test_reaching_earlier_counts_steps_of_a_running_mean(monkeypatch):
     assert claim.number == 1.0, "a single step reached it"
 
 
+def test_a_row_needs_all_of_its_own_steps(monkeypatch):
+    """Easy batches made every row reach its own last training RMSE in some 55 % of its steps."""
+    given = found(GOOD)
+    falling = np.linspace(2.0, 1.0, 1000) + 0.3 * np.sin(np.arange(1000) / 60)
+    falling[600:650] -= 0.8
+    curves = {"A": curve(falling), "B": curve(falling)}
+    monkeypatch.setattr("ldct_jax.study.results.Run.curve", lambda run, m: curves[run.variant])
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number == 1.0 and "not reached" not in claim.measured
+    curves["A"] = curve(np.where(np.arange(1000) < 900, 2.0, 0.5))
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number > 1.4 and "not reached" not in claim.measured, "slower, but there"
+
+
 def test_slice_by_slice():
     def slices(*psnr):
         return {"a": list(psnr)}
