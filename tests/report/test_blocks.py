@@ -397,6 +397,7 @@ def test_the_mtf_says_which_noise_it_shaped(monkeypatch):
         given.results.study["scale"] = {"noise_spectrum": spectrum}
         blocks.MTF("Fig 2").render(given)
     assert captions[0].endswith("the spectrum MTF².") and "f · MTF², as filtered" in captions[1]
+    assert all("phantoms' kernel" in c and "DATA" in c for c in captions), "it isn't each series'"
 
 
 def test_a_panel_shows_what_measure_kept_around_its_regions(monkeypatch):

@@ -242,7 +242,8 @@ class ByDose:
 
 @dataclasses.dataclass(frozen=True)
 class MTF:
-    """The modulation transfer function that shapes noise inserted in the image domain."""
+    """The modulation transfer function that shapes noise inserted in the phantoms' images; of DATA
+    each series' own does."""
 
     title: str
 
@@ -258,7 +259,8 @@ class MTF:
                 [Curve("MTF", frequencies.tolist(), SMOOTH.window(frequencies).tolist())],
                 "spatial frequency [1/mm]",
                 "MTF",
-                caption=f"The simulated noise has the spectrum {spectrum}.",
+                caption="The phantoms' kernel. Where DATA was given, each series has a measured one "
+                f"of its own in its place. The simulated noise has the spectrum {spectrum}.",
             )
         ]
 
