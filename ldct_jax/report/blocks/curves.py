@@ -259,8 +259,8 @@ class MTF:
                 [Curve("MTF", frequencies.tolist(), SMOOTH.window(frequencies).tolist())],
                 "spatial frequency [1/mm]",
                 "MTF",
-                caption="The phantoms' kernel. Where DATA was given, each series has a measured one "
-                f"of its own in its place. The simulated noise has the spectrum {spectrum}.",
+                caption="The phantoms' kernel. Where DATA was given, each series has a measured "
+                f"one of its own in its place. The simulated noise has the spectrum {spectrum}.",
             )
         ]
 
