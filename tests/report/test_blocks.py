@@ -147,6 +147,8 @@ def test_a_claim_is_asked_at_its_own_dose():
     assert verdict(blocks.Better("A", "B", "c", dose=0.5), given) == NOT_HELD
     (claim,) = blocks.Better("A", "B", "c", dose=0.05).render(given)
     assert claim.reason == "5% of the dose was not tested"
+    (claim,) = blocks.Better("A", "B", "c", dose=0.005).render(given)
+    assert claim.reason == "0.5% of the dose was not tested"
 
 
 def curve(values):

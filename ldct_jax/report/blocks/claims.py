@@ -14,6 +14,7 @@ import numpy as np
 from ldct_jax.report.found import Found
 from ldct_jax.study.claims import Claim, all_of, judge, untested
 from ldct_jax.study.results import Run
+from ldct_jax.system.names import percent
 
 METRICS = {"psnr_db": ("PSNR", "dB"), "ssim": ("SSIM", ""), "rmse": ("RMSE", None)}
 ALL_METRICS = tuple(METRICS)
@@ -62,7 +63,7 @@ class Differences:
         values, what = ours - theirs, f"{name} of {a} minus {b}"
         if metric == "rmse":
             values, unit, what = -values, found.protocol.unit, f"RMSE of {b} minus {a}"
-        what += "" if self.dose is None else f" at {self.dose:.0%} of the dose"
+        what += "" if self.dose is None else f" at {percent(self.dose)} of the dose"
         what += "" if clone is None else f", clone {clone + 1}"
         what += f" ({found.protocol.name})"
         return judge(self.claim, what, values, unit, above=self.above, below=self.below)
