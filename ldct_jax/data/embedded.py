@@ -16,7 +16,9 @@ from ldct_jax.data.noise_estimate import flat_noise_hu
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.store import SeriesRecord, Store, rounded
 from ldct_jax.data.store_writer import begin, finished, write_array
+from ldct_jax.errors import UsageError
 from ldct_jax.hu import whole_hu
+from ldct_jax.system.names import percent
 from ldct_jax.system.progress import track
 
 PHANTOMS_VERSION = 3
@@ -51,6 +53,17 @@ class Phantoms:
     dose: float = 0.25
     added_sd_hu: float = 60.0
     seed: int = 2016
+
+    def __post_init__(self):
+        if self.patients < 1 or self.slices < 1:
+            raise UsageError(f"patients={self.patients}, slices={self.slices}: at least one each")
+        if not 0 < self.dose < 1:
+            raise UsageError(
+                f"dose={self.dose:g}: the low dose is a fraction of the normal dose, between 0 and "
+                "1 (0.25 for 25 %); at 1 there is no noise to add"
+            )
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed}: 0 or a positive whole number")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -98,7 +111,7 @@ def phantom_pairs(
             labels += [label] * spec.slices
     n = len(labels)
     several = len(added) > 1
-    simulated = f"{spec.dose:.0%} dose simulated in the image domain by adding "
+    simulated = f"{percent(spec.dose)} dose simulated in the image domain by adding "
     simulated += f"{spec.added_sd_hu:.0f} HU"
     if doses:
         simulated = dose_words(doses, rule, spectrum)
@@ -145,7 +158,7 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
                     noise_hu=rounded(flat_noise_hu(own.full_hu, spec.pixel_mm)),
                     low_dose_noise_hu=rounded(flat_noise_hu(own.low_hu, spec.pixel_mm)),
                     dose=spec.dose,
-                    dose_source=f"{spec.dose:.0%} dose simulated",
+                    dose_source=f"{percent(spec.dose)} dose simulated",
                 )
 
             unfinished.series(name, make)
@@ -154,7 +167,7 @@ def write_phantoms(spec: Phantoms, out: Path) -> Store:
 
 def dose_words(doses: Sequence[float], rule: str, spectrum: str) -> str:
     """Several simulated doses, for the words that stand under figures and tables."""
-    listed = ", ".join(f"{dose:.0%}" for dose in doses)
+    listed = ", ".join(percent(dose) for dose in doses)
     grows = {"physics": "1/√dose", "paper": "1/dose"}[rule]
     shape = {"sqrt_f_mtf": "as filtered back projection leaves it", "mtf": "shaped by the MTF"}
     return (

@@ -27,6 +27,7 @@ from ldct_jax.data.store import SeriesRecord, Store
 from ldct_jax.data.store_writer import finished, write_array
 from ldct_jax.errors import DataError, UsageError
 from ldct_jax.record import to_record
+from ldct_jax.system.names import percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,10 @@ class MixedDose:
         if self.kernels != (OWN,):
             spectrum = f" with the kernels {', '.join(self.kernels)}"
         words = (
-            f"low doses of {least:.0%} to {greatest:.0%} drawn slice by slice, simulated in the "
-            f"projection domain from each series' own noise{spectrum}; {self.thinner_share:.0%} of "
-            f"the slices with {thin:g} to {thinnest:g} times the variance, as thinner slices have"
+            f"low doses of {percent(least)} to {percent(greatest)} drawn slice by slice, simulated "
+            f"in the projection domain from each series' own noise{spectrum}; "
+            f"{self.thinner_share:.0%} of the slices with {thin:g} to {thinnest:g} times the "
+            "variance, as thinner slices have"
         )
         if self.target is not None:
             words += "; training targets whose mean has no noise (Noisier2Noise)"

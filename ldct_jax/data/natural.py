@@ -80,15 +80,22 @@ class NaturalImages:
         from skimage import color, data, io
 
         if self.folder is None:
-            found = ((name, getattr(data, name)()) for name in PHOTOGRAPHS)
+            found = ((name, name, getattr(data, name)()) for name in PHOTOGRAPHS)
         else:
             paths = sorted(p for p in Path(self.folder).glob("*") if p.suffix.lower() in SUFFIXES)
             if not paths:
                 raise DataError(f"{self.folder} holds no images ({', '.join(SUFFIXES)})")
-            found = ((f"image-{i + 1:04d}", io.imread(p)) for i, p in enumerate(paths))
-        for name, image in found:
+            found = ((f"image-{i + 1:04d}", p, io.imread(p)) for i, p in enumerate(paths))
+        for name, where, image in found:
             image = np.asarray(image)
-            if image.ndim == 3:
+            # Of other kinds nothing says where white is, or which axis holds the colours.
+            grey, coloured = image.ndim == 2, image.ndim == 3 and image.shape[2] in (3, 4)
+            if image.dtype not in (np.uint8, np.uint16) or not (grey or coloured):
+                raise DataError(
+                    f"{where}: {image.dtype} values of shape {image.shape}; photographs are grey "
+                    "or RGB, of 8 or 16 bits: save it as such an image"
+                )
+            if coloured:
                 yield name, color.rgb2gray(image[..., :3])
             else:
                 yield name, image / float(np.iinfo(image.dtype).max)

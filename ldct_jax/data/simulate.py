@@ -21,6 +21,7 @@ from ldct_jax.errors import DataError, UsageError
 from ldct_jax.hu import whole_hu
 from ldct_jax.record import to_record
 from ldct_jax.system.files import json_sha256
+from ldct_jax.system.names import percent
 
 DOMAINS = ("image", "projection")
 OWN = "own"
@@ -86,7 +87,7 @@ class LowDose:
 
     def describe(self) -> str:
         """One line for reports."""
-        how = f"{self.fraction:.0%} dose simulated in the {self.domain} domain"
+        how = f"{percent(self.fraction)} dose simulated in the {self.domain} domain"
         if self.n0 is not None:
             return f"{how}, {self.n0:.3g} photons a ray at normal dose"
         if self.added_sd_hu is not None:

@@ -169,6 +169,21 @@ class Store:
         """Whether every series has a low dose."""
         return all(s.low is not None for s in self.series)
 
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """(height, width) of all slices, pixels.
+
+        DataError where there are several: cropping or padding would change what a network sees at
+        the border.
+        """
+        if len(sizes := {s.full.shape[1:] for s in self.series}) > 1:
+            named = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+            raise DataError(
+                f"{self.folder}: series of several matrix sizes ({named}); prepare those of one "
+                "size as a store of their own"
+            )
+        return sizes.pop()
+
     def full(self, series: int) -> np.ndarray:
         """The normal dose of one series, (N, H, W) int16 HU, mapped from the file, read-only."""
         return self._map(self.series[series].full)
@@ -192,16 +207,10 @@ class Store:
           mapped: stacks read slice by slice from the files, for stores larger than memory.
 
         Raises:
-          DataError: series without low dose, or of several matrix sizes: cropping or padding would
-            change what a network sees at the border.
+          DataError: series without low dose, or of several matrix sizes.
         """
         records = self.series
-        if len(sizes := {r.full.shape[1:] for r in records}) > 1:
-            named = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
-            raise DataError(
-                f"{self.folder}: series of several matrix sizes ({named}); prepare those of one "
-                "size as a store of their own"
-            )
+        _ = self.matrix  # there has to be one
         if lacking := sum(r.low is None for r in records):
             raise DataError(
                 f"{self.folder}: {lacking} of {len(records)} series have normal dose only; "

@@ -8,6 +8,7 @@ from ldct_jax.report.found import Found
 from ldct_jax.report.tables import Column, Table
 from ldct_jax.report.trained import INPUT, MARGIN_DB, NOISE_LEFT, Training
 from ldct_jax.study.claims import HELD, NOT_HELD, SIGN_ONLY, UNDECIDED, UNTESTED, Claim, count
+from ldct_jax.system.names import percent
 
 
 def answer(found: Found, claims: Sequence[Claim]) -> str:
@@ -23,7 +24,7 @@ def training_table(found: Found) -> Table:
     rows = [
         [
             t.row,
-            *([] if not found.doses else [f"{t.dose:.0%}"]),
+            *([] if not found.doses else [percent(t.dose)]),
             t.gain_db,
             t.lead_db,
             None if t.noise_left is None else 100 * t.noise_left,
@@ -112,7 +113,7 @@ def _at_lowest_dose(found: Found, learnt: Sequence[Training], dose: float) -> st
     best = max(by_row, key=by_row.get)
     listed = ", ".join(f"{row} {value:.2f} dB" for row, value in by_row.items())
     return (
-        f"At {dose:.0%} of the dose {best} has the highest PSNR: {listed}; low dose "
+        f"At {percent(dose)} of the dose {best} has the highest PSNR: {listed}; low dose "
         f"{psnr(INPUT):.2f} dB (protocol {found.protocol.name})."
     )
 

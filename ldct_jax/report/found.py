@@ -12,6 +12,7 @@ import numpy as np
 from ldct_jax.metrics.protocols import Protocol, Summary
 from ldct_jax.report.trained import INPUT, Training, training_of
 from ldct_jax.study.results import Results, Run
+from ldct_jax.system.names import percent
 
 ROW_NAMES = {
     INPUT: "low dose, undenoised",
@@ -69,7 +70,7 @@ class Found:
     def untestable(self, rows: Sequence[str], dose: float | None = None) -> str:
         """Why a claim about these rows can't be tested; empty where it can."""
         if dose is not None and dose not in self.doses:
-            return f"{dose:.0%} of the dose was not tested"
+            return f"{percent(dose)} of the dose was not tested"
         for row in rows:
             if row in self.results.references:
                 continue

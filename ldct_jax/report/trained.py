@@ -64,7 +64,9 @@ def _at(results: Results, row: str, protocol: Protocol, dose: float | None) -> T
     own = psnr(row)
     filters = {f: psnr(f) for f in results.references if f != INPUT}
     rival = max(filters, key=filters.get, default="")
-    shared, key = results.shared_repeats(row, INPUT), "" if dose is None else f"{dose:g}"
+    # Of one dose alone the noise stands without its name.
+    several = len(results.study["data"]["doses"]) > 1
+    shared, key = results.shared_repeats(row, INPUT), f"{dose:g}" if several else ""
     noises = zip(
         results.tissue_noise(row, shared), results.tissue_noise(INPUT, shared), strict=True
     )

@@ -39,8 +39,8 @@ class Cohort:
 def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
     """The patients and splits that a request leads to; nothing is simulated yet.
 
-    Raises UsageError for an option that these data ignore, DataError for too few patients and for
-    patients with several reconstructions where the scale wants one.
+    Raises UsageError for an option that these data ignore, DataError for too few patients, for
+    several matrix sizes and for patients with several reconstructions where the scale wants one.
     """
     if study.data is not None:
         _refuse(request.low, f"{study.name} loads its own data")
@@ -53,6 +53,7 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
         return _cohort(study, scale, found, (spec.size,) * 2, lambda: _made(spec, scale))
     selection = Selection(thickness_mm=scale.thickness_mm, kernel=scale.kernel)
     store = open_store(request.data, cache=_cache(), selection=selection)
+    matrix = store.matrix
     if scale.one_reconstruction:
         _one_reconstruction(store)
     if scale.all_doses:
@@ -64,7 +65,6 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
     found: dict[str, int] = {}
     for series in store.series:
         found[series.patient] = found.get(series.patient, 0) + series.full.shape[0]
-    matrix = store.series[0].full.shape[1:]
 
     def load() -> PairedSlices:
         return _load(store, scale, request.low)

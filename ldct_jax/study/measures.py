@@ -38,7 +38,8 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class First:
-    """What was tested of the first patient: (N, H, W) float32 HU each, and the pixel's side."""
+    """What was tested of the first patient: (N, H, W) float32 HU each, and the pixel's side; at
+    the last dose, where there are several."""
 
     low: np.ndarray
     full: np.ndarray
@@ -47,9 +48,13 @@ class First:
 
     @classmethod
     def of(cls, tested: Tested) -> First:
-        pairs = tested.pairs.of([tested.pairs.patients[0]])
-        low, full = pairs.low_hu.astype(np.float32), pairs.full_hu.astype(np.float32)
-        return cls(low, full, tested.denoised[: len(low)], float(pairs.pixel_mm[0]))
+        pairs = tested.pairs
+        own = np.array(pairs.patients) == pairs.patients[0]
+        if pairs.doses is not None:
+            own &= pairs.doses == pairs.dose_levels[-1]
+        first = pairs.take(np.flatnonzero(own))  # other patients' slices may stand between them
+        low, full = first.low_hu.astype(np.float32), first.full_hu.astype(np.float32)
+        return cls(low, full, tested.denoised[own], float(first.pixel_mm[0]))
 
     @property
     def middle(self) -> int:
@@ -192,11 +197,11 @@ class TissueBias(Measure):
     tissue: str = "soft tissue"
 
     def __call__(self, tested: Tested) -> Measured:
-        bias = {}
-        for dose in tested.pairs.dose_levels:
-            own = tested.pairs.doses == dose
+        pairs, bias = tested.pairs, {}
+        for dose in pairs.dose_levels:
+            own = np.full(len(pairs), True) if pairs.doses is None else pairs.doses == dose
             # Where it is flat must not depend on the reference's own noise.
-            reference = Gaussian(2.0)(tested.pairs.full_hu[own][..., None])[..., 0]
+            reference = Gaussian(2.0)(pairs.full_hu[own][..., None])[..., 0]
             bias[f"{dose:g}"] = hu_bias(tested.denoised[own], reference)[self.tissue]
         return Measured({"bias_hu": bias})
 

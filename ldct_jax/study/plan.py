@@ -83,7 +83,8 @@ def chosen(study: Study, request: Request) -> tuple[Scale, dict[str, Experiment]
     if for_scale:
         scale = dataclasses.replace(scale, words=f"{scale.words}; changed: {', '.join(for_scale)}")
     settings = [s for s in request.settings if not s.startswith(SCALE)]
-    rows = {name: every[name] for name in (wanted or every)}
+    # In the study's order: a row may start from one that stands before it.
+    rows = {name: row for name, row in every.items() if not wanted or name in wanted}
     # What is said of photographs is said of the rows that train on them, where there are any.
     photographs = [s for s in settings if s.startswith(IMAGES)]
     if any(e.images is not None for e in rows.values()):

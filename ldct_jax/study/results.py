@@ -124,6 +124,7 @@ class Results:
 
         ``clone`` counts from the end; ``further``: other scored images of the run by that name;
         ``repeats``: of these alone; ``where``: only rows with these values (``{"dose": 0.1}``).
+        A row that doesn't say its dose is at the only one, see :func:`score_rows`.
         """
         if label in self.references:
             found = [rows[label] for _, rows in self._references(repeats)]
@@ -132,7 +133,7 @@ class Results:
         else:
             found = [r.result["test"][clone] for r in self.of(label, repeats)]
         wanted = (where or {}).items()
-        return [[x for x in rows if all(x.get(k) == v for k, v in wanted)] for rows in found]
+        return [[x for x in rows if all(x.get(k, v) == v for k, v in wanted)] for rows in found]
 
     def summary(self, label: str, protocol: Protocol, **which: Any) -> Summary:
         """Mean ± SD over the test patients of all repeats; ``which`` as in :meth:`rows`."""

@@ -23,6 +23,11 @@ def counted(n: int, what: str) -> str:
     return f"{n} {what}{'s' * (n != 1)}"
 
 
+def percent(share: float) -> str:
+    """``25%``, ``12.5%``, ``0.5%``: a dose in words."""
+    return f"{100 * share:.3g}%"
+
+
 def shown(path: Path, root: Path) -> str:
     """``path`` for the reader's eyes: below ``root`` where it lies there, with slashes."""
     inside = path.is_relative_to(root) and path != root

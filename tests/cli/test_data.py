@@ -124,6 +124,12 @@ def test_a_report_survives_an_interruption(tmp_path, capfd, monkeypatch):
             1,
             "exist",
         ),
+        (["phantom", "{out}", "--dose", "25"], 2, "0.25 for 25 %"),
+        (["phantom", "{out}", "--dose", "1"], 2, "no noise to add"),
+        (["phantom", "{out}", "--dose", "0"], 2, "between 0 and 1"),
+        (["phantom", "{out}", "--patients", "0"], 2, "at least one"),
+        (["phantom", "{out}", "--slices", "0"], 2, "at least one"),
+        (["phantom", "{out}", "--seed", "-1"], 2, "0 or a positive"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capfd, arguments, code, words):

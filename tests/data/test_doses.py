@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ldct_jax.data.derived import thinned
-from ldct_jax.data.embedded import Phantoms, phantom_pairs, write_phantoms
+from ldct_jax.data.embedded import Phantoms, dose_words, phantom_pairs, write_phantoms
 from ldct_jax.data.feed.mapped import MappedStack
+from ldct_jax.data.mixed_dose import MixedDose
 from ldct_jax.data.pairs import concatenate
+from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.source import load_doses
 from ldct_jax.data.store import Store
 from ldct_jax.errors import DataError, UsageError
@@ -57,6 +59,17 @@ def test_the_plain_mtf_shapes_noise_of_the_same_level(pairs):
     assert added_sd(plain) == pytest.approx(added_sd(pairs), rel=0.1)
     assert neighbours(plain) > neighbours(pairs) + 0.05
     assert "shaped by the MTF" in plain.source and "shaped by" not in pairs.source
+
+
+@pytest.mark.parametrize(
+    ("dose", "words"), [(0.25, " 25%"), (0.07, " 7%"), (0.125, " 12.5%"), (0.005, " 0.5%")]
+)
+def test_a_dose_of_half_a_per_cent_is_not_called_none(dose, words):
+    spec = dataclasses.replace(SPEC, patients=1, slices=1, dose=dose)
+    assert f"{words} dose simulated" in phantom_pairs(spec).source
+    assert f"doses of{words}, 75% simulated" in dose_words((dose, 0.75), "physics", "mtf")
+    assert f"{words} dose simulated" in f" {LowDose(dose).describe()}"
+    assert f"doses of{words} to 50% drawn" in MixedDose(fraction=(dose, 0.5)).describe()
 
 
 def test_a_torso_is_an_abdomen_below_a_thorax():

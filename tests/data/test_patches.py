@@ -116,3 +116,35 @@ def test_natural_images_carry_the_stated_noise_in_grey_units():
     low, full = FULL.to_unit(pairs.low_hu), FULL.to_unit(pairs.full_hu)
     assert full.min() >= -1e-3 and full.max() <= 1 + 1e-3
     assert abs(float((low - full).std()) - 25 / 255) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("grey-and-alpha.png", np.full((32, 32, 2), 200, np.uint8)),
+        ("floats.tif", np.full((32, 32), 0.5, np.float32)),
+        ("pages.tif", np.full((5, 32, 32), 200, np.uint8)),
+    ],
+)
+def test_photographs_of_another_kind_are_refused_by_name(name, image, tmp_path):
+    from skimage import io
+
+    from ldct_jax.data.natural import NaturalImages
+    from ldct_jax.hu import FULL
+
+    io.imsave(tmp_path / name, image, check_contrast=False)
+    with pytest.raises(DataError, match=f"{name}.*photographs are grey or RGB"):
+        NaturalImages(tile=16, folder=str(tmp_path)).pairs(FULL)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 3), (32, 32, 4)])
+def test_own_photographs_are_grey_of_their_range(shape, tmp_path):
+    from skimage import io
+
+    from ldct_jax.data.natural import NaturalImages
+    from ldct_jax.hu import FULL
+
+    io.imsave(tmp_path / "own.png", np.full(shape, 102, np.uint8), check_contrast=False)
+    pairs = NaturalImages(tile=16, folder=str(tmp_path)).pairs(FULL)
+    assert len(pairs) == 4 and np.ptp(pairs.full_hu) == 0
+    assert FULL.to_unit(pairs.full_hu).mean() == pytest.approx(0.4, abs=1e-3)

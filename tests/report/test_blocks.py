@@ -147,6 +147,8 @@ def test_a_claim_is_asked_at_its_own_dose():
     assert verdict(blocks.Better("A", "B", "c", dose=0.5), given) == NOT_HELD
     (claim,) = blocks.Better("A", "B", "c", dose=0.05).render(given)
     assert claim.reason == "5% of the dose was not tested"
+    (claim,) = blocks.Better("A", "B", "c", dose=0.005).render(given)
+    assert claim.reason == "0.5% of the dose was not tested"
 
 
 def curve(values):
@@ -169,6 +171,20 @@ def test_reaching_earlier_counts_steps_of_a_running_mean(monkeypatch):
     curves["A"] = curve(np.where(np.arange(1000) == 40, 0.0, 3.0))
     (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
     assert claim.number == 1.0, "a single step reached it"
+
+
+def test_a_row_needs_all_of_its_own_steps(monkeypatch):
+    """Easy batches made every row reach its own last training RMSE in some 55 % of its steps."""
+    given = found(GOOD)
+    falling = np.linspace(2.0, 1.0, 1000) + 0.3 * np.sin(np.arange(1000) / 60)
+    falling[600:650] -= 0.8
+    curves = {"A": curve(falling), "B": curve(falling)}
+    monkeypatch.setattr("ldct_jax.study.results.Run.curve", lambda run, m: curves[run.variant])
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number == 1.0 and "not reached" not in claim.measured
+    curves["A"] = curve(np.where(np.arange(1000) < 900, 2.0, 0.5))
+    (claim,) = blocks.ReachesEarlier("A", "B", "c", share=0.15).render(given)
+    assert claim.number > 1.4 and "not reached" not in claim.measured, "slower, but there"
 
 
 def test_slice_by_slice():
@@ -383,6 +399,7 @@ def test_the_mtf_says_which_noise_it_shaped(monkeypatch):
         given.results.study["scale"] = {"noise_spectrum": spectrum}
         blocks.MTF("Fig 2").render(given)
     assert captions[0].endswith("the spectrum MTF².") and "f · MTF², as filtered" in captions[1]
+    assert all("phantoms' kernel" in c and "DATA" in c for c in captions), "it isn't each series'"
 
 
 def test_a_panel_shows_what_measure_kept_around_its_regions(monkeypatch):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
+from ldct_jax.data.pairs import concatenate
 from ldct_jax.metrics import protocols
 from ldct_jax.study import scoring
 from ldct_jax.study import study as studies
 from ldct_jax.study.measures import (
     Blended,
     Elsewhere,
+    First,
     LesionCNR,
     NoiseParts,
     PrintedSlice,
@@ -48,6 +50,22 @@ def test_a_tissues_slice_is_the_first_patients_with_most_of_it(tested):
         )
 
 
+@pytest.mark.parametrize("order", ["several doses", "patients in turn"])
+def test_the_first_patients_result_is_not_another_patients_or_doses(order):
+    """A result of 5 HU beside the normal dose had an RMSE of up to 264 HU."""
+    spec = Phantoms(patients=2, slices=3, size=64, pixel_mm=6.0, added_sd_hu=20.0)
+    if order == "several doses":
+        pairs = phantom_pairs(spec, doses=(0.5, 0.1))
+        pairs = concatenate([pairs.at(dose) for dose in (0.5, 0.1)])
+    else:
+        pairs = phantom_pairs(spec).take([0, 3, 1, 4, 2, 5])
+    denoised = pairs.full_hu.astype(np.float32) + 5
+    first = First.of(studies.Tested(pairs, denoised, lambda hu: hu, PROTOCOL))
+    np.testing.assert_array_equal(first.denoised, first.full + 5)
+    last = pairs.at(pairs.dose_levels[-1]).of([pairs.patients[0]])
+    np.testing.assert_array_equal(first.low, last.low_hu)
+
+
 def test_a_printed_slice_is_found_by_what_its_low_dose_scores(tested):
     low = PROTOCOL.score(tested.pairs.low_hu, tested.pairs.full_hu)
     printed = (round(float(low.psnr_db[1]), 3), round(float(low.ssim[1]), 2), 0.1)
@@ -77,11 +95,15 @@ def test_the_input_has_no_removed_noise_and_a_blend_is_nearer_to_it(tested):
 
 def test_the_bias_is_that_of_each_dose():
     spec = Phantoms(patients=1, slices=1, size=96, pixel_mm=4.0)
+    one = phantom_pairs(spec, doses=(0.1,))
+    tested = studies.Tested(one, one.full_hu + 3.0, lambda hu: hu, PROTOCOL)
+    one_bias = TissueBias()(tested).numbers["bias_hu"]
     pairs = phantom_pairs(spec, doses=(0.5, 0.1))
     denoised = pairs.full_hu + np.where(pairs.doses == 0.5, 3.0, -7.0)[:, None, None]
     tested = studies.Tested(pairs, denoised, lambda hu: hu, PROTOCOL)
     bias = TissueBias()(tested).numbers["bias_hu"]
     assert bias["0.5"] - bias["0.1"] == pytest.approx(10.0)
+    assert one_bias == {"0.1": pytest.approx(bias["0.5"])}
 
 
 def test_what_a_table_asks_for_is_measured(tested):

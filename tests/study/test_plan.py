@@ -17,6 +17,8 @@ from ldct_jax.metrics.protocols import pcn
 from ldct_jax.models import vgg
 from ldct_jax.models.cascade import Cascade
 from ldct_jax.models.clones import ClonesNet
+from ldct_jax.report import make as report
+from ldct_jax.report.found import Found
 from ldct_jax.study import Experiment, Request, Study, dry_run, results, run_study, scoring
 from ldct_jax.study import data as study_data
 from ldct_jax.study import run as study_run
@@ -79,6 +81,7 @@ def test_settings_reach_the_scale_and_its_phantoms():
         ("scale.slices=3", "test_slices, thickness_mm"),
         ("scale.phantoms.n=3", "pixel_mm"),
         ("scale.doses=half", "a number"),
+        ("scale.phantoms.dose=25", "0.25 for 25 %"),
         ("scale.training_crop=3", "2 values"),
         ("optimiser.b1=3", "here are ema_decay"),
         ("select=best scale.validation_patients=0", "needs a validation patient"),
@@ -98,6 +101,16 @@ def test_a_folder_of_photographs_is_for_the_rows_that_train_on_them():
     assert folders == ["photographs", None, None] and {e.seed for e in rows.values()} == {3}
     with pytest.raises(UsageError, match="images"):
         chosen(study(), asked)
+
+
+@pytest.mark.core
+def test_a_row_asked_for_before_the_one_it_starts_from_runs_after_it():
+    every = load_study("dose_levels").rows("smoke")
+    tuned = next(name for name, row in every.items() if row.starts_from)
+    _, rows = chosen(
+        load_study("dose_levels"), Request("smoke", variants=(tuned, every[tuned].starts_from))
+    )
+    assert list(rows) == [every[tuned].starts_from, tuned]
 
 
 def test_stored_data_get_the_doses_the_rule_and_the_spectrum_of_the_scale(monkeypatch):
@@ -139,6 +152,18 @@ def test_an_override_of_the_window_reaches_protocol_rows_and_units(tmp_path):
     expected = pcn(window).score(test.low_hu.astype(np.float32), test.full_hu).psnr_db
     row = found.rows("undenoised")[0]
     np.testing.assert_allclose([r["psnr_db"] for r in row], expected, rtol=1e-6)
+
+
+def test_one_tested_dose_has_its_report_too(tmp_path):
+    """Everything was trained, and then no row of that dose was found."""
+    own = study(scales=scales(SMOKE.but(size=96, pixel_mm=4.0)))
+    request = Request("smoke", out=tmp_path, settings=("scale.doses=0.1,", "steps=1"))
+    folder = run_study(own, request, report=report.write)
+    assert (folder / "report.html").is_file()
+    scores = results.facts(folder / "one").scores
+    assert "0.1 of the dose" in scores[0].images and scores[0].psnr_db > 0
+    training = Found(results.load(folder)).training["one"]
+    assert training.dose == 0.1 and training.noise_left is not None
 
 
 @pytest.mark.core
@@ -318,6 +343,16 @@ def test_a_patient_with_several_reconstructions_needs_a_selection(tmp_path, monk
         assert plan.cohort.slices == {"p0": 2, "p1": 2, "p2": 2}
     with pytest.raises(DataError, match="no series is 5 mm: choose one of 1 mm D45, 3 mm B30f"):
         make_plan(study(), dataclasses.replace(request, settings=("scale.thickness_mm=5",)))
+
+
+def test_several_matrix_sizes_are_told_before_hours_of_simulation(tmp_path, monkeypatch):
+    store = store_of(tmp_path, [(f"p{i}", 3.0, "") for i in range(4)])
+    first, *others = store.series
+    wide = dataclasses.replace(first, full=dataclasses.replace(first.full, shape=(2, 64, 80)))
+    store = dataclasses.replace(store, series=(*others, wide))
+    monkeypatch.setattr(study_data, "open_store", lambda *_, **__: store)
+    with pytest.raises(DataError, match=r"several matrix sizes \(64x64, 64x80\)"):
+        make_plan(study(), Request("smoke", data=tmp_path))
 
 
 @pytest.mark.parametrize("doses", [(), (0.5, 0.1)])

@@ -14,6 +14,7 @@ import numpy as np
 from ldct_jax.report.found import Found
 from ldct_jax.study.claims import Claim, all_of, judge, untested
 from ldct_jax.study.results import Run
+from ldct_jax.system.names import percent
 
 METRICS = {"psnr_db": ("PSNR", "dB"), "ssim": ("SSIM", ""), "rmse": ("RMSE", None)}
 ALL_METRICS = tuple(METRICS)
@@ -62,7 +63,7 @@ class Differences:
         values, what = ours - theirs, f"{name} of {a} minus {b}"
         if metric == "rmse":
             values, unit, what = -values, found.protocol.unit, f"RMSE of {b} minus {a}"
-        what += "" if self.dose is None else f" at {self.dose:.0%} of the dose"
+        what += "" if self.dose is None else f" at {percent(self.dose)} of the dose"
         what += "" if clone is None else f", clone {clone + 1}"
         what += f" ({found.protocol.name})"
         return judge(self.claim, what, values, unit, above=self.above, below=self.below)
@@ -134,7 +135,8 @@ class Gain:
 
 @dataclasses.dataclass(frozen=True)
 class ReachesEarlier:
-    """A row reaches another's final training RMSE within a ``share`` of the other's steps.
+    """A row reaches another's final training RMSE within a ``share`` of the steps that the other
+    needs for it.
 
     Both curves are running means over :data:`RUNNING_MEAN` steps; where the RMSE isn't reached,
     all of the steps count.
@@ -150,23 +152,33 @@ class ReachesEarlier:
             return [untested(self.claim, reason)]
         shared = found.results.shared_repeats(self.row, self.other)
         runs = (found.results.of(v, shared) for v in (self.row, self.other))
-        shares = [_share(own, other) for own, other in zip(*runs, strict=True)]
-        missed = sum(s >= 1 for s in shares)
+        shares, missed = [], 0
+        for own, other in zip(*runs, strict=True):
+            steps, values = _running_mean(other)
+            ours, theirs = (_reached(run, values[-1]) for run in (own, other))
+            missed += ours is None
+            shares.append((steps[-1] if ours is None else ours) / theirs)
         measured = f"share of {self.other}'s steps that {self.row} needs for the same training RMSE"
         measured += f"; not reached by {missed} of {len(shares)}" * bool(missed)
         return [judge(self.claim, measured, shares, below=self.share)]
 
 
-def _share(own: Run, other: Run) -> float:
-    def curve(run: Run) -> tuple[np.ndarray, np.ndarray]:
-        steps, values = (np.array(x) for x in zip(*run.curve("rmse").items(), strict=True))
-        width = min(RUNNING_MEAN, len(values))
-        return steps[width - 1 :], np.convolve(values, np.ones(width) / width, mode="valid")
+def _running_mean(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and the training RMSE up to each."""
+    steps, values = (np.array(x) for x in zip(*run.curve("rmse").items(), strict=True))
+    width = min(RUNNING_MEAN, len(values))
+    return steps[width - 1 :], np.convolve(values, np.ones(width) / width, mode="valid")
 
-    steps, values = curve(own)
-    last, goal = curve(other)
-    reached = steps[values <= goal[-1]]
-    return min(1.0, float(reached[0] / last[-1])) if reached.size else 1.0
+
+def _reached(run: Run, goal: float) -> float | None:
+    """The first step at which a run is at ``goal``; None where it never is.
+
+    A run's curve is at its own last value long before its last step, for easy batches make it dip:
+    so two runs are compared by their first steps.
+    """
+    steps, values = _running_mean(run)
+    reached = steps[values <= goal]
+    return float(reached[0]) if reached.size else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from ldct_jax.report import figures, tables
 from ldct_jax.report.blocks.tables import SIGNIFICANT, compare
 from ldct_jax.report.figures import Curve, Figure, Point
 from ldct_jax.report.found import Found
+from ldct_jax.system.names import percent
 
 BINS = 60
 """Points of a training curve: each is the mean over as many steps."""
@@ -229,7 +230,7 @@ class ByDose:
             figures.bars(
                 tables.stem(self.title),
                 self.title,
-                [f"{dose:.0%}" for dose in found.doses],
+                [percent(dose) for dose in found.doses],
                 bars,
                 "dose",
                 "SSIM" if self.metric == "ssim" else "PSNR [dB]",
@@ -242,7 +243,8 @@ class ByDose:
 
 @dataclasses.dataclass(frozen=True)
 class MTF:
-    """The modulation transfer function that shapes noise inserted in the image domain."""
+    """The modulation transfer function that shapes noise inserted in the phantoms' images; of DATA
+    each series' own does."""
 
     title: str
 
@@ -258,7 +260,8 @@ class MTF:
                 [Curve("MTF", frequencies.tolist(), SMOOTH.window(frequencies).tolist())],
                 "spatial frequency [1/mm]",
                 "MTF",
-                caption=f"The simulated noise has the spectrum {spectrum}.",
+                caption="The phantoms' kernel. Where DATA was given, each series has a measured "
+                f"one of its own in its place. The simulated noise has the spectrum {spectrum}.",
             )
         ]
 

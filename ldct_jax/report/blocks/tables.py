@@ -14,7 +14,7 @@ from ldct_jax.report.found import Found
 from ldct_jax.report.provenance import begun, scored_steps
 from ldct_jax.report.tables import Column
 from ldct_jax.study.measures import Measure
-from ldct_jax.system.names import counted
+from ldct_jax.system.names import counted, percent
 
 PaperRow = Sequence[MeanSD | float | None]
 """PSNR, SSIM and RMSE as a paper prints them; None where it doesn't."""
@@ -177,7 +177,7 @@ class PairedTests:
                 rows.append([found.name(row), *cells])
         if not rows:
             return []
-        at = "" if self.dose is None else f" at {self.dose:.0%} of the dose"
+        at = "" if self.dose is None else f" at {percent(self.dose)} of the dose"
         name = "tests" if self.dose is None else f"tests_{100 * self.dose:g}"
         columns = [Column("row")]
         for metric, unit, digits in (("PSNR", "dB", 2), ("SSIM", "", 4)):
