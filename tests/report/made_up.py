@@ -66,6 +66,8 @@ def found(
     )
     repeats = map(str, range(max(len(v) for v in variants.values())))
     study = {
+        "reproduces": "a paper's table",
+        "scale": {"name": "demo"},
         "protocol_record": to_record(PCN),
         "data": {"source": "made up", "attribution": "", "doses": list(doses)},
         "references": {},

@@ -252,8 +252,13 @@ def test_the_report_opens_with_who_is_first_and_what_was_trained():
     assert "6.00 dB above the best classical filter (gaussian)" in text
     assert "B follows 1.00 dB behind; both trained rows lie within 1.00 dB" in text
     assert "Of the paper's 2 claims 1 held, 0 did not, 1 could not be tested" in text
+    assert "Every claim that needs one of these rows is untested." in text
     cells = {row[0]: row[-1] for row in answer.training_table(given).rows}
     assert cells == {"A": "yes", "B": "yes", "C": "no"}
+    # A study of one's own has no claims, and a smoke run trains nothing.
+    given.results.study.update(reproduces="", scale={"name": "smoke"})
+    text = answer.trained(given)
+    assert "claim" not in text and "a few steps train nothing" in text
 
 
 # ---- tests over patients ------------------------------------------------------------------------
