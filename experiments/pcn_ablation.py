@@ -8,7 +8,7 @@ Reproduces: Fig 4a/b and 5a/b (convergence), Fig 6 (images), Fig 7 (PSNR by clon
     make train EXP=pcn_ablation DATA=/path/to/dicom         # demo sizes, your data
     make train EXP=pcn_ablation DATA=/path/to/mayo SCALE=paper
 
-Expected time: demo, two CPU cores, jax 0.12: 7 to 13 minutes, 20 to 38 with SEEDS=3. paper: 750
+Expected time: demo, two CPU cores, jax 0.12: 6 to 13 minutes, 20 to 38 with SEEDS=3. paper: 750
 PFLOP a full run, 3 repeats x 8 rows.
 
 The paper's Table I (PSNR, SSIM, RMSE): SCN 43.58/0.9624/0.0069, PO 44.02/0.9705/0.0061,
