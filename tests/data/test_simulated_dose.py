@@ -69,8 +69,14 @@ def test_smooth_kernels_get_their_dose_too(size):
 def test_every_dose_in_every_tissue_at_full_size(kind, domain):
     scanned = known(kind, size=512, n=6, quick=False)
     for fraction in (0.1, 0.25, 0.5):
-        low, _ = simulate(scanned.full_hu, LowDose(fraction, domain), pixel_mm=scanned.pixel_mm)
-        for tissue, dose in scanned.effective_dose(low).items():
+        draws = []
+        for seed in range(4):
+            recipe = LowDose(fraction, domain, seed=seed)
+            low, _ = simulate(scanned.full_hu, recipe, pixel_mm=scanned.pixel_mm)
+            draws.append(scanned.effective_dose(low))
+        for tissue in draws[0]:
+            # The variance of one draw in a small organ is uncertain by 1 to 3 per cent.
+            dose = np.mean([draw[tissue] for draw in draws])
             assert 0.96 < dose / fraction < 1.04, (fraction, tissue, dose)
 
 
