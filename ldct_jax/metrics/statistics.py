@@ -95,7 +95,7 @@ def bootstrap_interval(values: Sequence[float], patients: Sequence[str]) -> tupl
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
     """Student's t interval of the mean of independent values, (low, high), at :data:`LEVEL`.
 
-    For what is no patient: the seeds of a training, or the held-out slices of one series.
+    For values that don't stand for patients: seeds of a training, held-out slices of one series.
     """
     from scipy import stats
 

@@ -22,6 +22,7 @@ from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.record import difference, to_record
 from ldct_jax.study import results
 from ldct_jax.study.experiment import Experiment
+from ldct_jax.study.folder import ANOTHER, check_begun, check_others
 from ldct_jax.study.plan import Plan, make_plan
 from ldct_jax.study.scoring import Scorer
 from ldct_jax.study.scripts import keep_script, own_record
@@ -36,7 +37,6 @@ from ldct_jax.user_script import changed_code, check_code, names_own, script_rec
 
 # What a finished run may differ in: the script's text, which is compared and said.
 SAID = {"code": None}
-ANOTHER = "choose another folder (--out, or OUT= of make), or remove it"
 
 
 def run_study(study: Study, request: Request | None = None, *, report=None) -> Path:
@@ -59,7 +59,7 @@ def run_study(study: Study, request: Request | None = None, *, report=None) -> P
         parallel.check_batch(experiment.patches.batch)
     with contextlib.ExitStack() as stack, StopRequest().watching() as stop:
         parallel.first(lambda: stack.enter_context(locked(plan.folder)) and None)
-        parallel.first(lambda: _check_folder(plan))
+        parallel.first(lambda: check_begun(plan))
         if any(vgg.needs_fetched(experiment.loss) for experiment in plan.experiments.values()):
             parallel.in_turn(fetched.fetch)
         session = _Session(plan, parallel, stop)
@@ -76,31 +76,6 @@ def run_study(study: Study, request: Request | None = None, *, report=None) -> P
         several = f"{len(failed)} of {session.n_jobs} runs failed: " if session.n_jobs > 1 else ""
         raise kind(several + "; ".join(map(str, failed)))
     return plan.folder
-
-
-def _check_folder(plan: Plan) -> None:
-    """Raise CheckpointError where the folder holds what can't go on, as far as no data tell it."""
-    path = plan.folder / results.STUDY
-    if path.exists() and (scale := results.read_json(path)["scale"]["name"]) != plan.scale.name:
-        raise CheckpointError(
-            f"{plan.folder} holds runs of the {scale} scale, and this is the {plan.scale.name} "
-            f"scale: {ANOTHER}"
-        )
-    for name, experiment in plan.experiments.items():
-        if not names_own(experiment.record()):
-            continue
-        for repeat in range(len(plan.splits)):
-            folder, now = plan.run_folder(name, repeat), script_record()
-            begun = next(folder.glob("checkpoints/last/[0-9]*"), None)
-            if begun is None or (folder / results.RESULT).exists():
-                continue
-            code = results.read_json(folder / "config.json")["record"].get("code")
-            if code is not None and code["sha256"] != now["sha256"]:
-                raise CheckpointError(
-                    f"{now['file']} was changed since the training in {folder} began (sha256 "
-                    f"{code['sha256'][:16]}, now {now['sha256'][:16]}): go on with the copy of "
-                    f"{code['file']} that lies there, or {ANOTHER}"
-                )
 
 
 class _Session:
@@ -136,7 +111,7 @@ class _Session:
         splits = json.loads(json.dumps([dataclasses.asdict(s) for s in plan.splits]))
         if old and old["splits"][: len(splits)] == splits:
             splits = old["splits"]  # runs with more seeds stay
-        self._check_others([Split(**s) for s in splits])
+        check_others(plan, self.scorer, [Split(**s) for s in splits])
         code = own_record(plan.study)
         keep_script(code, plan.folder)
         results.write_json(
@@ -171,30 +146,6 @@ class _Session:
                 "wall_s": {**old.get("wall_s", {}), **wall},
             },
         )
-
-    def _check_others(self, splits: list[Split]) -> None:
-        """Raise CheckpointError where rows that aren't asked for now can't share one table.
-
-        Those that are asked for are compared by :meth:`_check`, and scored again where needed.
-        """
-        plan, every = self.plan, self.plan.study.rows(self.plan.request.scale)
-        asked = {plan.run_folder(n, i) for n in plan.experiments for i in range(len(plan.splits))}
-        for path in sorted(plan.folder.glob(f"*/{results.RESULT}")):
-            result = results.read_json(path)
-            if path.parent in asked or result["variant"] not in every:
-                continue
-            same = result["repeat"] < len(splits)
-            if same:
-                split = splits[result["repeat"]]
-                key = self.scorer.key(split, plan.protocol)
-                trained = result["record"].get("split", {}).get("train", list(split.train))
-                same = result.get("scored_by", key) == key and trained == list(split.train)
-            if not same:
-                raise CheckpointError(
-                    f"{path.parent} was trained or scored on other patients, slices or doses than "
-                    f"this command asks for, and one table can't hold both: ask for all rows "
-                    f"(without --variant, with as many --seeds), or {ANOTHER}"
-                )
 
     def _feed(self, repeat: int, split: Split, experiment: Experiment):
         """One feed for all variants that see the same patches: its slices stay on the device."""

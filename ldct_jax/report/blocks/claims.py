@@ -154,8 +154,9 @@ class ReachesEarlier:
         runs = (found.results.of(v, shared) for v in (self.row, self.other))
         shares, missed = [], 0
         for own, other in zip(*runs, strict=True):
-            steps, values = _running_mean(other)
-            ours, theirs = (_reached(run, values[-1]) for run in (own, other))
+            curves = [_running_mean(run) for run in (own, other)]
+            steps, values = curves[1]
+            ours, theirs = (_reached(*curve, values[-1]) for curve in curves)
             missed += ours is None
             shares.append((steps[-1] if ours is None else ours) / theirs)
         measured = f"share of {self.other}'s steps that {self.row} needs for the same training RMSE"
@@ -170,13 +171,12 @@ def _running_mean(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return steps[width - 1 :], np.convolve(values, np.ones(width) / width, mode="valid")
 
 
-def _reached(run: Run, goal: float) -> float | None:
-    """The first step at which a run is at ``goal``; None where it never is.
+def _reached(steps: np.ndarray, values: np.ndarray, goal: float) -> float | None:
+    """The first step at which a curve is at ``goal``; None where it never is.
 
     A run's curve is at its own last value long before its last step, for easy batches make it dip:
     so two runs are compared by their first steps.
     """
-    steps, values = _running_mean(run)
     reached = steps[values <= goal]
     return float(reached[0]) if reached.size else None
 
