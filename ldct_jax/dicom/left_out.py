@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ldct_jax.dicom.values import Unusable
 from ldct_jax.system.names import shown
 
 KINDS = {
@@ -61,6 +62,11 @@ class LeftOut:
     path: Path = dataclasses.field(repr=False)
     reason: str
     kind: str
+
+    @classmethod
+    def of(cls, error: Unusable) -> LeftOut:
+        """The file that ``error`` is about."""
+        return cls(error.path, error.reason, error.kind)
 
 
 def lines(left_out: Iterable[LeftOut], root: Path) -> list[str]:

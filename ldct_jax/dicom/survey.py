@@ -77,7 +77,7 @@ def read_files(
             except NotDicom as error:
                 left_out.append(error.left_out)
             except Unusable as error:
-                left_out.append(LeftOut(path, error.reason, error.kind))
+                left_out.append(LeftOut.of(error))
                 numbers.add(error.series_number)
             else:
                 headers += found

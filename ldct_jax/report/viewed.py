@@ -116,7 +116,7 @@ def _dicom(path: Path, number: int | None, warn, like: Viewed | None) -> Viewed:
         )
     damaged: list[Unusable] = []
     series = load(chosen[0], damaged=damaged)
-    for line in lines([LeftOut(e.path, e.reason, e.kind) for e in damaged], found.root):
+    for line in lines(map(LeftOut.of, damaged), found.root):
         warn(line)
     return Viewed(series.hu, float(series.pixel_mm), series.origins)
 

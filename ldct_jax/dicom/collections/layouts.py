@@ -73,7 +73,7 @@ class Survey:
 
     def leaving_out(self, errors: list[Unusable]) -> Survey:
         """The survey with what came up while pixels were decoded."""
-        return self.telling(LeftOut(e.path, e.reason, e.kind) for e in errors)
+        return self.telling(map(LeftOut.of, errors))
 
     def telling(self, left_out: Iterable[LeftOut]) -> Survey:
         """The survey with more files that were left out."""
