@@ -32,9 +32,8 @@ decides (`experiments.shipped.versions`, PSNR in the abdominal window): this one
 bias in soft tissue is at most 0.5 HU. (At 50 % that patient passes unchanged.)
 
 CT holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
-comes from `ldct data sample`: all of it on Python 3.11, without TCGA-LUAD Z013 and the validation
-patient on later ones, where the seventh version was trained. Every slice gets a low dose of its own
-(data/mixed_dose.py). The series are told by the SHA-256 of their pixels, so that no file name
+comes from `ldct data sample`, of which the seventh version's training had LIDC-IDRI 0001 alone.
+Every slice gets a low dose of its own (data/mixed_dose.py). The series are told by the SHA-256 of their pixels, so that no file name
 decides who is tested, and the held-out patients were written down here before the first training
 began.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from ldct_jax.data.derived import thinned
 from ldct_jax.data.embedded import Phantoms, phantom_pairs
-from ldct_jax.data.pairs import PairedSlices, concatenate
+from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.data.prepare import Selection
 from ldct_jax.data.simulate import LowDose
 from ldct_jax.data.source import SAMPLE, load_doses, load_pairs, open_store
@@ -70,7 +70,7 @@ def cohort(study: Study, scale: Scale, request: Request) -> Cohort:
         return _load(store, scale, request.low)
 
     if study.split is None and request.data == SAMPLE and len(found) < _needed(scale):
-        return _small_sample(scale, request, found, matrix, load)
+        return _small_sample(scale, found, matrix, load)
     return _cohort(study, scale, found, matrix, load)
 
 
@@ -128,39 +128,19 @@ def _splits(scale: Scale, patients: tuple[str, ...]) -> tuple[Split, ...]:
     return tuple(dataclasses.replace(s, train=s.train[: scale.training_patients]) for s in splits)
 
 
-def _small_sample(scale: Scale, request: Request, found, matrix, load) -> Cohort:
-    """The public sample where it has fewer patients than the split needs.
+def _small_sample(scale: Scale, found, matrix, load) -> Cohort:
+    """The public sample where the split needs more patients: one is tested, and its source says so.
 
-    Three patients: one each for training, validation and test. Fewer: phantoms of the same matrix
-    train, and all patients test. The source, which stands in the report, says so.
+    It holds three: one each for training, validation and test.
     """
-    names = tuple(found)
-    if len(names) >= 3:
-        splits = random_split(names, n_test=1, n_validation=1, seed=0)
-        words = f"too few patients for this scale's split: {len(names)}, so 1 is tested"
-        return Cohort(found, matrix, tuple(splits), lambda: _said(load(), words))
-    dose = (request.low or LowDose()).fraction
-    spec = dataclasses.replace(scale.phantoms, size=matrix[0], pixel_mm=380 / matrix[0])
-    spec = dataclasses.replace(
-        spec, dose=dose, added_sd_hu=scale.phantoms.full_sd_hu * (1 / dose - 1) ** 0.5
-    )
-    first = max(1, scale.validation_patients)
-    split = Split(train=spec.labels[first:], validation=spec.labels[:first], test=names)
+    split = random_split(tuple(found), n_test=1, n_validation=1, seed=0)
+    words = f"too few patients for this scale's split: {len(found)}, so 1 is tested"
 
-    def both() -> PairedSlices:
-        real, made = load(), _made(spec, scale)
-        words = (
-            f"too few patients for a split ({len(names)}): trained on phantoms, tested on real CT. "
-            f"Training: {made.source}. Test: {real.source}"
-        )
-        return dataclasses.replace(concatenate([real, made]), source=words)
+    def said() -> PairedSlices:
+        pairs = load()
+        return dataclasses.replace(pairs, source=f"{pairs.source}; {words}")
 
-    slices = {**found, **dict.fromkeys(spec.labels, spec.slices)}
-    return Cohort(slices, matrix, (split,), both)
-
-
-def _said(pairs: PairedSlices, words: str) -> PairedSlices:
-    return dataclasses.replace(pairs, source=f"{pairs.source}; {words}")
+    return Cohort(found, matrix, tuple(split), said)
 
 
 def _patients(pairs: PairedSlices) -> dict[str, int]:
