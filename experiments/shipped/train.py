@@ -33,9 +33,9 @@ bias in soft tissue is at most 0.5 HU. (At 50 % that patient passes unchanged.)
 
 CT holds DICOM of the series named below, public ones of The Cancer Imaging Archive; the rest
 comes from `ldct data sample`, of which the seventh version's training had LIDC-IDRI 0001 alone.
-Every slice gets a low dose of its own (data/mixed_dose.py). The series are told by the SHA-256 of their pixels, so that no file name
-decides who is tested, and the held-out patients were written down here before the first training
-began.
+Every slice gets a low dose of its own (data/mixed_dose.py). The series are told by the SHA-256 of
+their pixels, so that no file name decides who is tested, and the held-out patients were written
+down here before the first training began.
 
 Expected time, two CPU cores, jax 0.12: simulation 7 minutes, training 50 minutes.
 """

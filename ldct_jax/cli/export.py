@@ -48,8 +48,8 @@ def export(run, out, formats, size, check, licence, overwrite, as_json):
     Example:
       ldct export runs/pcn_ablation/full-pcn exported --format onnx
     """
-    from ldct_jax.denoise.models import SHIPPED
     from ldct_jax.errors import UsageError
+    from ldct_jax.shipped import SHIPPED
     from ldct_jax.system import accelerator
 
     sides = _size(size)
@@ -106,9 +106,9 @@ def _export(name: str, source, target: Path, size, check):
 
 
 def _package(source, run: Path, out: Path, size, check, licence):
-    from ldct_jax.denoise.models import SHIPPED
     from ldct_jax.export import package
     from ldct_jax.export.package import Facts
+    from ldct_jax.shipped import SHIPPED
     from ldct_jax.study import results
 
     if run in SHIPPED.values():

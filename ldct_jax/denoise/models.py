@@ -22,11 +22,8 @@ from ldct_jax.denoise.filters import FILTERS
 from ldct_jax.errors import NumericsError, UsageError
 from ldct_jax.export import package
 from ldct_jax.hu import Window
+from ldct_jax.shipped import SHIPPED
 from ldct_jax.user_script import own_errors, use_code, warned
-
-_WEIGHTS = Path(__file__).parents[1] / "shipped"
-SHIPPED = {path.stem: path for path in sorted(_WEIGHTS.glob("*.npz"))}
-"""Models inside the package by name; the first is the default of ``ldct denoise``."""
 
 ARTEFACTS = (".stablehlo", ".onnx")
 RELEASED = ".npz"
@@ -258,7 +255,6 @@ def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
 
     from ldct_jax.models.noise_scaled import NoiseScaled
     from ldct_jax.models.whole_slices import WholeSlices
-    from ldct_jax.record import short_name
     from ldct_jax.train.checkpoint import load_model
 
     doubts: list[str] = []
@@ -277,10 +273,8 @@ def _checkpoint(path: Path, name: str, texture: str | float) -> Denoiser:
     if isinstance(model, NoiseScaled):
         compute, of_series = _by_noise(model, slices, variables)
 
-    # Folder names stay out of headers: the network's own name and the digest say what it is.
-    own = short_name(meta["record"]["model"]["type"])
     found = Denoiser(
-        name=meta["record"].get("name") or (name if name in SHIPPED else own),
+        name=meta["name"],
         digest=meta["digest"],
         step=meta.get("step"),
         batch=slices.batch,

@@ -16,26 +16,26 @@ from ldct_jax.hu import Window
 from ldct_jax.models.noise_scaled import SERIES, NoiseScaled
 from ldct_jax.models.slice_noise import slice_noise_hu
 from ldct_jax.models.whole_slices import denoise
-from ldct_jax.record import short_name
 from ldct_jax.train.checkpoint import load_model
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A trained network: module, variables (numpy, plain dicts), window, and its record."""
+    """A trained network: module, variables (numpy, plain dicts), window, record, and its name."""
 
     model: Any
     variables: dict = dataclasses.field(repr=False)
     window: Window
     record: dict = dataclasses.field(repr=False)
     digest: str
+    name: str
 
     @classmethod
     def open(cls, path: Path | str) -> Source:
         """Of a run folder or checkpoint; raises CheckpointError."""
         model, variables, window, meta = load_model(path)
         variables = jax.tree.map(np.asarray, _plain(variables))
-        return cls(model, variables, window, meta["record"], meta["digest"])
+        return cls(model, variables, window, meta["record"], meta["digest"], meta["name"])
 
     def function(self, model: Any = None) -> Callable:
         """(B, H, W) HU → (B, H, W) float32 HU, a pure function with the parameters as constants.
@@ -83,7 +83,7 @@ class Source:
     def card(self, kind: str, size: tuple[int, int] | None, **fields) -> Card:
         """The artefact's card; the record's model and window, never its paths."""
         return Card(
-            name=short_name(self.record["model"]["type"]),
+            name=self.name,
             kind=kind,
             checkpoint=self.digest,
             model=self.record["model"],

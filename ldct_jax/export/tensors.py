@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -41,12 +42,10 @@ def export(source: Source, path: Path, *, check: Path | None = None) -> Card:
     read = load(data)
     if set(read) != set(arrays) or any(not _same(read[n], arrays[n]) for n in arrays):
         raise LdctError("the tensors read back are not the checkpoint's: nothing was written")
-    rebuilt = Source(
-        from_record(source.record["model"]),
-        unflatten_dict(read, sep="/"),
-        from_record(source.record["window"]),
-        source.record,
-        source.digest,
+    rebuilt = dataclasses.replace(
+        source,
+        model=from_record(source.record["model"]),
+        variables=unflatten_dict(read, sep="/"),
     )
     stacks = {"real CT": verify.images(None, check)["real CT"]}
     with verify.on_cpu():

@@ -20,7 +20,8 @@ from flax.serialization import from_state_dict, to_state_dict
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ldct_jax.errors import CheckpointError
-from ldct_jax.record import difference, from_record
+from ldct_jax.record import difference, from_record, short_name
+from ldct_jax.shipped import SHIPPED
 from ldct_jax.system.files import json_sha256
 from ldct_jax.train import released
 from ldct_jax.train.digests import combined, digests
@@ -352,11 +353,16 @@ def load_arrays(path: Path | str) -> tuple[dict, dict]:
 def load_model(path: Path | str, *, tell: Callable[[str], None] = warned):
     """(model, variables, window, meta) of a checkpoint, for inference; EMA variables if it has.
 
-    ``tell`` gets a sentence where the user's script has changed since the training.
+    ``meta["name"]`` is for headers and tables: the record's, that of a shipped model, or the
+    network's class; folder names stay out of them. ``tell`` gets a sentence where the user's
+    script has changed since the training.
     """
     tree, meta = load_arrays(path)
     if changed := changed_code(meta["record"].get("code")):
         tell(changed)
+    shipped = {file: name for name, file in SHIPPED.items()}.get(Path(path).resolve())
+    own = short_name(meta["record"]["model"]["type"])
+    meta = {**meta, "name": meta["record"].get("name") or shipped or own}
     model = from_record(meta["record"]["model"])
     window = from_record(meta["record"]["window"])
     variables = {"params": tree.get("ema") or tree["params"]}

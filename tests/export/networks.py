@@ -30,7 +30,7 @@ def source_of(model, window=FULL, **record) -> Source:
 
     variables = jax.tree_util.tree_map_with_path(value, shapes)
     record = {"model": to_record(model), "window": to_record(window), **record}
-    return Source(model, variables, window, record, "cd" * 32)
+    return Source(model, variables, window, record, "cd" * 32, type(model).__name__)
 
 
 TRAINED = {"kernels": ["B30f"], "thickness_mm": [1, 3], "dose": [0.25, 0.25]}

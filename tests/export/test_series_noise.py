@@ -20,6 +20,7 @@ from ldct_jax.hu import Window
 from ldct_jax.models.noise_scaled import NoiseScaled, with_series_noise
 from ldct_jax.models.slice_noise import measured_noise_hu
 from ldct_jax.models.whole_slices import WholeSlices
+from ldct_jax.shipped import SHIPPED
 from tests.dicom_fixtures import anatomy, noisy, write_series
 from tests.export.networks import SMALL, source_of
 
@@ -139,3 +140,9 @@ def test_the_shipped_model_keeps_a_share_of_the_noise():
     """What these tests are for: the default model's exports need the second input."""
     model: Denoiser = find(None).open()
     assert model.of_series is not None
+
+
+def test_an_export_of_a_shipped_model_has_its_name():
+    """Headers of its results said NoiseScaled, the class; those of the model itself say pcn3."""
+    ((name, path),) = SHIPPED.items()
+    assert find(None).open().name == name == Source.open(path).card("onnx", None).name

@@ -54,7 +54,8 @@ def compare(tmp_path) -> None:
         for grain in (False, True):
             at = tmp_path / f"{name}-{grain}"
             one, eight = (train(at / f"{n}", n, epochs=3, grain=grain, **job)[0] for n in (1, 8))
-            np.testing.assert_allclose(eight[:10], one[:10], rtol=1e-6, err_msg=f"{name} {grain}")
+            # Sums in another order: 1.1e-6 after seven steps on one make of processor.
+            np.testing.assert_allclose(eight[:10], one[:10], rtol=1e-5, err_msg=f"{name} {grain}")
             # The whole grid is one batch: the moments are those of the first gradients.
             one, eight = (
                 train(at / f"step-{n}", n, epochs=1, grain=grain, batch=32, **job)[1]
