@@ -33,7 +33,6 @@ from experiments.shipped.kept import Error
 from ldct_jax.data.pairs import PairedSlices
 from ldct_jax.hu import Window
 from ldct_jax.losses import LogMSE, every_clone, last_clone, mse
-from ldct_jax.metrics.protocols import MAYO_ABDOMEN
 from ldct_jax.models.layers import Conv, check_images, relu
 from ldct_jax.models.whole_slices import WholeSlices
 from ldct_jax.optim import Adam, Cosine
@@ -167,8 +166,7 @@ def judge(data: str, runs: dict[str, Path]) -> list[list]:
         for patient, pairs in cases:
             for case, (low, full) in pairs.items():
                 error = Error.of(low, full, whole(variables, low))
-                found = 10 * np.log10(MAYO_ABDOMEN.window.width**2 / error.at(error.best))
-                best[case].setdefault(patient, []).append(float(found))
+                best[case].setdefault(patient, []).append(error.best_psnr_db)
         result = read_json(run / RESULT)
         means = [float(np.mean([np.mean(v) for v in best[case.name].values()])) for case in CASES]
         minutes = result["seconds"]["train"] / 60

@@ -86,6 +86,11 @@ class Error:
         """The share with the smallest error."""
         return 1 - self.both / self.removed
 
+    @property
+    def best_psnr_db(self) -> float:
+        """PSNR of that share in the abdominal window."""
+        return float(10 * np.log10(MAYO_ABDOMEN.window.width**2 / self.at(self.best)))
+
     def at(self, share: float) -> float:
         """The error of a share, HU²."""
         return self.added - 2 * (1 - share) * self.both + (1 - share) ** 2 * self.removed

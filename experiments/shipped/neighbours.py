@@ -5,8 +5,8 @@
 Two equal trainings from random weights. One network sees a slice alone; the other also the slices
 above and below, at the same dose and with noise of their own, as two more input channels of its
 first layer. Three series judge, of patients that did not train there (FOLDS): slices 0.8, 2.5 and
-5 mm apart. Thin slices overlap, so that scanners' noise is correlated
-between them; noise that is added here is not, which favours neighbours.
+5 mm apart. Thin slices overlap, so that scanners' noise is correlated between them; noise that is
+added here is not, which favours neighbours.
 
 Compared is the estimate of the image without noise, by the largest PSNR that it has with any share
 of the noise kept (experiments/shipped/kept.py). ``one slice only``: the network of three slices
@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import jax
@@ -36,10 +35,10 @@ from experiments.shipped.held_out import Case, Patient, spread
 from experiments.shipped.kept import Error
 from ldct_jax.data.mixed_dose import MixedDose, draw, simulate_mixed
 from ldct_jax.data.noise_free_target import NoiseFreeTarget
-from ldct_jax.metrics.protocols import MAYO_ABDOMEN
-from ldct_jax.models.clones import Clone, ClonesNet
+from ldct_jax.models.clones import ClonesNet
 from ldct_jax.models.slice_noise import measured_noise_hu
 from ldct_jax.optim import Adam, Cosine
+from ldct_jax.record import fields
 from ldct_jax.report import tables
 from ldct_jax.study.study import slug
 from ldct_jax.system import accelerator
@@ -66,17 +65,8 @@ class Neighbours(ClonesNet):
     n_slices: int = 3
 
     def setup(self):
-        self.body = Clone(
-            in_low=self.n_slices,
-            in_high=2 * self.n_filters,
-            n_filters=self.n_filters,
-            n_layers=self.n_layers,
-            kernel_size=self.kernel_size,
-            kind=self.backbone,
-            initialization=self.initialization,
-            dtype=self.dtype,
-            name="clone",
-        )
+        self._check()
+        self.body = self._clone(self.n_slices)
 
     def __call__(self, x_bhwc, train: bool = False):
         centre = x_bhwc[..., 1:2]
@@ -102,18 +92,18 @@ def three_slices(patient: Patient, drawn, target=None) -> tuple[np.ndarray, np.n
     low = low.reshape(len(drawn), 3, *low.shape[1:]).transpose(0, 2, 3, 1).astype(np.float32)
     # At the ends the neighbour is the slice itself, with the same noise.
     for k, one in enumerate(drawn):
-        for channel, j in zip((0, 2), (one.index - 1, one.index + 1), strict=True):
-            if not 0 <= j < n:
+        for channel, j in enumerate(around(one.index, n)):
+            if j == one.index:
                 low[k, ..., channel] = low[k, ..., 1]
     return low, full[1::3].astype(np.float32)
 
 
-def training_slices(data: str, folder: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """By patient, pairs of every series in network units; kept in ``folder``."""
+def training_slices(stores, folder: Path) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """By patient, pairs of every series of :func:`train.patients` in network units; kept."""
     folder.mkdir(parents=True, exist_ok=True)
     every = [
         (store, i, name)
-        for store, names in train.patients(data)
+        for store, names in stores
         for i, name in enumerate(names)
         if name in train.TRAINING.values()
         and store.series[i].full.shape[0] > 2
@@ -138,10 +128,9 @@ def training_slices(data: str, folder: Path) -> dict[str, list[tuple[np.ndarray,
 
 
 def network(n_slices: int) -> Neighbours:
+    """The recipe's network with that many slices."""
     model = train.variants("demo")["pcn3"].model
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
-    own = {f.name for f in dataclasses.fields(ClonesNet) if f.init} - {"parent", "name"}
-    return Neighbours(n_slices=n_slices, **{k: v for k, v in fields.items() if k in own})
+    return Neighbours(n_slices=n_slices, **{f.name: getattr(model, f.name) for f in fields(model)})
 
 
 def patches(pairs: list[tuple[np.ndarray, np.ndarray]], rng: np.random.Generator):
@@ -223,41 +212,41 @@ def contrast_kept(model, params, patient: Patient, low: np.ndarray, full: np.nda
 
 
 def judge(data: str, runs: Path, steps: int) -> list[list]:
+    """A row for each judging series and dose, as the table in :func:`main` has it."""
+    stores = train.patients(data)
+    pairs = training_slices(stores, runs / "slices")
     rows = []
-    pairs = training_slices(data, runs / "slices")
-    for out, name in ((fold, name) for fold in FOLDS for name in fold):
-        store, i = next(
-            (s, k) for s, names in train.patients(data) for k, n in enumerate(names) if n == name
-        )
-        patient = Patient(name, store.full(i), store.series[i].pixel_mm)
-        offsets = np.asarray(store.series[i].offsets_mm)
-        apart = float(np.median(np.abs(np.diff(offsets))))
-        others = [p for other, several in pairs.items() if other not in out for p in several]
-        at = spread(len(patient.full_hu), SLICES)
-        for case in CASES:
-            drawn = [
-                dataclasses.replace(one, fraction=case.fraction, thinner=1.0)
-                for one in draw(MIXED, range(len(offsets)), np.random.default_rng(1), at)
-            ]
-            low, full = three_slices(patient, drawn)
-            found = []
-            for n_slices, replicate in ((1, False), (3, False), (3, True)):
-                kept = runs / f"{n_slices}-without-{slug(out[0])}.msgpack"
-                model, params = network(n_slices), trained(n_slices, others, kept, steps)
-                shown = np.repeat(low[..., 1:2], 3, axis=-1) if replicate else low
-                error = Error.of(low[..., 1], full, estimate(model, params, shown))
-                found.append(
-                    float(10 * np.log10(MAYO_ABDOMEN.window.width**2 / error.at(error.best)))
-                )
-                if n_slices == 3 and not replicate:
-                    contrast = contrast_kept(model, params, patient, low, full)
-                elif n_slices == 1:
-                    alone = contrast_kept(model, params, patient, low, full)
-            one, three, only = found
-            rows.append(
-                [name, apart, case.name, one, three, three - one, only - one, alone, contrast]
+    for fold in FOLDS:
+        others = [p for other, several in pairs.items() if other not in fold for p in several]
+        networks = {
+            n: (
+                network(n),
+                trained(n, others, runs / f"{n}-without-{slug(fold[0])}.msgpack", steps),
             )
-            (runs / "rows.json").write_text(json.dumps(rows))
+            for n in (1, 3)
+        }
+        for name in fold:
+            store, i = next((s, names.index(name)) for s, names in stores if name in names)
+            record = store.series[i]
+            patient = Patient(name, store.full(i), record.pixel_mm)
+            apart = float(np.median(np.abs(np.diff(record.offsets_mm))))
+            n_slices = len(patient.full_hu)
+            at = spread(n_slices, SLICES)
+            drawn = draw(MIXED, range(n_slices), np.random.default_rng(1), at)
+            for case in CASES:
+                at_dose = [
+                    dataclasses.replace(one, fraction=case.fraction, thinner=1.0) for one in drawn
+                ]
+                low, full = three_slices(patient, at_dose)
+                copied = np.repeat(low[..., 1:2], 3, axis=-1)
+                one, three, only = (
+                    Error.of(low[..., 1], full, estimate(*networks[n], shown)).best_psnr_db
+                    for n, shown in ((1, low), (3, low), (3, copied))
+                )
+                contrasts = [contrast_kept(*networks[n], patient, low, full) for n in (1, 3)]
+                rows.append(
+                    [name, apart, case.name, one, three, three - one, only - one, *contrasts]
+                )
     return rows
 
 

@@ -176,10 +176,14 @@ class ClonesNet(nn.Module):
 
     def setup(self):
         self._check()
-        n, feature = self.n_filters, self.transfer == "feature"
-        self.body = Clone(
-            in_low=2 if self.coupled and not feature else 1,
-            in_high=2 * n if self.coupled and feature else n,
+        self.body = self._clone(2 if self.coupled and self.transfer == "image" else 1)
+
+    def _clone(self, in_low: int) -> Clone:
+        """The clone, whose first layer sees ``in_low`` images."""
+        n, both = self.n_filters, self.coupled and self.transfer == "feature"
+        return Clone(
+            in_low=in_low,
+            in_high=2 * n if both else n,
             n_filters=n,
             n_layers=self.n_layers,
             kernel_size=self.kernel_size,
