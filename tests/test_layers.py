@@ -15,7 +15,7 @@ PACKAGE = Path(ldct_jax.__file__).parent
 # Each layer may import itself and the layers above it in this list.
 LAYERS = [
     {"errors"},
-    {"hu", "user_script", "record", "system"},
+    {"hu", "user_script", "record", "shipped", "system"},
     {"losses", "metrics", "models", "ct", "dicom"},
     {"data"},
     {"optim"},

@@ -122,7 +122,7 @@ def training_slices(stores, folder: Path) -> dict[str, list[tuple[np.ndarray, np
             unit = train.UNIT * measured_noise_hu(low[..., 1])[:, None, None]
             with kept.open("wb") as file:
                 np.savez(file, low=low / unit[..., None], target=target / unit)
-        with np.load(kept) as arrays:
+        with np.load(kept, allow_pickle=False) as arrays:
             found.setdefault(name, []).append((arrays["low"], arrays["target"]))
     return found
 
