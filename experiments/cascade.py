@@ -34,7 +34,7 @@ C, D, THREE = "cascade B, A (C)", "MSE cascade A, A (D)", "3 levels B, A, A"
 SCALES = scales(
     DEMO.but(
         words="thorax phantoms; networks of 16 filters instead of 64, batches of 8 patches of "
-        "48x48, 1,500 steps a row (800 at batch 4 with the perceptual loss), learning rate 1e-3 "
+        "48x48, 1,000 steps a row (600 at batch 4 with the perceptual loss), learning rate 1e-3 "
         "with warm-up; their last layers start at zero",
     ),
     PAPER.but(
@@ -60,7 +60,7 @@ NETWORK = {
 # Of the rows with the perceptual loss, and of the others.
 LENGTH = {
     "paper": (dict(epochs=15), dict(epochs=10)),
-    "demo": (dict(steps=800), dict(steps=1500)),
+    "demo": (dict(steps=600), dict(steps=1000)),
     "smoke": (dict(steps=3), dict(steps=3)),
 }
 LAYERS = {"paper": BLOCKS_1_TO_4, "demo": BLOCKS_1_TO_4, "smoke": ("block1_conv2",)}
